@@ -1,0 +1,12 @@
+"""The typed Python client of Card Recycling.
+
+    async with RecyclingClient("127.0.0.1:50051") as client:
+        request = RecycleRequest(account_id="a-1", card_id=card_id, reason=RECYCLE_REASON_VOLUNTARY)
+        answer = await client.recycle(request)
+
+The messages are those of `card_recycling.v1`.
+"""
+
+from clients.python.client import CallOptions, FieldViolation, RecyclingClient, RecyclingError, Retries
+
+__all__ = ["CallOptions", "FieldViolation", "RecyclingClient", "RecyclingError", "Retries"]

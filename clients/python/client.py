@@ -1,0 +1,383 @@
+"""The typed client: one method an RPC, with deadlines, safe retries, rich errors and trace propagation.
+
+Knows the contract in protos/ and how to call it well; must not know the server's rules, and sets up no telemetry of its
+own (the OpenTelemetry API is called always, and does something once the application has installed an SDK).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Protocol, Self, TypedDict, TypeVar, Unpack
+
+import grpc
+from card_recycling.v1 import card_service_pb2 as card_pb2
+from card_recycling.v1 import recycling_service_pb2 as recycling_pb2
+from card_recycling.v1 import types_pb2
+from card_recycling.v1 import wallet_service_pb2 as wallet_pb2
+from card_recycling.v1.card_service_pb2_grpc import CardServiceStub
+from card_recycling.v1.recycling_service_pb2_grpc import RecyclingServiceStub
+from card_recycling.v1.wallet_service_pb2_grpc import WalletServiceStub
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+from opentelemetry.instrumentation.grpc import aio_client_interceptors
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_TIMEOUT_S = 5.0
+BACKTEST_TIME_KEY = "card-recycling-backtest-time"
+PAGE_SIZE = 200
+
+_CHANNEL_OPTIONS = [
+    # An answer to a full batch, with every decision in it, is larger than grpc's default of 4 MiB.
+    ("grpc.max_receive_message_length", 32 * 1024 * 1024),
+    # grpc fails calls at once until its next attempt to connect; that must come within our own retries.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+_Request = TypeVar("_Request", bound=Message, contravariant=True)
+_Response = TypeVar("_Response", bound=Message, covariant=True)
+
+
+class CallOptions(TypedDict, total=False):
+    """What may be said for one call instead of the client's own setting.
+
+    `timeout_s`: seconds for the call and all its retries. `backtest_time`: see `RecyclingClient`.
+    """
+
+    timeout_s: float
+    backtest_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldViolation:
+    """One field that the service did not accept: its path in the request, and why."""
+
+    field: str
+    description: str
+
+
+class RecyclingError(Exception):
+    """The service said no, or could not be reached.
+
+    code: the gRPC status code
+    reason: the machine-readable reason of the contract, e.g. "CARD_NOT_FOUND"; empty when the error is not of the
+        service's making (no connection, deadline passed on the way)
+    message: a sentence for people
+    field_violations: what is wrong with which field, for FIELD_INVALID
+    retry_after_s: seconds the service asks to wait before a retry; None when it does not say
+    trace_id: the trace to name when reporting an INTERNAL error; None when it does not say
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str = "",
+        message: str = "",
+        field_violations: tuple[FieldViolation, ...] = (),
+        retry_after_s: float | None = None,
+        trace_id: str | None = None,
+    ) -> None:
+        super().__init__(f"{reason or code.name}: {message}")
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.field_violations = field_violations
+        self.retry_after_s = retry_after_s
+        self.trace_id = trace_id
+
+    @classmethod
+    def from_status(cls, status: status_pb2.Status) -> Self:
+        """The error in a `google.rpc.Status`, such as a result of a batch holds."""
+        info = error_details_pb2.ErrorInfo()
+        bad_request = error_details_pb2.BadRequest()
+        retry = error_details_pb2.RetryInfo()
+        for detail in status.details:
+            for message in (info, bad_request, retry):
+                detail.Unpack(message)
+        return cls(
+            code=_CODES.get(status.code, grpc.StatusCode.UNKNOWN),
+            reason=info.reason,
+            message=status.message,
+            field_violations=tuple(
+                FieldViolation(field=violation.field, description=violation.description)
+                for violation in bad_request.field_violations
+            ),
+            retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
+            trace_id=info.metadata.get("trace_id"),
+        )
+
+    @classmethod
+    def from_call(cls, call: grpc.aio.AioRpcError) -> Self:
+        """The error of a failed call, with the details that came with it."""
+        try:
+            # This form reads an AioRpcError as well, which has all its parts at hand; the asynchronous one does not.
+            status = rpc_status.from_call(call)  # type: ignore[arg-type]
+        except ValueError:  # details that contradict the status
+            status = None
+        if status is None:
+            return cls(code=call.code(), message=call.details() or "")
+        return cls.from_status(status)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """When and after how long to try again.
+
+    At most `attempts_max` attempts; 1 never retries. The n-th pause is random between half and all of
+    `pause_s * 2**(n-1)`, at most `pause_max_s` seconds, on top of what the service asks for.
+    """
+
+    attempts_max: int = 6
+    pause_s: float = 0.05
+    pause_max_s: float = 2.0
+
+    def pause_after(self, error: RecyclingError, attempt: int) -> float | None:
+        """Seconds to wait after `attempt` (the first is 1) failed with `error`; None when it is not to be repeated."""
+        if attempt >= self.attempts_max or not _may_succeed_later(error):
+            return None
+        longest_s = min(self.pause_max_s, self.pause_s * 2 ** (attempt - 1))
+        return (error.retry_after_s or 0.0) + random.uniform(longest_s / 2, longest_s)  # noqa: S311 - no secret
+
+
+class RecyclingClient:
+    """Calls Card Recycling at `address`. Make it inside a running event loop, use it as `async with`.
+
+    Each method is one RPC: it takes the request message and returns the response message, documented in protos/, and
+    raises `RecyclingError`. Every call has a deadline of `timeout_s` seconds, within which it is retried as `retries`
+    says, when it failed with UNAVAILABLE, RESOURCE_EXHAUSTED (after the pause that the service asks for),
+    CONFLICT_RETRY, or a DEADLINE_EXCEEDED that came before our own deadline.
+
+    A `request_id` left empty is filled in, in the message itself: calling again with the same message repeats the
+    request and never duplicates it, in retries and after an error alike.
+
+    `backtest_time` is for databases made for back-tests: their clock is moved forward to it (never back) before a call
+    is served; any other service answers FIELD_INVALID. It is an aware datetime, and may be changed between calls, or
+    given for one.
+
+    Without `credentials` the channel is plaintext. `sleep` waits so many seconds (tests give another).
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        backtest_time: datetime | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        retries: Retries = Retries(),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self.backtest_time = backtest_time
+        self._retries = retries
+        self._sleep = sleep
+        interceptors = aio_client_interceptors()  # type: ignore[no-untyped-call]
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS, interceptors=interceptors)
+        else:
+            self._channel = grpc.aio.secure_channel(
+                address, credentials, options=_CHANNEL_OPTIONS, interceptors=interceptors
+            )
+        self._recycling = RecyclingServiceStub(self._channel)
+        self._cards = CardServiceStub(self._channel)
+        self._wallets = WalletServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the channel; calls still under way are cancelled."""
+        await self._channel.close()
+
+    # Recycling
+
+    async def quote_recycle(
+        self, request: recycling_pb2.QuoteRecycleRequest, **options: Unpack[CallOptions]
+    ) -> recycling_pb2.QuoteRecycleResponse:
+        """Says what `recycle` would do now, and gives a token that holds the terms for up to five minutes."""
+        return await self._call(self._recycling.QuoteRecycle, request, options)
+
+    async def recycle(
+        self, request: recycling_pb2.RecycleRequest, **options: Unpack[CallOptions]
+    ) -> recycling_pb2.RecycleResponse:
+        """Takes a card back. A refusal for risk is an answer (state REJECTED), no error."""
+        _fill_request_ids(request)
+        return await self._call(self._recycling.Recycle, request, options)
+
+    async def batch_recycle(
+        self, request: recycling_pb2.BatchRecycleRequest, **options: Unpack[CallOptions]
+    ) -> recycling_pb2.BatchRecycleResponse:
+        """Takes up to 1,000 cards back, decided as one after the other; each result has its own recycling or status."""
+        _fill_request_ids(*request.requests)
+        return await self._call(self._recycling.BatchRecycle, request, options)
+
+    async def reactivate(
+        self, request: recycling_pb2.ReactivateRequest, **options: Unpack[CallOptions]
+    ) -> recycling_pb2.ReactivateResponse:
+        """Gives a card back and takes back what was settled. A refusal for risk is an answer, no error."""
+        _fill_request_ids(request)
+        return await self._call(self._recycling.Reactivate, request, options)
+
+    async def compensate(
+        self, request: recycling_pb2.CompensateRequest, **options: Unpack[CallOptions]
+    ) -> recycling_pb2.CompensateResponse:
+        """Settles the pending compensation of one recycling into the wallet, once."""
+        _fill_request_ids(request)
+        return await self._call(self._recycling.Compensate, request, options)
+
+    async def get_recycling(
+        self, request: recycling_pb2.GetRecyclingRequest, **options: Unpack[CallOptions]
+    ) -> recycling_pb2.GetRecyclingResponse:
+        """One recycling as it stands today."""
+        return await self._call(self._recycling.GetRecycling, request, options)
+
+    async def list_recyclings(
+        self, request: recycling_pb2.ListRecyclingsRequest, **options: Unpack[CallOptions]
+    ) -> recycling_pb2.ListRecyclingsResponse:
+        """One page of an account's recyclings, newest first; `recyclings` gives them all."""
+        return await self._call(self._recycling.ListRecyclings, request, options)
+
+    async def recyclings(
+        self, account_id: str, *, page_size: int = PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[types_pb2.Recycling]:
+        """All recyclings of an account, newest first, fetched in pages; each page has the call's deadline."""
+        request = recycling_pb2.ListRecyclingsRequest(account_id=account_id, page_size=page_size)
+        while True:
+            page = await self.list_recyclings(request, **options)
+            for recycling in page.recyclings:
+                yield recycling
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    # Cards
+
+    async def issue_cards(
+        self, request: card_pb2.IssueCardsRequest, **options: Unpack[CallOptions]
+    ) -> card_pb2.IssueCardsResponse:
+        """Issues up to 1,000 cards; each result has its own card or status."""
+        _fill_request_ids(*request.items)
+        return await self._call(self._cards.IssueCards, request, options)
+
+    async def activate_card(
+        self, request: card_pb2.ActivateCardRequest, **options: Unpack[CallOptions]
+    ) -> card_pb2.ActivateCardResponse:
+        """Starts an ISSUED card's validity."""
+        _fill_request_ids(request)
+        return await self._call(self._cards.ActivateCard, request, options)
+
+    async def void_card(
+        self, request: card_pb2.VoidCardRequest, **options: Unpack[CallOptions]
+    ) -> card_pb2.VoidCardResponse:
+        """Ends a card that was paid back elsewhere."""
+        _fill_request_ids(request)
+        return await self._call(self._cards.VoidCard, request, options)
+
+    async def get_card(
+        self, request: card_pb2.GetCardRequest, **options: Unpack[CallOptions]
+    ) -> card_pb2.GetCardResponse:
+        """One card as it stands now."""
+        return await self._call(self._cards.GetCard, request, options)
+
+    async def list_cards(
+        self, request: card_pb2.ListCardsRequest, **options: Unpack[CallOptions]
+    ) -> card_pb2.ListCardsResponse:
+        """One page of an account's cards, newest first; `cards` gives them all."""
+        return await self._call(self._cards.ListCards, request, options)
+
+    async def cards(
+        self, account_id: str, *, page_size: int = PAGE_SIZE, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[types_pb2.Card]:
+        """All cards of an account, newest first, fetched in pages; each page has the call's deadline."""
+        request = card_pb2.ListCardsRequest(account_id=account_id, page_size=page_size)
+        while True:
+            page = await self.list_cards(request, **options)
+            for card in page.cards:
+                yield card
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    # Wallets
+
+    async def get_wallet(
+        self, request: wallet_pb2.GetWalletRequest, **options: Unpack[CallOptions]
+    ) -> wallet_pb2.GetWalletResponse:
+        """An account's wallet as it stands now."""
+        return await self._call(self._wallets.GetWallet, request, options)
+
+    async def _call(self, method: _Method[_Request, _Response], request: _Request, options: CallOptions) -> _Response:
+        """One RPC with its retries, all within one deadline."""
+        timeout_s = options.get("timeout_s", self.timeout_s)
+        if not 0 < timeout_s < math.inf:
+            raise ValueError(f"a timeout must be a positive number of seconds, not {timeout_s}")
+        metadata = _metadata(options.get("backtest_time", self.backtest_time))
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_s
+        for attempt in itertools.count(1):
+            try:
+                return await method(request, timeout=deadline - clock(), metadata=metadata)
+            except grpc.aio.AioRpcError as call:
+                error = RecyclingError.from_call(call)
+                pause_s = self._retries.pause_after(error, attempt)
+                if pause_s is None or clock() + pause_s >= deadline:
+                    raise error from call
+            await self._sleep(pause_s)
+        raise AssertionError("unreachable")
+
+
+class _Method(Protocol[_Request, _Response]):
+    """A method of a stub, as far as it is used here."""
+
+    def __call__(
+        self, request: _Request, *, timeout: float | None = None, metadata: grpc.aio.Metadata | None = None
+    ) -> Awaitable[_Response]: ...
+
+
+def _may_succeed_later(error: RecyclingError) -> bool:
+    match error.code:
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return True
+        case grpc.StatusCode.ABORTED:
+            return error.reason == "CONFLICT_RETRY"
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            # Where the service saw too little time left, a retry has less.
+            return error.reason != "INSUFFICIENT_TIME"
+    return False
+
+
+def _fill_request_ids(
+    *requests: recycling_pb2.RecycleRequest
+    | recycling_pb2.ReactivateRequest
+    | recycling_pb2.CompensateRequest
+    | card_pb2.IssueCardsRequest.Item
+    | card_pb2.ActivateCardRequest
+    | card_pb2.VoidCardRequest,
+) -> None:
+    for request in requests:
+        request.request_id = request.request_id or str(uuid.uuid4())
+
+
+def _metadata(backtest_time: datetime | None) -> grpc.aio.Metadata:
+    if backtest_time is None:
+        return grpc.aio.Metadata()
+    if backtest_time.tzinfo is None:
+        raise ValueError("backtest_time must be an aware datetime")
+    instant = backtest_time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return grpc.aio.Metadata((BACKTEST_TIME_KEY, instant))

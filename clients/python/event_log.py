@@ -1,0 +1,165 @@
+"""Reads an event log (CSV, CSV.gz or Parquet) into typed events.
+
+Knows the log's columns and how their values are written; must not know what an event makes anybody do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import polars as pl
+from card_recycling.v1.types_pb2 import Behavior, Device, RecycleReason, Tier
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+KINDS = ("ISSUE", "ACTIVATE", "RECYCLE", "REACTIVATE", "COMPENSATE", "COMPLAINT")
+
+CardKey: TypeAlias = tuple[str, str]
+"""The log's card id; where there is none, an empty one and the account."""
+
+
+class LogError(Exception):
+    """The log cannot be read; the message says where and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One row of the log, `row` counting from 0. `cells` has the row's known values, parsed, by column.
+
+    `label` is 1 for abuse, 0 for none, None where nobody knows.
+    """
+
+    row: int
+    time: datetime
+    kind: str
+    account_id: str
+    card: CardKey
+    label: int | None
+    cells: Mapping[str, Any]
+
+    def device(self) -> Device:
+        """What the row says about the device."""
+        return Device(**{name: self.cells[name] for name in _DEVICE if name in self.cells})
+
+    def behavior(self) -> Behavior:
+        """What the row says about the session."""
+        return Behavior(**{name: self.cells[name] for name in _BEHAVIOR if name in self.cells})
+
+
+def read_events(path: Path, *, limit: int | None = None) -> list[Event]:
+    """The events of a log in time order, those of one time in the order of their rows.
+
+    `limit` takes so many rows from the log's beginning. Required columns are event_time (without a zone: UTC),
+    event_kind and account_id. Raises LogError.
+    """
+    try:
+        frame = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise LogError(f"{path}: {error}") from error
+    missing = [name for name in ("event_time", "event_kind", "account_id") if name not in frame.columns]
+    if missing:
+        raise LogError(f"{path}: no column {', '.join(missing)}")
+    parsers = {name: parse for name, parse in _COLUMNS.items() if name in frame.columns}
+    rows = frame.select(*parsers).head(frame.height if limit is None else limit)
+    events = []
+    for row, cells in enumerate(rows.iter_rows(named=True)):
+        try:
+            events.append(_event(row, {name: parsers[name](cell) for name, cell in cells.items() if _is_known(cell)}))
+        except ValueError as error:
+            raise LogError(f"{path}: row {row}: {error}") from error
+    return sorted(events, key=lambda event: event.time)
+
+
+def _event(row: int, cells: dict[str, Any]) -> Event:
+    for required in ("event_time", "event_kind", "account_id"):
+        if required not in cells:
+            raise ValueError(f"no {required}")
+    if cells["event_kind"] not in KINDS:
+        raise ValueError(f"the event_kind {cells['event_kind']} is none of {', '.join(KINDS)}")
+    account_id, card_id = cells["account_id"], cells.get("card_id", "")
+    return Event(
+        row=row,
+        time=cells["event_time"],
+        kind=cells["event_kind"],
+        account_id=account_id,
+        card=(card_id, "" if card_id else account_id),
+        label=cells.get("label"),
+        cells=cells,
+    )
+
+
+def _is_known(cell: object) -> bool:
+    return cell is not None and cell != "" and cell == cell  # NaN does not equal itself
+
+
+def _instant(cell: object) -> datetime:
+    instant = cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell))
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def _integer(cell: object) -> int:
+    return int(float(str(cell)))
+
+
+def _number(cell: object) -> float:
+    return float(str(cell))
+
+
+def _flag(cell: object) -> bool:
+    text = str(cell).lower()
+    if text in ("1", "1.0", "true", "t", "yes"):
+        return True
+    if text in ("0", "0.0", "false", "f", "no"):
+        return False
+    raise ValueError(f"{cell} is neither true nor false")
+
+
+def _address(cell: object) -> str:
+    try:
+        return str(ip_address(str(cell)))
+    except ValueError:  # unreadable is unknown
+        return ""
+
+
+def _tier(cell: object) -> Tier.ValueType:
+    return Tier.Value(f"TIER_{cell}")
+
+
+def _reason(cell: object) -> RecycleReason.ValueType:
+    return RecycleReason.Value(f"RECYCLE_REASON_{cell}")
+
+
+def _fields(message: type[Message]) -> dict[str, Callable[[object], Any]]:
+    """The columns that are named like a message's fields."""
+    parsers: dict[int, Callable[[object], Any]] = {
+        FieldDescriptor.CPPTYPE_STRING: str,
+        FieldDescriptor.CPPTYPE_BOOL: _flag,
+        FieldDescriptor.CPPTYPE_INT32: _integer,
+        FieldDescriptor.CPPTYPE_DOUBLE: _number,
+    }
+    return {field.name: parsers[field.cpp_type] for field in message.DESCRIPTOR.fields if field.cpp_type in parsers}
+
+
+_DEVICE = {**_fields(Device), "ip": _address}
+_BEHAVIOR = _fields(Behavior)
+_COLUMNS: dict[str, Callable[[object], Any]] = {
+    "event_time": _instant,
+    "event_kind": str,
+    "account_id": str,
+    "card_id": str,
+    "platform": str,
+    "tier": _tier,
+    "reason": _reason,
+    "amount_minor": _integer,
+    "currency": str,
+    "duration_days": _integer,
+    "age": _integer,
+    "label": _integer,
+    **_DEVICE,
+    **_BEHAVIOR,
+}

@@ -1,0 +1,320 @@
+"""The event log: files of past events, and the feature rows of those that carry a label.
+
+Knows the log's columns (CSV, gzipped CSV or Parquet) and how events become `risk_event` rows in a scratch Postgres, where
+`risk_features` computes the very rows that serving computes. Must not know models, scores or gRPC.
+
+A log has one row an event. Only `event_time`, `event_kind` and `account_id` are required; any other column, and any cell,
+may be missing (unknown), and columns that are not listed in `COLUMNS` are ignored. Rows need not be sorted: events of the
+same moment keep the order of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fraud_worker.registry import FEATURE_NAMES, FEATURES
+from migrations.postgres import EmbeddedPostgres
+from migrations.risk_log import PROFILE_FIELDS, TraceHasher
+from migrations.runner import migrate
+
+EVENT_KINDS: Final = ("ISSUE", "ACTIVATE", "RECYCLE", "REACTIVATE", "COMPENSATE", "COMPLAINT")
+
+SIGNALS: Final = (
+    "session_seconds",
+    "page_views",
+    "seconds_since_login",
+    "failed_logins_24h",
+    "captcha_failures",
+    "copy_paste_used",
+    "emulator",
+    "rooted",
+    "vpn",
+)
+"""What a request itself says; kept in `risk_event.signals`."""
+
+_NUMBERS: Final = ("session_seconds", "seconds_since_login")
+_COUNTS: Final = ("amount_minor", "page_views", "failed_logins_24h", "captcha_failures")
+_FLAGS: Final = ("copy_paste_used", "emulator", "rooted", "vpn", "label")
+_TIMES: Final = ("event_time", "label_time")
+_REQUIRED: Final = ("event_time", "event_kind", "account_id")
+
+COLUMNS: Final = (
+    *("event_time", "event_kind", "account_id", "card_id", "platform", "tier", "reason", "amount_minor", "device_id"),
+    *("ip", "os", "model", "screen", "timezone", "language", "channel", "user_agent", "age"),
+    *SIGNALS,
+    *("label", "label_time"),
+)
+"""The columns of a log, in the order in which the simulator writes them."""
+
+_RANGES: Final = {feature.name: (feature.lowest, feature.highest) for feature in FEATURES}
+_FLAG_WORDS: Final = {"1": True, "true": True, "t": True, "yes": True, "0": False, "false": False, "f": False, "no": False}
+
+_COPY_ROWS: Final = 20_000
+_FEATURE_ROWS: Final = 512
+
+# Any key will do: within one scratch database it only matters that the same value gets the same hash.
+_SCRATCH_KEY: Final = b"fraud-worker scratch database"
+
+_FEATURES_OF: Final = (
+    f"SELECT {', '.join(FEATURE_NAMES)} FROM risk_features("  # noqa: S608 - the names are constants
+    "$1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bigint[], $9::json[],"
+    " $10::timestamptz[], $11::bigint[], $12::boolean[])"
+)
+
+Matrix = npt.NDArray[np.float64]
+
+
+class EventLogError(ValueError):
+    """A log cannot be read as one; the message names the file and, where it can, line, column and value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedRows:
+    """The labelled events of some logs in the order of time, with the features that serving would have computed."""
+
+    features: Matrix
+    """One row an event, one column a feature of the registry; NaN is unknown."""
+    labels: npt.NDArray[np.int8]
+    """1 abuse, 0 honest."""
+    events: pl.DataFrame
+    """The events themselves: `COLUMNS`, and `row`, the event's number in its own file, counted from 0."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> JudgedRows:
+        """The rows for which `mask` holds."""
+        return JudgedRows(
+            features=self.features[mask], labels=self.labels[mask], events=self.events.filter(pl.Series(mask))
+        )
+
+
+def judged_rows(events: Sequence[Path], history: Sequence[Path] = ()) -> JudgedRows:
+    """The labelled events of the logs `events`, with features from all earlier events of `events` and `history`.
+
+    Runs a scratch Postgres, so call it from the main thread and outside any event loop. Raises `EventLogError`.
+    """
+    judged_files = {path.resolve() for path in events}
+    past = [read_log(path) for path in history if path.resolve() not in judged_files]
+    judged = [read_log(path) for path in events]
+    log = pl.concat(
+        [frame.with_columns(judged=pl.lit(False)) for frame in past]
+        + [frame.with_columns(judged=pl.lit(True)) for frame in judged]
+    ).sort("event_time", maintain_order=True)
+    log = log.with_columns(seq=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
+    wanted = log.filter(pl.col("judged") & pl.col("label").is_not_null())
+    if wanted.is_empty():
+        raise EventLogError(f"{', '.join(map(str, events))}: no event has a label, so there is nothing to judge")
+    with tempfile.TemporaryDirectory(prefix="fraud-worker-") as folder:
+        with EmbeddedPostgres(Path(folder), durable=False) as postgres:
+            postgres.create_database("event_log")
+            features = asyncio.run(_features(postgres.owner_url("event_log"), log, wanted))
+    labels = wanted["label"].to_numpy().astype(np.int8)
+    return JudgedRows(features=features, labels=labels, events=wanted.select("row", *COLUMNS))
+
+
+async def _features(url: str, log: pl.DataFrame, wanted: pl.DataFrame) -> Matrix:
+    await migrate(url)
+    connection = await asyncpg.connect(url)
+    try:
+        with _progress() as progress:
+            bar = progress.add_task("loading events", total=log.height)
+            await load(connection, log, lambda rows: progress.advance(bar, rows))
+            bar = progress.add_task("computing features", total=wanted.height)
+            return await feature_matrix(connection, wanted, lambda rows: progress.advance(bar, rows))
+    finally:
+        await connection.close()
+
+
+async def load(
+    connection: asyncpg.Connection[Any], log: pl.DataFrame, advance: Callable[[int], object] = lambda rows: None
+) -> None:
+    """Copies the events of `log` (as `read_log` gives it, with `seq`) into `risk_event`, whose trigger keeps the pairs."""
+    hasher = TraceHasher(_SCRATCH_KEY)
+    columns = ["account_id", "event_time", "seq", "kind", "card_id"]
+    columns += ["device_hash", "address_hash", "prefix_hash", "profile_hash", "amount_minor", "signals"]
+    for part in log.iter_slices(_COPY_ROWS):
+        records = [
+            (event.account_id, event.time, event.seq, event.kind, event.card_id, *event.hashes, event.amount, event.signals)
+            for event in _stored(part, hasher)
+        ]
+        await connection.copy_records_to_table("risk_event", records=records, columns=columns)
+        advance(part.height)
+    await connection.execute("ANALYZE risk_event, risk_pair")
+
+
+async def feature_matrix(
+    connection: asyncpg.Connection[Any], events: pl.DataFrame, advance: Callable[[int], object] = lambda rows: None
+) -> Matrix:
+    """The feature rows of loaded `events`, each as of its own place in the log."""
+    hasher = TraceHasher(_SCRATCH_KEY)
+    matrix = np.empty((events.height, len(FEATURE_NAMES)), dtype=np.float64)
+    done = 0
+    for part in events.iter_slices(_FEATURE_ROWS):
+        batch = list(_stored(part, hasher))
+        device, address, prefix, profile = zip(*(event.hashes for event in batch), strict=True)
+        rows = await connection.fetch(
+            _FEATURES_OF,
+            [event.account_id for event in batch],
+            [event.kind for event in batch],
+            [event.card_id for event in batch],
+            *(device, address, prefix, profile),
+            [event.amount for event in batch],
+            [event.signals for event in batch],
+            [event.time for event in batch],
+            [event.seq for event in batch],
+            [False] * len(batch),
+        )
+        # None becomes NaN, a flag 0 or 1.
+        matrix[done : done + len(rows)] = [tuple(row) for row in rows]
+        done += len(rows)
+        advance(len(rows))
+    return matrix
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredEvent:
+    account_id: str
+    time: datetime
+    seq: int
+    kind: str
+    card_id: str | None
+    hashes: tuple[bytes | None, bytes | None, bytes | None, bytes | None]
+    amount: int | None
+    signals: str | None
+
+
+def _stored(part: pl.DataFrame, hasher: TraceHasher) -> Iterator[_StoredEvent]:
+    for row in part.iter_rows(named=True):
+        traces = hasher.traces(
+            device_id=row["device_id"], ip=row["ip"], profile={field: row[field] for field in PROFILE_FIELDS}
+        )
+        signals = {name: row[name] for name in SIGNALS if row[name] is not None}
+        yield _StoredEvent(
+            row["account_id"],
+            row["event_time"],
+            row["seq"],
+            row["event_kind"],
+            row["card_id"],
+            (traces.device_hash, traces.address_hash, traces.prefix_hash, traces.profile_hash),
+            row["amount_minor"],
+            json.dumps(signals) if signals else None,
+        )
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+# --- reading and validating --------------------------------------------------------------------------------------
+
+
+def read_log(path: Path) -> pl.DataFrame:
+    """The log at `path` with all of `COLUMNS`, typed (times aware UTC), and `row`, counted from 0. Raises `EventLogError`."""
+    try:
+        if path.suffix == ".parquet":
+            frame = pl.read_parquet(path).fill_nan(None)
+        else:
+            frame = pl.read_csv(path, infer_schema=False, null_values=[""])
+    except FileNotFoundError:
+        raise EventLogError(f"{path}: no such file") from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise EventLogError(f"{path}: not a readable event log: {error}") from error
+    missing = [name for name in _REQUIRED if name not in frame.columns]
+    if missing:
+        raise EventLogError(f"{path}: the column {missing[0]} is missing")
+    first_line = 1 if path.suffix == ".parquet" else 2
+    return pl.DataFrame(
+        {"row": np.arange(frame.height, dtype=np.int64)}
+        | {name: _column(path, first_line, name, frame) for name in COLUMNS}
+    )
+
+
+def _column(path: Path, first_line: int, name: str, frame: pl.DataFrame) -> pl.Series:
+    """Column `name` in its own type, or all null where the log lacks it."""
+    parsed_type, parse, what = _parser(name)
+    if name not in frame.columns:
+        return pl.Series(name, [None] * frame.height, dtype=parsed_type)
+    given = frame[name].to_list()
+    # Values repeat a lot; what was parsed once is looked up.
+    known: dict[Any, Any] = {None: None, "": None}
+    for line, value in enumerate(given, first_line):
+        if value not in known:
+            try:
+                known[value] = parse(value)
+            except (ValueError, TypeError, OverflowError):
+                raise EventLogError(f"{path}: line {line}, column {name}: {value!r} is not {what}") from None
+        if known[value] is None and name in _REQUIRED:
+            raise EventLogError(f"{path}: line {line}, column {name}: a value is required")
+    return pl.Series(name, [known[value] for value in given], dtype=parsed_type)
+
+
+def _parser(name: str) -> tuple[pl.DataType | type[pl.DataType], Callable[[Any], Any], str]:
+    """The type of column `name`, what makes a value of a cell, and what the cell should have been."""
+    if name in _TIMES:
+        return pl.Datetime("us", "UTC"), _time, "a time in ISO 8601"
+    if name in _FLAGS:
+        return pl.Boolean, _flag, "0 or 1"
+    if name == "event_kind":
+        return pl.String, _kind, f"one of {', '.join(EVENT_KINDS)}"
+    if name in _NUMBERS or name in _COUNTS:
+        low, high = _RANGES[name]
+        whole = name in _COUNTS
+        what = f"a {'whole ' if whole else ''}number from {low:,.0f} to {high:,.0f}"
+        return (pl.Int64 if whole else pl.Float64), lambda value: _number(value, low, high, whole=whole), what
+    return pl.String, _text, "text without a NUL character"
+
+
+def _time(value: str | datetime) -> datetime:
+    time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    # A time without an offset is UTC.
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _flag(value: object) -> bool:
+    word = str(value).strip().lower().removesuffix(".0")
+    if word not in _FLAG_WORDS:
+        raise ValueError(word)
+    return _FLAG_WORDS[word]
+
+
+def _kind(value: object) -> str:
+    if value not in EVENT_KINDS:
+        raise ValueError(value)
+    return str(value)
+
+
+def _number(value: Any, low: float, high: float, *, whole: bool) -> float | int:
+    number = float(value)
+    if not (math.isfinite(number) and low <= number <= high) or (whole and not number.is_integer()):
+        raise ValueError(number)
+    return int(number) if whole else number
+
+
+def _text(value: object) -> str:
+    # A writer with missing cells turns an age of 38 into 38.0.
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if "\x00" in text:
+        raise ValueError(text)
+    return text

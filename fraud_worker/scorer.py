@@ -1,0 +1,145 @@
+"""The scorer: a model folder on disk becomes probabilities of abuse.
+
+Knows the files of a model folder (`model.txt`, `manifest.json`), checks them before it loads them, and knows how to score
+a matrix of features. Must not know where rows come from, gRPC, or what follows from a score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fraud_worker.openmp import load_openmp
+from fraud_worker.registry import FEATURE_NAMES, FEATURES, REGISTRY_NAME, registry_sha256
+
+load_openmp()
+import lightgbm as lgb  # noqa: E402 - its library needs OpenMP first
+
+MODEL_FILE: Final = "model.txt"
+MANIFEST_FILE: Final = "manifest.json"
+
+_LOWEST: Final = np.array([feature.lowest for feature in FEATURES])
+_HIGHEST: Final = np.array([feature.highest for feature in FEATURES])
+
+
+class ModelRefused(Exception):
+    """A model folder is incomplete, was changed after training, or follows another feature registry."""
+
+
+class RowsRefused(ValueError):
+    """A value is not finite or out of its feature's range; `row` and `feature` say which."""
+
+    def __init__(self, row: int, feature: str, why: str) -> None:
+        super().__init__(f"row {row}, {feature}: {why}")
+        self.row, self.feature, self.why = row, feature, why
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """Platt scaling: probability = 1 / (1 + exp(-(slope * raw + intercept))), slope > 0."""
+
+    method: str
+    slope: float
+    intercept: float
+
+    def probabilities(self, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Raw scores (log odds) to probabilities, in the same order."""
+        return 1.0 / (1.0 + np.exp(-np.clip(self.slope * raw + self.intercept, -500.0, 500.0)))
+
+
+class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
+    """From `medium` on a request is MEDIUM, from `high` on HIGH; `rule` says how they were found."""
+
+    medium: float
+    high: float
+    rule: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model: enough to refuse a wrong one, and to train it again."""
+
+    model_sha256: str
+    feature_registry: str
+    feature_registry_sha256: str
+    features: Sequence[str]
+    train_time: str
+    """ISO 8601, UTC."""
+    command: str
+    """What was run; file names without their folders."""
+    seed: int
+    label_delay_hours: float
+    data_window: Sequence[str]
+    """First and last moment of the events that trained, ISO 8601."""
+    rows: dict[str, dict[str, int]]
+    """For each slice: rows, positives."""
+    trees: int
+    calibration: Calibration
+    thresholds: Thresholds
+    costs: dict[str, float]
+    metrics: dict[str, Any]
+    """On the calibration slice, which the trees have not seen."""
+    libraries: dict[str, str]
+
+
+class Model:
+    """A verified model. Immutable; safe to share between tasks."""
+
+    def __init__(self, manifest: Manifest, booster: lgb.Booster) -> None:
+        self.manifest: Final = manifest
+        self._booster: Final = booster
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The model in `folder`, of which nothing is parsed before its hash is checked. Raises `ModelRefused`."""
+        try:
+            manifest = msgspec.json.decode((folder / MANIFEST_FILE).read_bytes(), type=Manifest)
+            content = (folder / MODEL_FILE).read_bytes()
+        except OSError as error:
+            raise ModelRefused(f"{folder} is not a model folder: {error.strerror}: {error.filename}") from error
+        except msgspec.MsgspecError as error:
+            raise ModelRefused(f"{folder / MANIFEST_FILE}: {error}") from error
+        if hashlib.sha256(content).hexdigest() != manifest.model_sha256:
+            raise ModelRefused(f"{folder / MODEL_FILE} is not the file that its manifest describes: its SHA-256 differs")
+        if manifest.feature_registry_sha256 != registry_sha256() or manifest.feature_registry != REGISTRY_NAME:
+            raise ModelRefused(f"{folder} follows another feature registry than {REGISTRY_NAME} of this worker: train it again")
+        if tuple(manifest.features) != FEATURE_NAMES or manifest.calibration.slope <= 0:
+            raise ModelRefused(f"{folder / MANIFEST_FILE} contradicts itself")
+        if not 0 < manifest.thresholds.medium <= manifest.thresholds.high:
+            raise ModelRefused(f"{folder / MANIFEST_FILE}: the thresholds must satisfy 0 < medium <= high")
+        return cls(manifest, lgb.Booster(model_str=content.decode()))
+
+    @property
+    def version(self) -> str:
+        """The first 12 hex digits of the model file's SHA-256."""
+        return self.manifest.model_sha256[:12]
+
+    def score(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Calibrated probabilities of abuse of `rows` (n by the registry's features, NaN for unknown), in order.
+
+        One call of the trees a batch, on the calling thread. Raises `RowsRefused`.
+        """
+        check_rows(rows)
+        if not len(rows):
+            return np.empty(0)
+        return self.manifest.calibration.probabilities(self.raw(rows))
+
+    def raw(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The trees' sum for each row: log odds before calibration."""
+        return np.asarray(self._booster.predict(rows, raw_score=True, num_threads=1), dtype=np.float64)
+
+
+def check_rows(rows: npt.NDArray[np.float64]) -> None:
+    """Raises `RowsRefused` at the first value that is infinite or out of its feature's range."""
+    if rows.ndim != 2 or rows.shape[1] != len(FEATURES):
+        raise ValueError(f"expected rows of {len(FEATURES)} features, got an array of shape {rows.shape}")
+    # NaN is below and above nothing.
+    outside = (rows < _LOWEST) | (rows > _HIGHEST)
+    if outside.any():
+        row, column = (int(position) for position in np.argwhere(outside)[0])
+        feature = FEATURES[column]
+        raise RowsRefused(row, feature.name, f"must lie between {feature.lowest:,.0f} and {feature.highest:,.0f}")

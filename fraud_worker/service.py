@@ -1,0 +1,195 @@
+"""The gRPC face of the worker: `fraud_scoring.v1.FraudScoringService`, health, reflection, and the life of the process.
+
+Knows protos, statuses and signals; the only module that imports gRPC. Must not know how a score comes about (`scorer`),
+nor who asks and what follows from the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, NoReturn
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.code_pb2 import INVALID_ARGUMENT
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
+from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc as pb_grpc
+from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
+from fraud_worker.scorer import Model, RowsRefused
+
+SERVICE: Final = "fraud_scoring.v1.FraudScoringService"
+ROWS_MAX: Final = 1_000
+MESSAGE_BYTES_MAX: Final = 1024 * 1024
+"""A row of 34 features takes at most 400 bytes."""
+DRAIN_S: Final = 10.0
+"""How long requests in flight may take after SIGTERM."""
+
+_ERROR_DOMAIN: Final = "card-recycling"
+_REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ListenError(Exception):
+    """The address cannot be listened on."""
+
+
+def feature_matrix(rows: Sequence[pb.FeatureRow]) -> npt.NDArray[np.float64]:
+    """`rows` as the matrix that models read; a field left out is NaN. Raises `RowsRefused` where a given value is NaN."""
+    matrix = np.full((len(rows), len(FEATURE_NAMES)), np.nan)
+    given = 0
+    for values, row in zip(matrix, rows, strict=True):
+        fields = row.ListFields()
+        given += len(fields)
+        # Field numbers follow the order of the registry, from 1.
+        values[[field.number - 1 for field, _ in fields]] = [value for _, value in fields]
+    if given != np.count_nonzero(~np.isnan(matrix)):
+        _refuse_nan(rows)
+    return matrix
+
+
+def _refuse_nan(rows: Sequence[pb.FeatureRow]) -> NoReturn:
+    for number, row in enumerate(rows):
+        for field, value in row.ListFields():
+            if value != value:
+                raise RowsRefused(number, field.name, "must be a number; leave out what is unknown")
+    raise AssertionError("no NaN was given")
+
+
+class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
+    """Scores with one verified model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        manifest = model.manifest
+        train_time = Timestamp()
+        train_time.FromDatetime(datetime.fromisoformat(manifest.train_time))
+        self._description = pb.GetModelResponse(
+            model_version=model.version,
+            model_sha256=manifest.model_sha256,
+            feature_registry=manifest.feature_registry,
+            train_time=train_time,
+            medium_threshold=manifest.thresholds.medium,
+            high_threshold=manifest.thresholds.high,
+            features=manifest.features,
+        )
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        """Scores of the rows, in order; INVALID_ARGUMENT with the field at fault where the request is refused."""
+        # On the event loop: a full batch takes some ten milliseconds, and a second thread would only compete for the core.
+        if request.feature_registry != REGISTRY_NAME:
+            await _refuse(context, "feature_registry", f"this worker's features are of registry {REGISTRY_NAME!r}")
+        if not 1 <= len(request.rows) <= ROWS_MAX:
+            await _refuse(context, "rows", f"must hold 1 to {ROWS_MAX:,} rows")
+        try:
+            scores = self._model.score(feature_matrix(request.rows))
+        except RowsRefused as error:
+            await _refuse(context, f"rows[{error.row}].{error.feature}", error.why)
+        return pb.ScoreResponse(
+            scores=scores.tolist(),
+            model_version=self._description.model_version,
+            medium_threshold=self._description.medium_threshold,
+            high_threshold=self._description.high_threshold,
+        )
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+        """The model in use."""
+        return self._description
+
+
+async def _refuse(context: Context, field: str, why: str) -> NoReturn:
+    info = ErrorInfo(reason="FIELD_INVALID", domain=_ERROR_DOMAIN, metadata={"field": field})
+    violation = BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=why)])
+    details = []
+    for message in (info, violation):
+        packed = AnyMessage()
+        packed.Pack(message)
+        details.append(packed)
+    status = Status(code=INVALID_ARGUMENT, message=f"{field}: {why}", details=details)
+    await context.abort(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        status.message,
+        (("grpc-status-details-bin", status.SerializeToString()),),
+    )
+    raise AssertionError("abort returned")
+
+
+def run(model: Model, listen: str) -> None:
+    """Serves `model` at `listen` ("HOST:PORT") until SIGTERM or SIGINT, then drains. Raises `ListenError`."""
+    asyncio.run(_serve(model, listen))
+
+
+async def _serve(model: Model, listen: str) -> None:
+    server = grpc.aio.server(
+        interceptors=_tracing(),
+        options=[
+            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    health_service = health.aio.HealthServicer()
+    pb_grpc.add_FraudScoringServiceServicer_to_server(FraudScoringService(model), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    _add_reflection(server)
+    host = listen.rpartition(":")[0]
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ListenError(f"cannot listen on {listen}: {error}") from error
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await server.start()
+    for name in ("", SERVICE):
+        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+    print(f"fraud-worker listening on {host}:{port} model {model.version}", flush=True)  # the line that starters wait for
+    await stop.wait()
+    await health_service.enter_graceful_shutdown()
+    await server.stop(DRAIN_S)
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    """Reflection under both of its names: the package knows only v1alpha, whose messages v1 took over unchanged."""
+    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1)
+    servicer = reflection.aio.ReflectionServicer(names)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler}),)
+    )
+
+
+def _tracing() -> list[grpc.aio.ServerInterceptor[Any, Any]]:
+    """Spans around the calls, exported over OTLP, when the standard OTEL_* environment names an endpoint."""
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(map(os.environ.get, endpoints)):
+        return []
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.instrumentation.grpc import aio_server_interceptor
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    name = os.environ.get("OTEL_SERVICE_NAME", "fraud-worker")
+    provider = TracerProvider(resource=Resource.create({"service.name": name}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    return [aio_server_interceptor()]

@@ -1,0 +1,241 @@
+-- What must always hold in the database, one query each: it returns the rows that break the rule, so no row is good.
+-- Read by migrations/invariants.py. A block opens with `-- name: NAME (NUMBER)`, NUMBER being the rule's in the
+-- design, and goes on with the rule in one sentence. The queries only read, and see one snapshot.
+
+-- name: transfers_balance (1)
+-- The postings of each transfer sum to zero in each platform's unit.
+SELECT account_id, request_id, platform, unit, sum(amount) AS surplus
+FROM posting
+GROUP BY account_id, request_id, platform, unit
+HAVING sum(amount) <> 0;
+
+-- name: units_balance (1)
+-- The postings of each platform's unit sum to zero over all accounts.
+SELECT platform, unit, sum(amount) AS surplus
+FROM posting
+GROUP BY platform, unit
+HAVING sum(amount) <> 0;
+
+-- name: wallets_match_postings (1)
+-- A wallet's balance is the sum of its postings.
+SELECT account_id, platform, unit, coalesce(b.amount, 0) AS balance, coalesce(p.amount, 0) AS posted
+FROM wallet_balance AS b
+FULL JOIN (
+  SELECT account_id, platform, unit, sum(amount) AS amount
+  FROM posting
+  WHERE ledger = 'WALLET'
+  GROUP BY account_id, platform, unit
+) AS p USING (account_id, platform, unit)
+WHERE coalesce(b.amount, 0) <> coalesce(p.amount, 0);
+
+-- name: coupons_match_settlements (1)
+-- Each settled coupon lies in the wallet with the terms of its recycling, and no other coupon does.
+SELECT account_id, recycling_id, s.recycling_id IS NOT NULL AS settled, c.recycling_id IS NOT NULL AS held
+FROM (SELECT *, coupon_id AS recycling_id FROM coupon) AS c
+FULL JOIN (
+  SELECT p.account_id, p.recycling_id, p.platform, r.basis_points, r.max_discount_minor, r.coupon_expire_time
+  FROM posting AS p
+  LEFT JOIN recycling AS r USING (account_id, recycling_id)
+  WHERE p.unit = 'COUPON' AND p.ledger = 'WALLET' AND p.kind = 'SETTLEMENT'
+) AS s USING (account_id, recycling_id)
+WHERE (c.platform, c.basis_points, c.max_discount_minor, c.expire_time)
+      IS DISTINCT FROM (s.platform, s.basis_points, s.max_discount_minor, s.coupon_expire_time);
+
+-- name: one_live_recycling (2)
+-- A generation of a card is recycled at most once.
+SELECT account_id, card_id, generation, count(*) AS live
+FROM recycling
+WHERE state IN ('APPROVED', 'IN_REVIEW')
+GROUP BY account_id, card_id, generation
+HAVING count(*) > 1;
+
+-- name: cards_match_live_recycling (2)
+-- A card points to the one approved recycling of its generation, and is RECYCLED or VOID as that disposed.
+SELECT account_id, card_id, c.state, c.generation, c.live_recycling_id, r.recycling_id, r.disposition
+FROM card AS c
+FULL JOIN (SELECT * FROM recycling WHERE state = 'APPROVED') AS r USING (account_id, card_id)
+WHERE c.live_recycling_id IS DISTINCT FROM r.recycling_id
+   OR c.generation <> r.generation
+   OR (r.recycling_id IS NULL AND c.state = 'RECYCLED')
+   OR (r.recycling_id IS NOT NULL AND c.state NOT IN ('RECYCLED', 'VOID'))
+   OR (r.disposition = 'CANCEL' AND c.state <> 'VOID');
+
+-- name: reversals_begin_generations (2)
+-- An undone recycling belongs to an earlier generation than its card's, and each earlier generation was undone once.
+SELECT c.account_id, c.card_id, c.generation, array_agg(r.generation ORDER BY r.generation) AS undone
+FROM card AS c
+LEFT JOIN recycling AS r ON (r.account_id, r.card_id, r.state) = (c.account_id, c.card_id, 'REVERSED')
+GROUP BY c.account_id, c.card_id, c.generation
+HAVING count(r.generation) <> c.generation - 1
+    OR count(DISTINCT r.generation) <> c.generation - 1
+    OR coalesce(max(r.generation), 0) >= c.generation;
+
+-- name: serials_once (2)
+-- A seller's serial is registered once per platform, by the card that carries it.
+SELECT platform, external_serial, array_agg(c.card_id) AS cards, array_agg(s.card_id) AS registered
+FROM (SELECT * FROM card WHERE external_serial IS NOT NULL) AS c
+FULL JOIN card_serial AS s USING (platform, external_serial)
+GROUP BY platform, external_serial
+HAVING count(*) <> 1 OR NOT coalesce(bool_and(c.card_id = s.card_id AND c.account_id = s.account_id), false);
+
+-- name: cards_match_events (3)
+-- A card's row equals its last event, and its events are numbered from 1 without a gap.
+SELECT account_id, card_id, c.version, e.event_count, e.version AS last_version, c.state, e.state AS last_state
+FROM card AS c
+FULL JOIN (
+  SELECT DISTINCT ON (account_id, card_id) *, count(*) OVER (PARTITION BY account_id, card_id) AS event_count
+  FROM card_event
+  ORDER BY account_id, card_id, version DESC
+) AS e USING (account_id, card_id)
+WHERE e.event_count IS DISTINCT FROM e.version
+   OR (c.version, c.state, c.activate_by_time, c.activate_time, c.expire_time, c.generation, c.renewals_used)
+      IS DISTINCT FROM
+      (e.version, e.state, e.activate_by_time, e.activate_time, e.expire_time, e.generation, e.renewals_used)
+   OR (e.kind = 'RECYCLED' AND e.recycling_id IS DISTINCT FROM c.live_recycling_id);
+
+-- name: transitions_are_legal (3)
+-- Each event of a card is one that the state before it allows.
+SELECT account_id, card_id, version, prior_state, kind, state, prior_generation, generation, prior_renewals,
+       renewals_used
+FROM (
+  SELECT *, lag(state) OVER life AS prior_state, lag(generation) OVER life AS prior_generation,
+         lag(renewals_used) OVER life AS prior_renewals
+  FROM card_event
+  WINDOW life AS (PARTITION BY account_id, card_id ORDER BY version)
+) AS e
+WHERE NOT coalesce(CASE kind
+  WHEN 'ISSUED' THEN prior_state IS NULL AND state = 'ISSUED' AND generation = 1 AND renewals_used = 0
+  WHEN 'ACTIVATED' THEN prior_state = 'ISSUED' AND state = 'ACTIVE'
+    AND (generation, renewals_used) = (prior_generation, prior_renewals)
+  WHEN 'RECYCLED' THEN prior_state IN ('ISSUED', 'ACTIVE') AND state IN ('RECYCLED', 'VOID')
+    AND recycling_id IS NOT NULL AND (generation, renewals_used) = (prior_generation, prior_renewals)
+  WHEN 'REACTIVATED' THEN prior_state = 'RECYCLED' AND state IN ('ISSUED', 'ACTIVE')
+    AND generation = prior_generation + 1 AND renewals_used - prior_renewals IN (0, 1)
+  WHEN 'VOIDED' THEN prior_state IN ('ISSUED', 'ACTIVE', 'RECYCLED') AND state = 'VOID'
+    AND (generation, renewals_used) = (prior_generation, prior_renewals)
+END, false);
+
+-- name: recyclings_have_commands (4)
+-- Each recycling stems from one accepted command, and no two from the same.
+SELECT r.account_id, r.recycling_id, r.request_id, c.method
+FROM (SELECT *, count(*) OVER (PARTITION BY account_id, request_id) AS twins FROM recycling) AS r
+LEFT JOIN command AS c USING (account_id, request_id)
+WHERE c.request_id IS NULL OR r.twins > 1;
+
+-- name: postings_have_commands (4)
+-- Each transfer stems from an accepted command.
+SELECT DISTINCT p.account_id, p.request_id, p.recycling_id
+FROM posting AS p
+WHERE NOT EXISTS (
+  SELECT FROM command AS c WHERE (c.account_id, c.request_id) = (p.account_id, p.request_id)
+);
+
+-- name: amounts_in_range (6)
+-- Amounts lie between 1 and the cap, fees between 0 and the price, and no wallet is below zero.
+SELECT 'recycling' AS relation, r.account_id, r.recycling_id::text AS id, r.amount, r.fee_minor
+FROM recycling AS r
+JOIN card AS c USING (account_id, card_id)
+WHERE r.amount NOT BETWEEN 1 AND 1000000000000 OR r.fee_minor NOT BETWEEN 0 AND c.paid_minor
+UNION ALL
+SELECT 'posting', account_id, request_id::text, amount, NULL
+FROM posting
+WHERE abs(amount) NOT BETWEEN 1 AND 1000000000000
+UNION ALL
+SELECT 'wallet_balance', account_id, platform || ' ' || unit, amount, NULL
+FROM wallet_balance
+WHERE amount < 0;
+
+-- name: cards_never_gain (7)
+-- What a card has paid and still owes, over all its generations, is never worth more than was paid for it.
+SELECT c.account_id, c.card_id, c.paid_minor, sum(coalesce(r.max_discount_minor, r.amount)) AS paid_out_minor
+FROM card AS c
+JOIN recycling AS r USING (account_id, card_id)
+WHERE r.unit IN ('COIN', 'COUPON') AND r.compensation_state IN ('PENDING', 'SETTLED')
+GROUP BY c.account_id, c.card_id
+HAVING sum(coalesce(r.max_discount_minor, r.amount)) > c.paid_minor;
+
+-- name: compensations_match_postings (8)
+-- What is settled was posted once in full, what was clawed back was posted back exactly, and nothing else was posted.
+SELECT account_id, recycling_id, r.compensation_state, r.unit, r.amount, p.settled, p.clawed_back
+FROM (SELECT * FROM recycling WHERE unit IS NOT NULL) AS r
+FULL JOIN (
+  SELECT account_id, recycling_id,
+         min(platform) AS platform, min(unit) AS unit, count(DISTINCT (platform, unit)) AS units,
+         array_agg(amount ORDER BY ledger) FILTER (WHERE kind = 'SETTLEMENT') AS settled,
+         array_agg(amount ORDER BY ledger) FILTER (WHERE kind = 'CLAWBACK') AS clawed_back
+  FROM posting
+  GROUP BY account_id, recycling_id
+) AS p USING (account_id, recycling_id)
+-- Each array holds the platform's leg, then the wallet's.
+WHERE p.settled IS DISTINCT FROM
+        CASE WHEN r.compensation_state IN ('SETTLED', 'CLAWED_BACK') THEN ARRAY[-r.amount, r.amount] END
+   OR p.clawed_back IS DISTINCT FROM
+        CASE WHEN r.compensation_state = 'CLAWED_BACK' THEN ARRAY[r.amount, -r.amount] END
+   OR (p.units IS NOT NULL AND (p.units, p.platform, p.unit) IS DISTINCT FROM (1::bigint, r.platform, r.unit));
+
+-- name: reversals_take_back (8)
+-- A compensation is taken back or lapses exactly when its recycling is undone.
+SELECT account_id, recycling_id, state, compensation_state
+FROM recycling
+WHERE (state = 'REVERSED' AND compensation_state NOT IN ('CLAWED_BACK', 'CANCELLED'))
+   OR (state <> 'REVERSED' AND compensation_state IN ('CLAWED_BACK', 'CANCELLED'));
+
+-- name: nothing_from_the_future (10)
+-- Nothing is recorded later than the clock, nor before its card was issued.
+SELECT relation, account_id, id, recorded_time, issue_time
+FROM (
+  SELECT 'card' AS relation, account_id, card_id::text AS id, issue_time AS recorded_time,
+         NULL::timestamptz AS issue_time
+  FROM card
+  UNION ALL
+  SELECT 'card_event', e.account_id, e.card_id::text, e.event_time, c.issue_time
+  FROM card_event AS e JOIN card AS c USING (account_id, card_id)
+  UNION ALL
+  SELECT 'recycling', r.account_id, r.recycling_id::text, r.create_time, c.issue_time
+  FROM recycling AS r JOIN card AS c USING (account_id, card_id)
+  UNION ALL
+  SELECT 'posting', p.account_id, p.request_id::text, p.create_time, r.create_time
+  FROM posting AS p LEFT JOIN recycling AS r USING (account_id, recycling_id)
+  UNION ALL
+  SELECT 'command', account_id, request_id::text, create_time, NULL FROM command
+  UNION ALL
+  SELECT 'risk_event', account_id, seq::text, event_time, NULL FROM risk_event
+) AS record
+WHERE recorded_time > (SELECT service_clock()) OR recorded_time < issue_time;
+
+-- name: policies_of_record (14)
+-- Each recycling names a policy revision that exists, of its card's platform.
+SELECT r.account_id, r.recycling_id, c.platform AS card_platform, r.platform, r.policy_revision
+FROM recycling AS r
+JOIN card AS c USING (account_id, card_id)
+LEFT JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
+WHERE r.platform <> c.platform OR p.revision IS NULL;
+
+-- name: records_are_append_only (16)
+-- The server's role may neither change nor remove what was recorded for ever.
+SELECT recorded.relation::text, privilege
+FROM (
+  SELECT to_regclass(name) AS relation
+  FROM unnest(ARRAY['policy_revision', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
+                    'risk_pair']) AS name
+  UNION ALL
+  SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'risk_event'::regclass
+) AS recorded
+CROSS JOIN unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE']) AS privilege
+WHERE has_table_privilege('recycling_server', recorded.relation, privilege)
+   OR (privilege = 'UPDATE' AND has_any_column_privilege('recycling_server', recorded.relation, 'UPDATE'));
+
+-- name: risk_pairs_are_complete (17)
+-- All that a risk event shows together is remembered as seen together by then.
+SELECT e.account_id, e.seq, e.event_time, pair.kind, p.first_time
+FROM risk_event AS e
+CROSS JOIN LATERAL (VALUES
+  (1::smallint, e.device_hash, ''::bytea),
+  (2::smallint, e.address_hash, ''::bytea),
+  (3::smallint, CASE WHEN e.kind = 'RECYCLE' THEN look_alike_key(e.profile_hash, e.amount_minor) END, ''::bytea),
+  (4::smallint, convert_to(e.card_id, 'UTF8'), CASE WHEN e.kind = 'ACTIVATE' THEN 'A'::bytea ELSE ''::bytea END),
+  (5::smallint, ''::bytea, ''::bytea)
+) AS pair (kind, key, other)
+LEFT JOIN risk_pair AS p
+  ON (p.account_id, p.kind, p.key, p.other) = (e.account_id, pair.kind, pair.key, pair.other)
+WHERE pair.key IS NOT NULL AND (p.first_time IS NULL OR p.first_time > e.event_time);

@@ -1,0 +1,73 @@
+"""What devices and addresses become before they reach `risk_event`: keyed hashes, the same for serving and training.
+
+Knows the fields of a fingerprint and how to hash them. Must not know requests, policies, models or the database.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PROFILE_FIELDS = ("model", "os", "screen", "language", "channel", "user_agent", "age")
+"""Fields that many devices share and that one hand behind many accounts tends to repeat."""
+
+PROFILE_FIELDS_MIN = 3
+"""With fewer known fields a profile says nothing, and has no hash."""
+
+HASH_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traces:
+    """The keyed hashes that one request leaves; None where the request did not say. 16 bytes each."""
+
+    device_hash: bytes | None = None
+    address_hash: bytes | None = None
+    prefix_hash: bytes | None = None
+    profile_hash: bytes | None = None
+
+
+class TraceHasher:
+    """Hashes fingerprints under one key (HMAC-SHA-256, truncated to 16 bytes, one domain for each kind of value)."""
+
+    def __init__(self, key: bytes) -> None:
+        """`key`: at least 16 secret bytes. Under another key the same device is another device."""
+        if len(key) < 16:
+            raise ValueError("the key of the trace hashes must have at least 16 bytes")
+        self._key = key
+
+    def traces(self, *, device_id: str | None, ip: str | None, profile: Mapping[str, str | None]) -> Traces:
+        """The hashes of one request. Empty strings count as unknown; `ip` may be IPv4, IPv6 or unparsable (unknown)."""
+        address_hash, prefix_hash = self._address(ip) if ip else (None, None)
+        return Traces(
+            device_hash=self._hash("device", device_id) if device_id else None,
+            address_hash=address_hash,
+            prefix_hash=prefix_hash,
+            profile_hash=self._profile(profile),
+        )
+
+    def _hash(self, domain: str, value: str) -> bytes:
+        return hmac.digest(self._key, f"{domain}\x00{value}".encode("utf-8", "surrogatepass"), "sha256")[:HASH_BYTES]
+
+    def _address(self, ip: str) -> tuple[bytes | None, bytes | None]:
+        """An IPv4 address and its /24; an IPv6 address counts as its /64 (one subscriber) and has a /48."""
+        try:
+            address = ipaddress.ip_address(ip)
+        except ValueError:
+            return None, None
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        drop_bits, range_bits = (0, 8) if address.version == 4 else (64, 80)
+        value = int(address)
+        return (
+            self._hash(f"address{address.version}", str(value >> drop_bits)),
+            self._hash(f"prefix{address.version}", str(value >> range_bits)),
+        )
+
+    def _profile(self, profile: Mapping[str, str | None]) -> bytes | None:
+        values = [profile.get(field) or "" for field in PROFILE_FIELDS]
+        if sum(map(bool, values)) < PROFILE_FIELDS_MIN:
+            return None
+        return self._hash("profile", "\x1f".join(values))

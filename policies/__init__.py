@@ -1,0 +1,1 @@
+"""The platforms' rules: one JSON file each, and their schema. Data only."""

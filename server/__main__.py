@@ -1,0 +1,208 @@
+"""The composition root: wires config, telemetry, store, scorer, engine and services; serves; drains. Only wires.
+
+python -m server                         serve until SIGTERM or SIGINT
+python -m server put-policies FOLDER     make the folder's policies the newest revisions
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import signal
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import grpc.aio
+import uuid_utils.compat
+import uvloop
+from card_recycling.v1 import (
+    card_service_pb2,
+    card_service_pb2_grpc,
+    recycling_service_pb2,
+    recycling_service_pb2_grpc,
+    wallet_service_pb2,
+    wallet_service_pb2_grpc,
+)
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor, filters
+from pydantic import ValidationError
+
+from migrations.risk_log import TraceHasher
+from server import telemetry
+from server.api.card_service import CardServicer
+from server.api.guard import BATCH_BYTES_MAX, Guard
+from server.api.messages import CommandParser, MessageRenderer
+from server.api.recycling_service import RecyclingServicer
+from server.api.wallet_service import WalletServicer
+from server.config import Config
+from server.domain.quote import QuoteSigner
+from server.engine.engine import Engine
+from server.engine.issue import Issuer
+from server.scorer import GrpcFraudScorer
+from server.store.policy_document import PolicyInvalid, put_policies
+from server.store.store import PostgresStore, connect
+
+log = logging.getLogger(__name__)
+
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (recycling_service_pb2, "RecyclingService"),
+        (card_service_pb2, "CardService"),
+        (wallet_service_pb2, "WalletService"),
+    )
+)
+
+SERVER_OPTIONS = [
+    ("grpc.max_receive_message_length", BATCH_BYTES_MAX + 64 * 1024),
+    ("grpc.max_send_message_length", 16 * 1024 * 1024),
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.absolute_max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 1000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.so_reuseport", 0),
+]
+"""The guard answers a message that is a little too large; one far too large ends at the transport."""
+
+
+def new_id() -> UUID:
+    """A UUIDv7."""
+    return uuid_utils.compat.uuid7()
+
+
+def _key(config: Config, purpose: str) -> bytes:
+    """One key a purpose, from the one secret (HMAC-SHA-256 as the derivation)."""
+    return hmac.digest(config.secret_key.get_secret_value().encode(), purpose.encode(), hashlib.sha256)
+
+
+async def serve(config: Config) -> None:
+    """Serves until SIGTERM or SIGINT, then drains: no new calls, calls in progress end, accepted work is recorded."""
+    store = await connect(config.database_url.get_secret_value(), connections=config.database_connections)
+    provider = telemetry.set_up_tracing("card-recycling-server")
+    channel = grpc.aio.insecure_channel(
+        config.fraud_worker,
+        interceptors=aio_client_interceptors(),  # type: ignore[no-untyped-call]
+        options=[("grpc.max_reconnect_backoff_ms", 1000), ("grpc.initial_reconnect_backoff_ms", 100)],
+    )
+    renderer = MessageRenderer()
+    engine = Engine(
+        store,
+        GrpcFraudScorer(channel, timeout_ms=config.score_timeout_ms),
+        renderer,
+        QuoteSigner(_key(config, "quote")),
+        new_id,
+        batch_max=config.batch_max,
+        queue_max=config.queue_max,
+    )
+    parser = CommandParser(TraceHasher(_key(config, "trace")))
+    server = grpc.aio.server(
+        interceptors=[
+            aio_server_interceptor(filter_=filters.negate(filters.health_check())),  # type: ignore[no-untyped-call]
+            Guard(store),
+        ],
+        options=SERVER_OPTIONS,
+    )
+    recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(RecyclingServicer(engine, store, parser), server)
+    card_service_pb2_grpc.add_CardServiceServicer_to_server(
+        CardServicer(engine, Issuer(store, renderer, new_id), store, parser), server
+    )
+    wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if config.reflection:
+        offer_reflection(server)
+    port = server.add_insecure_port(config.listen)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await server.start()
+    print(f"server listening on {config.listen.rpartition(':')[0]}:{port}", flush=True)
+    watch = asyncio.create_task(watch_health(store, health))
+    await stop.wait()
+    log.info("draining")
+    watch.cancel()
+    await health.enter_graceful_shutdown()
+    await server.stop(config.drain_s)
+    await engine.drain()
+    await channel.close()
+    await store.close()
+    provider.shutdown()
+    log.info("stopped")
+
+
+async def watch_health(store: PostgresStore, health: health_aio.HealthServicer) -> None:
+    """Keeps health in step with the database: SERVING while it answers. A missing worker does not unserve: policies say
+    what happens without a score."""
+    checked = False
+    while True:
+        ready = await store.is_ready()
+        if ready and not checked:
+            if too_open := await store.tables_too_open():
+                log.critical("the database role may change append-only tables: %s", ", ".join(too_open))
+                signal.raise_signal(signal.SIGTERM)
+                return
+            checked = True
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *SERVICES):
+            await health.set(name, status)
+        await asyncio.sleep(1.0 if ready else 0.1)
+
+
+def offer_reflection(server: grpc.aio.Server) -> None:
+    """Reflection under both its names; v1 has the same messages as v1alpha."""
+    names = (
+        *SERVICES,
+        health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+        reflection.SERVICE_NAME,
+        REFLECTION_V1,
+    )
+    servicer = reflection.aio.ReflectionServicer(names)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": handler}),)
+    )
+
+
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
+
+def main() -> int:
+    """Runs one of the two commands; returns the exit code."""
+    try:
+        config = Config()
+    except ValidationError as error:
+        for problem in error.errors():
+            setting = ".".join(str(part) for part in problem["loc"]).upper() or "settings"
+            print(f"{setting}: {problem['msg']}", file=sys.stderr)
+        return 2
+    telemetry.set_up_logs(config.log_level)
+    match sys.argv[1:]:
+        case []:
+            uvloop.run(serve(config))
+            return 0
+        case ["put-policies", folder]:
+            try:
+                revisions = asyncio.run(put_policies(config.database_url.get_secret_value(), Path(folder)))
+            except (PolicyInvalid, asyncpg.PostgresError, OSError) as error:
+                print(f"the policies were not put: {error}", file=sys.stderr)
+                return 1
+            for platform, revision in revisions.items():
+                print(f"{platform}@{revision}")
+            return 0
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

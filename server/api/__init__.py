@@ -1,0 +1,1 @@
+"""The edge: proto <-> domain, and nothing else. One servicer a file; every call passes `guard.py`."""

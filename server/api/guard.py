@@ -1,0 +1,125 @@
+"""What every call passes before a servicer sees it: deadline, size, shape; and how every exception becomes a status.
+
+Knows the wire; must not know any command. Calls of other services (health, reflection) pass untouched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Protocol, TypeAlias
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from opentelemetry import trace
+
+from server.api import errors
+from server.api.shape import check_shape
+from server.domain.errors import Reason, Refusal
+from server.engine.ports import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+Served: TypeAlias = Any
+"""What a servicer returns: a message, or the stored bytes of one."""
+
+PACKAGE = "/card_recycling.v1."
+BATCH_METHODS = ("BatchRecycle", "IssueCards")
+UNARY_BYTES_MAX = 64 * 1024
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+TIME_LEFT_S_MIN = 0.005
+BACKTEST_TIME_KEY = "card-recycling-backtest-time"
+
+
+class Clock(Protocol):
+    """The database's clock, as far as a back-test may move it."""
+
+    async def move_clock(self, moment: datetime) -> bool:
+        """Moves the clock forward to `moment`; False where the clock is real."""
+        ...
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Checks each call of our package and turns what goes wrong into a status of the table."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wraps the handler of a unary call of ours."""
+        handler = await continuation(handler_call_details)
+        method: str = handler_call_details.method
+        if handler is None or not method.startswith(PACKAGE):
+            return handler
+        parse: Any = handler.request_deserializer
+        serve: Any = handler.unary_unary
+        assert parse is not None and serve is not None, "only unary methods are served"
+        bytes_max = BATCH_BYTES_MAX if method.rpartition("/")[2] in BATCH_METHODS else UNARY_BYTES_MAX
+
+        async def call(data: bytes, context: Context) -> bytes:
+            try:
+                _check_deadline(context)
+                if len(data) > bytes_max:
+                    raise Refusal(Reason.FIELD_INVALID, f"the message exceeds {bytes_max} bytes")
+                try:
+                    request = parse(data)
+                except DecodeError as error:
+                    raise Refusal(Reason.FIELD_INVALID, "the message cannot be parsed") from error
+                check_shape(request)
+                await self._move_clock(context)
+                response = await serve(request, context)
+                return response if isinstance(response, bytes) else response.SerializeToString()
+            except Refusal as refusal:
+                outcome = refusal
+            except StoreUnavailable:
+                outcome = Refusal(Reason.STORE_UNAVAILABLE, "the database cannot be reached at the moment")
+            except Exception:
+                log.exception("a call of %s failed", method)
+                outcome = Refusal(Reason.INTERNAL, "internal error")
+            return await _abort(context, outcome)
+
+        return grpc.unary_unary_rpc_method_handler(call)
+
+    async def _move_clock(self, context: Context) -> None:
+        """A back-test says what time it is; anywhere else saying so is an error."""
+        for key, value in context.invocation_metadata() or ():
+            if key == BACKTEST_TIME_KEY:
+                try:
+                    moment = datetime.fromisoformat(value if isinstance(value, str) else "")
+                except ValueError:
+                    moment = None
+                if moment is None or moment.tzinfo is None:
+                    raise _metadata_invalid("must be a time of RFC 3339")
+                if not await self._clock.move_clock(moment):
+                    raise _metadata_invalid("this database was not created for back-tests")
+
+
+def _metadata_invalid(text: str) -> Refusal:
+    field = f"metadata.{BACKTEST_TIME_KEY}"
+    return Refusal(Reason.FIELD_INVALID, f"{field}: {text}", fields=((field, text),))
+
+
+def _check_deadline(context: Context) -> None:
+    left_s: float | None = context.time_remaining()
+    if left_s is None:
+        raise Refusal(Reason.DEADLINE_REQUIRED, "every call needs a deadline")
+    if left_s < TIME_LEFT_S_MIN:
+        raise Refusal(Reason.INSUFFICIENT_TIME, "too little time is left before the deadline")
+
+
+async def _abort(context: Context, refusal: Refusal) -> bytes:
+    status = errors.status(refusal)
+    trailing: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
+    span = trace.get_current_span().get_span_context()
+    if refusal.reason is Reason.INTERNAL and span.is_valid:
+        trailing.append(("trace-id", trace.format_trace_id(span.trace_id)))
+    await context.abort(errors.CODES[refusal.reason], refusal.message, tuple(trailing))
+    raise AssertionError("abort raises")

@@ -1,0 +1,358 @@
+"""Domain values to messages and back: names and units only. Must not decide or look anything up."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from migrations.risk_log import TraceHasher
+from server.domain.card import MICROSECOND, Card, VoidReason
+from server.domain.commands import (
+    Activate,
+    Circumstances,
+    Command,
+    Compensate,
+    IssueItem,
+    Reactivate,
+    Recycle,
+    Void,
+)
+from server.domain.decision import Change
+from server.domain.recycling import Alternative, Compensation, Decision, RecycleReason, Recycling, Unit, Wallet
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SIGNALS_OF_DEVICE = ("emulator", "rooted", "vpn")
+_SIGNALS_OF_BEHAVIOR = (
+    "session_seconds",
+    "page_views",
+    "seconds_since_login",
+    "failed_logins_24h",
+    "captcha_failures",
+    "copy_paste_used",
+)
+
+
+class _Names:
+    """An enum's numbers to the domain's names (without the prefix) and back; UNSPECIFIED is None."""
+
+    def __init__(self, enum: Any, prefix: str) -> None:
+        self._name_of: dict[int, str] = {number: name.removeprefix(prefix) for name, number in enum.items()}
+        self._number_of = {name: number for number, name in self._name_of.items()}
+
+    def name(self, number: int) -> str:
+        return self._name_of[number]
+
+    def known(self, number: int) -> str | None:
+        return self._name_of[number] if number else None
+
+    def number(self, name: str | None) -> int:
+        return self._number_of[name] if name else 0
+
+
+_tier = _Names(types_pb2.Tier, "TIER_")
+_segment = _Names(types_pb2.Segment, "SEGMENT_")
+_card_state = _Names(types_pb2.CardState, "CARD_STATE_")
+_reason = _Names(types_pb2.RecycleReason, "RECYCLE_REASON_")
+_priority = _Names(types_pb2.Priority, "PRIORITY_")
+_recycling_state = _Names(types_pb2.RecyclingState, "RECYCLING_STATE_")
+_disposition = _Names(types_pb2.Disposition, "DISPOSITION_")
+_unit = _Names(types_pb2.Unit, "UNIT_")
+_compensation_state = _Names(types_pb2.CompensationState, "COMPENSATION_STATE_")
+_risk_band = _Names(types_pb2.RiskBand, "RISK_BAND_")
+_void_reason = _Names(card_service_pb2.VoidReason, "VOID_REASON_")
+
+
+# Messages to commands
+
+
+class CommandParser:
+    """Turns checked request messages into commands; raw devices and addresses end here."""
+
+    def __init__(self, hasher: TraceHasher) -> None:
+        self._hasher = hasher
+
+    def quote(self, request: recycling_service_pb2.QuoteRecycleRequest) -> Recycle:
+        """A dry run that also makes a token."""
+        return Recycle(
+            request_id=None,
+            account_id=request.account_id,
+            card_id=UUID(request.card_id),
+            reason=RecycleReason(_reason.name(request.reason)),
+            unit=_wanted_unit(request.compensation_unit),
+            dry_run=True,
+            quote=True,
+            circumstances=self._circumstances(request),
+        )
+
+    def recycle(self, request: recycling_service_pb2.RecycleRequest) -> Recycle:
+        """Recycle."""
+        return Recycle(
+            request_id=UUID(request.request_id),
+            account_id=request.account_id,
+            card_id=UUID(request.card_id),
+            reason=RecycleReason(_reason.name(request.reason)),
+            unit=_wanted_unit(request.compensation_unit),
+            quote_token=request.quote_token,
+            dry_run=request.validate_only,
+            circumstances=self._circumstances(request),
+        )
+
+    def reactivate(self, request: recycling_service_pb2.ReactivateRequest) -> Reactivate:
+        """Reactivate."""
+        return Reactivate(
+            request_id=UUID(request.request_id),
+            account_id=request.account_id,
+            recycling_id=UUID(request.recycling_id),
+            dry_run=request.validate_only,
+            circumstances=self._circumstances(request),
+        )
+
+    def compensate(self, request: recycling_service_pb2.CompensateRequest) -> Compensate:
+        """Compensate."""
+        return Compensate(
+            request_id=UUID(request.request_id),
+            account_id=request.account_id,
+            recycling_id=UUID(request.recycling_id),
+            dry_run=request.validate_only,
+        )
+
+    def activate(self, request: card_service_pb2.ActivateCardRequest) -> Activate:
+        """ActivateCard."""
+        return Activate(
+            request_id=UUID(request.request_id),
+            account_id=request.account_id,
+            card_id=UUID(request.card_id),
+            etag=request.etag,
+            circumstances=self._circumstances(request),
+        )
+
+    def void(self, request: card_service_pb2.VoidCardRequest) -> Void:
+        """VoidCard."""
+        return Void(
+            request_id=UUID(request.request_id),
+            account_id=request.account_id,
+            card_id=UUID(request.card_id),
+            reason=VoidReason(_void_reason.name(request.reason)),
+            etag=request.etag,
+        )
+
+    def issue_item(self, item: card_service_pb2.IssueCardsRequest.Item) -> IssueItem:
+        """One item of IssueCards."""
+        return IssueItem(
+            request_id=UUID(item.request_id),
+            account_id=item.account_id,
+            platform=item.platform,
+            tier=_tier.name(item.tier),
+            segment=_segment.known(item.segment),
+            face_value_minor=item.face_value_minor,
+            paid_minor=item.paid_minor,
+            currency=item.currency,
+            duration_days=item.duration_days,
+            external_serial=item.external_serial if item.HasField("external_serial") else None,
+            activate_by_time=_time(item.activate_by_time) if item.HasField("activate_by_time") else None,
+        )
+
+    def _circumstances(
+        self,
+        request: recycling_service_pb2.QuoteRecycleRequest
+        | recycling_service_pb2.RecycleRequest
+        | recycling_service_pb2.ReactivateRequest
+        | card_service_pb2.ActivateCardRequest,
+    ) -> Circumstances:
+        device, behavior = request.device, request.behavior
+        traces = self._hasher.traces(
+            device_id=device.device_id,
+            ip=device.ip,
+            profile={
+                "model": device.model,
+                "os": device.os,
+                "screen": device.screen,
+                "language": device.language,
+                "user_agent": device.user_agent,
+            },
+        )
+        return Circumstances(
+            device_hash=traces.device_hash,
+            address_hash=traces.address_hash,
+            prefix_hash=traces.prefix_hash,
+            profile_hash=traces.profile_hash,
+            signals=_known(device, _SIGNALS_OF_DEVICE) | _known(behavior, _SIGNALS_OF_BEHAVIOR),
+        )
+
+
+def _known(message: types_pb2.Device | types_pb2.Behavior, fields: tuple[str, ...]) -> dict[str, float | int | bool]:
+    return {field: getattr(message, field) for field in fields if message.HasField(field)}  # type: ignore[arg-type]
+
+
+def _wanted_unit(number: int) -> Unit | None:
+    name = _unit.known(number)
+    return Unit(name) if name else None
+
+
+def _time(timestamp: Timestamp) -> datetime:
+    return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+
+
+# Domain values to messages
+
+
+class MessageRenderer:
+    """The engine's Renderer: answers as the serialized messages that callers get."""
+
+    def answer(self, command: Command, change: Change) -> bytes:
+        """The serialized response message of the command's RPC."""
+        return self._answer(command, change).SerializeToString()
+
+    def card(self, card: Card, now: datetime) -> bytes:
+        """A serialized card, as at `now`."""
+        return card_message(card, now).SerializeToString()
+
+    def _answer(self, command: Command, change: Change) -> Message:
+        match command:
+            case Recycle(quote=True):
+                assert change.recycling is not None
+                return recycling_service_pb2.QuoteRecycleResponse(
+                    recycling=recycling_message(change.recycling),
+                    quote_token=change.quote_token,
+                    quote_expire_time=_timestamp(change.quote_expire_time),
+                )
+            case Recycle():
+                assert change.recycling is not None
+                return recycling_service_pb2.RecycleResponse(recycling=recycling_message(change.recycling))
+            case Reactivate():
+                assert change.recycling is not None and change.decision is not None
+                state = "REJECTED" if change.refused else "APPROVED"
+                return recycling_service_pb2.ReactivateResponse(
+                    state=recycling_service_pb2.ReactivationState.Value(f"REACTIVATION_STATE_{state}"),
+                    decision=decision_message(change.decision),
+                    card=card_message(change.card, change.now),
+                    recycling=recycling_message(change.recycling),
+                )
+            case Compensate():
+                assert change.recycling is not None and change.wallet is not None
+                return recycling_service_pb2.CompensateResponse(
+                    recycling=recycling_message(change.recycling), wallet=wallet_message(change.wallet)
+                )
+            case Activate():
+                return card_service_pb2.ActivateCardResponse(card=card_message(change.card, change.now))
+            case Void():
+                return card_service_pb2.VoidCardResponse(card=card_message(change.card, change.now))
+        raise AssertionError(f"no answer for {type(command).__name__}")
+
+
+def card_message(card: Card, now: datetime) -> types_pb2.Card:
+    """A card as it stands at `now`."""
+    return types_pb2.Card(
+        card_id=str(card.card_id),
+        external_serial=card.external_serial,
+        account_id=card.account_id,
+        platform=card.platform,
+        tier=_tier.number(card.tier),  # type: ignore[arg-type]
+        state=_card_state.number(card.state_at(now)),  # type: ignore[arg-type]
+        face_value_minor=card.face_value_minor,
+        paid_minor=card.paid_minor,
+        currency=card.currency,
+        duration_days=card.duration_days,
+        issue_time=_timestamp(card.issue_time),
+        activate_by_time=_timestamp(card.activate_by_time),
+        activate_time=_timestamp(card.activate_time),
+        expire_time=_timestamp(card.expire_time),
+        segment=_segment.number(card.segment),  # type: ignore[arg-type]
+        generation=card.generation,
+        renewals_used=card.renewals_used,
+        etag=card.etag,
+    )
+
+
+def recycling_message(recycling: Recycling) -> types_pb2.Recycling:
+    """A recycling."""
+    return types_pb2.Recycling(
+        recycling_id=str(recycling.recycling_id or ""),
+        request_id=str(recycling.request_id or ""),
+        account_id=recycling.account_id,
+        card_id=str(recycling.card_id),
+        generation=recycling.generation,
+        reason=_reason.number(recycling.reason),  # type: ignore[arg-type]
+        priority=_priority.number(recycling.priority),  # type: ignore[arg-type]
+        state=_recycling_state.number(recycling.state),  # type: ignore[arg-type]
+        disposition=_disposition.number(recycling.disposition),  # type: ignore[arg-type]
+        fee_minor=recycling.fee_minor,
+        compensation=_compensation_message(recycling.compensation) if recycling.compensation else None,
+        decision=decision_message(recycling.decision),
+        create_time=_timestamp(recycling.create_time),
+        version=recycling.version,
+    )
+
+
+def decision_message(decision: Decision) -> types_pb2.Decision:
+    """How an answer came about."""
+    return types_pb2.Decision(
+        risk_score=decision.risk_score,
+        risk_band=_risk_band.number(decision.risk_band),  # type: ignore[arg-type]
+        reason_codes=decision.reason_codes,
+        alternatives=map(_alternative_message, decision.alternatives),
+        policy_revision=decision.policy_revision,
+        model_version=decision.model_version,
+        degraded=decision.degraded,
+        valid_until=_timestamp(decision.valid_until),
+    )
+
+
+def wallet_message(wallet: Wallet) -> types_pb2.Wallet:
+    """What an account holds."""
+    return types_pb2.Wallet(
+        account_id=wallet.account_id,
+        balances=[
+            types_pb2.Balance(
+                platform=balance.platform,
+                unit=_unit.number(balance.unit),  # type: ignore[arg-type]
+                amount=balance.amount,
+            )
+            for balance in wallet.balances
+        ],
+        coupons=[
+            types_pb2.Coupon(
+                coupon_id=str(coupon.coupon_id),
+                platform=coupon.platform,
+                basis_points=coupon.basis_points,
+                max_discount_minor=coupon.max_discount_minor,
+                expire_time=_timestamp(coupon.expire_time),
+            )
+            for coupon in wallet.coupons
+        ],
+    )
+
+
+def _compensation_message(compensation: Compensation) -> types_pb2.Compensation:
+    return types_pb2.Compensation(
+        unit=_unit.number(compensation.unit),  # type: ignore[arg-type]
+        amount=compensation.amount,
+        basis_points=compensation.basis_points,
+        expire_time=_timestamp(compensation.expire_time),
+        max_discount_minor=compensation.max_discount_minor,
+        state=_compensation_state.number(compensation.state),  # type: ignore[arg-type]
+    )
+
+
+def _alternative_message(alternative: Alternative) -> types_pb2.Alternative:
+    return types_pb2.Alternative(
+        disposition=_disposition.number(alternative.disposition),  # type: ignore[arg-type]
+        revenue=alternative.revenue,
+        probability=alternative.probability,
+        cost=alternative.cost,
+        y=alternative.y,
+        allowed=alternative.allowed,
+        why=alternative.why,
+    )
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    microseconds = (moment - _EPOCH) // MICROSECOND
+    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)

@@ -1,0 +1,34 @@
+"""What the servicers read from the store, beyond the engine."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from server.domain.card import Card
+from server.domain.recycling import Recycling, Wallet
+
+
+class Reader(Protocol):
+    """Records as they stand. Every method raises StoreUnavailable when the database cannot be reached."""
+
+    async def card(self, account_id: str, card_id: UUID) -> tuple[Card, datetime] | None:
+        """A card and the moment it was read at."""
+        ...
+
+    async def cards(self, account_id: str, before: tuple[datetime, UUID], how_many: int) -> list[tuple[Card, datetime]]:
+        """Cards issued before a position, newest first."""
+        ...
+
+    async def recycling(self, account_id: str, recycling_id: UUID) -> Recycling | None:
+        """A recycling."""
+        ...
+
+    async def recyclings(self, account_id: str, before: tuple[datetime, UUID], how_many: int) -> list[Recycling]:
+        """Recyclings made before a position, newest first."""
+        ...
+
+    async def wallet(self, account_id: str) -> Wallet:
+        """What an account holds."""
+        ...

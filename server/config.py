@@ -1,0 +1,60 @@
+"""The server's settings: read once, at start, from the environment, and checked. Nothing else reads the environment
+(but OpenTelemetry, whose own standard variables are left to it)."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Config(BaseSettings):
+    """Every setting, with the environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True, case_sensitive=False)
+
+    database_url: SecretStr = Field(description="postgresql://... of a login that may become `recycling_server`.")
+    listen: str = Field("127.0.0.1:50051", description="HOST:PORT; port 0 takes a free one.")
+    fraud_worker: str = Field("127.0.0.1:50052", description="HOST:PORT of the fraud worker.")
+    secret_key: SecretStr = Field(
+        description="At least 32 characters, the same on every server: keys of hashes and quotes."
+    )
+    insecure_plaintext: bool = Field(False, description="Allows plaintext outside loopback (inside a container).")
+    reflection: bool = Field(True, description="Whether server reflection is offered.")
+    database_connections: int = Field(8, ge=3, le=100, description="Greatest number of database connections.")
+    score_timeout_ms: int = Field(250, ge=1, le=10_000, description="How long a batch waits for its scores.")
+    batch_max: int = Field(256, ge=1, le=1000, description="Commands decided and recorded together.")
+    queue_max: int = Field(8192, ge=1000, description="Commands that may wait; beyond it calls are OVERLOADED.")
+    drain_s: float = Field(20.0, ge=0, le=600, description="How long calls in progress may still take at shutdown.")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity logged.")
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value()) < 32:
+            raise ValueError("must have at least 32 characters")
+        return value
+
+    @field_validator("listen", "fraud_worker")
+    @classmethod
+    def _has_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError("must be HOST:PORT")
+        return value
+
+    @model_validator(mode="after")
+    def _plaintext_stays_home(self) -> Config:
+        if not self.insecure_plaintext and not _is_loopback(self.listen.rpartition(":")[0]):
+            raise ValueError("without TLS only a loopback address may be listened on, unless INSECURE_PLAINTEXT is set")
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,87 @@
+"""What a recycle pays and costs: integer arithmetic in minor units, payouts floored, fees ceiled.
+
+Knows the formulae of the policies; must not know who asks or how risky it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from server.domain.card import DAY, MICROSECOND, Card
+from server.domain.errors import Reason, Refusal
+from server.domain.policy import CompensationKind, CompensationRule, Policy
+from server.domain.recycling import Compensation, CompensationState
+
+BASIS_POINTS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """The price of taking one card back at one moment. `base_minor`: the paid value of the unused validity.
+    `change_time`: the earliest moment at which the same card would be priced otherwise; None when never."""
+
+    base_minor: int
+    fee_minor: int
+    compensation: Compensation | None
+    change_time: datetime | None
+
+
+def terms(card: Card, policy: Policy, now: datetime) -> Terms:
+    """Prices `card` at `now`. An amount that comes out as 0 means no compensation.
+
+    base = floor(paid * unused / duration); fee = ceil(base * fee rate), in exact integers of microseconds.
+    Raises Refusal LIMIT_EXCEEDED above the policy's `amount_max`.
+    """
+    unused_us, duration_us = card.unused_at(now) // MICROSECOND, card.duration // MICROSECOND
+    base = card.paid_minor * unused_us // duration_us
+    fee = -(-base * policy.fee_basis_points // BASIS_POINTS)
+    compensation = _compensation(card, policy.compensation, base - fee, unused_us, now)
+    if compensation is not None and compensation.amount > policy.compensation.amount_max:
+        raise Refusal(Reason.LIMIT_EXCEEDED, f"the compensation would exceed {policy.compensation.amount_max}")
+    return Terms(
+        base_minor=base,
+        fee_minor=fee,
+        compensation=compensation,
+        change_time=_change_time(card, policy.compensation, base, unused_us, now),
+    )
+
+
+def _compensation(
+    card: Card, rule: CompensationRule, refund: int, unused_us: int, now: datetime
+) -> Compensation | None:
+    pending = CompensationState.PENDING
+    match rule.kind:
+        case CompensationKind.REFUND:
+            return Compensation(unit=rule.unit, amount=refund, state=pending) if refund > 0 else None
+        case CompensationKind.PER_UNUSED_DAY:
+            whole_days = unused_us // (DAY // MICROSECOND)
+            earns = rule.renewed_card_earns or card.renewals_used == 0
+            amount = rule.amount_per_day * whole_days if earns else 0
+            return Compensation(unit=rule.unit, amount=amount, state=pending) if amount > 0 else None
+        case CompensationKind.DISCOUNT:
+            cap = card.paid_minor * rule.basis_points // BASIS_POINTS
+            if cap == 0:
+                return None
+            return Compensation(
+                unit=rule.unit,
+                amount=1,
+                state=pending,
+                basis_points=rule.basis_points,
+                expire_time=now + rule.valid_days * DAY,
+                max_discount_minor=cap,
+            )
+
+
+def _change_time(card: Card, rule: CompensationRule, base: int, unused_us: int, now: datetime) -> datetime | None:
+    """While a card is ACTIVE its unused time runs, and the price steps down with it."""
+    if card.bound() is None or card.activate_time is None or unused_us == 0:
+        return None
+    match rule.kind:
+        case CompensationKind.REFUND if base > 0:
+            least_us = -(-base * (card.duration // MICROSECOND) // card.paid_minor)
+        case CompensationKind.PER_UNUSED_DAY:
+            least_us = unused_us - unused_us % (DAY // MICROSECOND)
+        case _:
+            return None
+    return now + timedelta(microseconds=unused_us - least_us + 1)

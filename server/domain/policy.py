@@ -1,0 +1,135 @@
+"""A platform's rules as data. Knows the shape of a policy and what makes one sound; holds no rule of any platform.
+
+The file format is `policies/policy.schema.json`; the classes here have the same names and meaning, field by field.
+A day is 86,400 seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from server.domain.card import CardState
+from server.domain.recycling import Disposition, RecycleReason, Unit
+
+
+class CompensationKind(StrEnum):
+    """How a compensation is computed."""
+
+    REFUND = "REFUND"  # base - fee, one unit a minor unit
+    PER_UNUSED_DAY = "PER_UNUSED_DAY"  # amount_per_day for each whole unused day
+    DISCOUNT = "DISCOUNT"  # one coupon
+
+
+class RevenueBasis(StrEnum):
+    """What an alternative's revenue is a share of."""
+
+    FACE_VALUE = "FACE_VALUE"
+    UNUSED_VALUE = "UNUSED_VALUE"
+
+
+class RestoredValidity(StrEnum):
+    """What a reactivated card gets."""
+
+    AS_TAKEN = "AS_TAKEN"  # state and unused time as they were
+    FULL = "FULL"  # its full duration from now, which uses up one renewal
+
+
+class WithoutScore(StrEnum):
+    """What happens when no score is to be had."""
+
+    REFUSE = "REFUSE"  # the call fails, FRAUD_SCORE_UNAVAILABLE
+    RULES_ONLY = "RULES_ONLY"  # the rules decide alone; the decision says `degraded` and settlement is held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """Who may recycle what: reasons accepted, card states accepted, and the wait after `expire_time`."""
+
+    reasons: tuple[RecycleReason, ...]
+    card_states: tuple[CardState, ...]
+    wait_after_expiry_days: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompensationRule:
+    """What the owner gets; the fields used depend on `kind`."""
+
+    kind: CompensationKind
+    unit: Unit
+    amount_max: int
+    amount_per_day: int = 0
+    renewed_card_earns: bool = True
+    basis_points: int = 0
+    valid_days: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispositionRule:
+    """One disposition the policy allows, with the terms of its expected value Y = R * P - C."""
+
+    disposition: Disposition
+    revenue_basis: RevenueBasis
+    revenue_basis_points: int
+    probability: float
+    cost_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReactivationRule:
+    """When and how a card comes back: within [recycle, recycle + window_days), of the dispositions named."""
+
+    dispositions: tuple[Disposition, ...]
+    window_days: int
+    validity: RestoredValidity
+    renewals_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskRule:
+    """What risk does here: reasons that the band never refuses, and what happens without a score."""
+
+    never_refused_reasons: tuple[RecycleReason, ...]
+    without_score: WithoutScore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """One platform's rules. Raises ValueError where single fields are fine but together make no sound policy."""
+
+    platform: str
+    currency: str
+    trigger: Trigger
+    fee_basis_points: int
+    compensation: CompensationRule
+    dispositions: tuple[DispositionRule, ...]
+    reactivation: ReactivationRule | None
+    settle_after_days: int
+    risk: RiskRule
+
+    def __post_init__(self) -> None:
+        offered = {rule.disposition for rule in self.dispositions}
+        if len(offered) != len(self.dispositions):
+            raise ValueError("each disposition may be listed once")
+        rule = self.compensation
+        units = {
+            CompensationKind.REFUND: {Unit.COIN},
+            CompensationKind.PER_UNUSED_DAY: {Unit.COIN, Unit.GROWTH_POINT},
+            CompensationKind.DISCOUNT: {Unit.COUPON},
+        }
+        if rule.unit not in units[rule.kind]:
+            raise ValueError(f"a {rule.kind} cannot be paid in {rule.unit}")
+        if rule.kind is CompensationKind.PER_UNUSED_DAY and rule.amount_per_day < 1:
+            raise ValueError("amount_per_day is required with PER_UNUSED_DAY")
+        if rule.kind is CompensationKind.DISCOUNT and (rule.basis_points < 1 or rule.valid_days < 1):
+            raise ValueError("basis_points and valid_days are required with DISCOUNT")
+        if self.fee_basis_points and rule.kind is not CompensationKind.REFUND:
+            raise ValueError("a fee is kept back from a REFUND only")
+        if self.reactivation is None:
+            return
+        if rule.kind is CompensationKind.DISCOUNT:
+            raise ValueError("a coupon cannot be taken back, so a policy that gives one cannot reactivate")
+        if not set(self.reactivation.dispositions) <= offered - {Disposition.CANCEL}:
+            raise ValueError("reactivation names a disposition that is not offered, or CANCEL")
+        if self.reactivation.validity is RestoredValidity.FULL and self.reactivation.renewals_max is None:
+            raise ValueError("renewals_max is required where reactivation gives the full validity")

@@ -1,0 +1,186 @@
+"""The record of one recycle and what the owner gets for it. Knows its words and states; must not know the rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from server.domain.card import CardState
+
+
+class RecycleReason(StrEnum):
+    """Why a card is handed back."""
+
+    EXPIRED = "EXPIRED"
+    VOLUNTARY = "VOLUNTARY"
+    SYSTEM_ANOMALY = "SYSTEM_ANOMALY"
+
+
+class Priority(StrEnum):
+    """The order of work: anomalies before people before bulk."""
+
+    BULK = "BULK"
+    PERSON = "PERSON"
+    ANOMALY = "ANOMALY"
+
+
+PRIORITY_OF = {
+    RecycleReason.EXPIRED: Priority.BULK,
+    RecycleReason.VOLUNTARY: Priority.PERSON,
+    RecycleReason.SYSTEM_ANOMALY: Priority.ANOMALY,
+}
+
+
+class RecyclingState(StrEnum):
+    """What became of one recycle."""
+
+    APPROVED = "APPROVED"
+    REJECTED = "REJECTED"
+    IN_REVIEW = "IN_REVIEW"
+    REVERSED = "REVERSED"
+
+
+class Disposition(StrEnum):
+    """What becomes of the card."""
+
+    CANCEL = "CANCEL"
+    RESET_VALIDITY = "RESET_VALIDITY"
+    VOUCHER = "VOUCHER"
+
+
+class Unit(StrEnum):
+    """What a compensation is counted in."""
+
+    COIN = "COIN"
+    GROWTH_POINT = "GROWTH_POINT"
+    COUPON = "COUPON"
+
+
+class CompensationState(StrEnum):
+    """How far a compensation has come."""
+
+    PENDING = "PENDING"
+    SETTLED = "SETTLED"
+    CLAWED_BACK = "CLAWED_BACK"
+    CANCELLED = "CANCELLED"
+    BLOCKED = "BLOCKED"
+
+
+class RiskBand(StrEnum):
+    """The consequence class of a score."""
+
+    LOW = "LOW"
+    MEDIUM = "MEDIUM"
+    HIGH = "HIGH"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compensation:
+    """What the owner gets. `amount` >= 1; the last three fields belong to a COUPON, whose amount is 1."""
+
+    unit: Unit
+    amount: int
+    state: CompensationState
+    basis_points: int | None = None
+    expire_time: datetime | None = None
+    max_discount_minor: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """One disposition with its expected value y = revenue * probability - cost, in minor units."""
+
+    disposition: Disposition
+    revenue: float
+    probability: float
+    cost: float
+    y: float
+    allowed: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """How an answer came about, as callers see it. Times are UTC; `risk_score` is a probability."""
+
+    risk_score: float | None
+    risk_band: RiskBand | None
+    reason_codes: tuple[str, ...]
+    alternatives: tuple[Alternative, ...]
+    policy_revision: str
+    model_version: str
+    degraded: bool
+    valid_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recycling:
+    """The record of one recycle. `prior_state` and `unused` say how the card was; `version` rises with changes."""
+
+    recycling_id: UUID | None
+    request_id: UUID | None
+    account_id: str
+    card_id: UUID
+    generation: int
+    reason: RecycleReason
+    priority: Priority
+    state: RecyclingState
+    disposition: Disposition | None
+    fee_minor: int
+    prior_state: CardState
+    unused: timedelta
+    compensation: Compensation | None
+    settle_after_time: datetime | None
+    settlement_held: bool
+    platform: str
+    policy_revision: int
+    decision: Decision
+    create_time: datetime
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """An amount of one unit of one platform, >= 0."""
+
+    platform: str
+    unit: Unit
+    amount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coupon:
+    """A discount on one purchase, held by an account. Its id is that of the recycling it compensates."""
+
+    coupon_id: UUID
+    platform: str
+    basis_points: int
+    max_discount_minor: int
+    expire_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wallet:
+    """What an account holds: non-zero balances by platform and unit, and its newest coupons (at most 100)."""
+
+    account_id: str
+    balances: tuple[Balance, ...]
+    coupons: tuple[Coupon, ...]
+
+    def amount(self, platform: str, unit: Unit) -> int:
+        """The balance of one unit; 0 when there is none."""
+        return next((b.amount for b in self.balances if (b.platform, b.unit) == (platform, unit)), 0)
+
+    def after(self, platform: str, unit: Unit, delta: int, coupon: Coupon | None = None) -> Wallet:
+        """The wallet after a transfer of `delta`; it must not go below zero."""
+        amount = self.amount(platform, unit) + delta
+        assert amount >= 0, "a transfer was decided that the wallet cannot bear"
+        others = [b for b in self.balances if (b.platform, b.unit) != (platform, unit)]
+        changed = [Balance(platform=platform, unit=unit, amount=amount)] if amount else []
+        return Wallet(
+            account_id=self.account_id,
+            balances=tuple(sorted(others + changed, key=lambda b: (b.platform, b.unit))),
+            coupons=((coupon, *self.coupons)[:100] if coupon else self.coupons),
+        )

@@ -1,0 +1,134 @@
+"""Issuing cards: no card exists yet, so nothing can race but the request id and the serial, which are constraints.
+
+Knows the order of the steps; must not know statements or the wire.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from server.domain.card import Card, CardState
+from server.domain.commands import IssueItem
+from server.domain.errors import Reason, Refusal
+from server.engine.engine import Outcome
+from server.engine.ports import IssuedEntry, LoadedItem, Renderer, Store, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+
+class Issuer:
+    """Issues cards in batches."""
+
+    def __init__(self, store: Store, renderer: Renderer, new_id: Callable[[], UUID]) -> None:
+        self._store = store
+        self._renderer = renderer
+        self._new_id = new_id
+
+    async def issue(self, items: Sequence[IssueItem]) -> list[Outcome]:
+        """The outcome of each item, in order: the serialized card, or why it was not issued."""
+        outcomes: dict[int, Outcome] = {}
+        waiting = list(range(len(items)))
+        while waiting:
+            # A request id or a serial that comes twice in one call is met again in the next round.
+            now: list[int] = []
+            later: list[int] = []
+            seen: set[tuple[str, object]] = set()
+            for position in waiting:
+                item = items[position]
+                keys: set[tuple[str, object]] = {(item.account_id, item.request_id)}
+                if item.external_serial is not None:
+                    keys.add((item.platform, item.external_serial))
+                (later if keys & seen else now).append(position)
+                seen |= keys
+            outcomes.update(zip(now, await self._round([items[p] for p in now]), strict=True))
+            waiting = later
+        return [outcomes[position] for position in range(len(items))]
+
+    async def _round(self, items: list[IssueItem], attempts_left: int = 1) -> list[Outcome]:
+        try:
+            return await self._attempt(items)
+        except StoreUnavailable:
+            return [Refusal(Reason.STORE_UNAVAILABLE, "the database cannot be reached at the moment")] * len(items)
+        except Exception as error:
+            if len(items) > 1:
+                log.warning("issuing %d items failed and is halved: %r", len(items), error)
+                middle = len(items) // 2
+                return await self._round(items[:middle]) + await self._round(items[middle:])
+            if attempts_left:
+                return await self._round(items, attempts_left - 1)
+            log.exception("issuing a card failed")
+            return [Refusal(Reason.INTERNAL, "internal error")]
+
+    async def _attempt(self, items: list[IssueItem]) -> list[Outcome]:
+        outcomes: list[Outcome | None] = []
+        entries: list[IssuedEntry] = []
+        for item, found in zip(items, await self._store.load_items(items), strict=True):
+            if found.answered is not None:
+                same = found.answered.input_hash == item.input_hash()
+                outcomes.append(
+                    found.answered.response
+                    if same
+                    else Refusal(Reason.IDEMPOTENCY_KEY_REUSED, "this request id was used before, with other input")
+                )
+                continue
+            try:
+                check_item(item, found)
+            except Refusal as refusal:
+                outcomes.append(refusal)
+                continue
+            card = issued_card(item, found, self._new_id())
+            entries.append(IssuedEntry(item=item, card=card, response=self._renderer.card(card, found.now)))
+            outcomes.append(None)
+        written = await self._store.record_items(entries) if entries else set()
+        fresh = iter(entries)
+        return [self._told(next(fresh), written) if outcome is None else outcome for outcome in outcomes]
+
+    @staticmethod
+    def _told(entry: IssuedEntry, written: set[UUID]) -> Outcome:
+        if entry.card.card_id in written:
+            return entry.response
+        return Refusal(Reason.CONFLICT_RETRY, "the same request id is being answered; try again")
+
+
+def check_item(item: IssueItem, found: LoadedItem) -> None:
+    """Raises Refusal when the item cannot be issued."""
+    problem: tuple[str, str] | None = None
+    if found.policy is None:
+        problem = ("platform", "no policy of this name")
+    elif item.currency != found.policy.currency:
+        problem = ("currency", f"must be {found.policy.currency} on {item.platform}")
+    elif found.serial_taken:
+        problem = ("external_serial", f"registered already on {item.platform}")
+    elif item.activate_by_time is not None and item.activate_by_time <= found.now:
+        problem = ("activate_by_time", "must lie in the future")
+    if problem is not None:
+        raise Refusal(Reason.FIELD_INVALID, f"{problem[0]}: {problem[1]}", fields=(problem,))
+
+
+def issued_card(item: IssueItem, found: LoadedItem, card_id: UUID) -> Card:
+    """The card as it begins."""
+    now: datetime = found.now
+    return Card(
+        card_id=card_id,
+        account_id=item.account_id,
+        external_serial=item.external_serial,
+        platform=item.platform,
+        tier=item.tier,
+        segment=item.segment or found.segment,
+        state=CardState.ISSUED,
+        face_value_minor=item.face_value_minor,
+        paid_minor=item.paid_minor,
+        currency=item.currency,
+        duration_days=item.duration_days,
+        issue_time=now,
+        activate_by_time=item.activate_by_time,
+        activate_time=None,
+        expire_time=None,
+        generation=1,
+        renewals_used=0,
+        live_recycling_id=None,
+        version=1,
+    )

@@ -1,0 +1,36 @@
+"""The receipt of a decision: all that it read, so that it can be replayed from the receipt alone.
+
+Knows what a decision reads; must not know where receipts are kept. It holds no personal data: features are numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from server.domain.commands import Command
+from server.domain.decision import Score
+from server.engine.ports import Loaded
+
+_encoder = msgspec.json.Encoder()
+
+
+def receipt(command: Command, loaded: Loaded, score: Score | None) -> str:
+    """JSON: the moment, what was asked, the snapshot's card, recycling and balances, the policy revision, the feature
+    row, and the score with its thresholds and model version."""
+    snapshot = loaded.snapshot
+    body: dict[str, Any] = {
+        "now": snapshot.now,
+        "method": command.method,
+        "input": [None if part is None else str(part) for part in command.business_input()],
+        "account_version": loaded.account_version,
+        "card": snapshot.card,
+        "recycling": snapshot.recycling,
+        "balances": snapshot.wallet.balances,
+        "policy_revision": snapshot.revision_name,
+    }
+    if command.scored:
+        body["features"] = loaded.features
+        body["score"] = score
+    return _encoder.encode(body).decode()

@@ -1,0 +1,69 @@
+"""Policy files and stored policy documents to the domain's Policy. Knows the schema; holds no rule of any platform."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import jsonschema
+import msgspec
+
+from server.domain.policy import Policy
+from server.store.statements import statement
+
+
+class PolicyInvalid(ValueError):
+    """A policy document breaks its schema, or its parts do not go together."""
+
+
+def parse_policy(document: str) -> Policy:
+    """The policy of a JSON document. Raises PolicyInvalid saying what is wrong and where."""
+    try:
+        body = json.loads(document)
+        jsonschema.validate(body, _schema())
+        return msgspec.convert(body, Policy)
+    except jsonschema.ValidationError as error:
+        raise PolicyInvalid(f"{error.json_path}: {error.message}") from error
+    except (json.JSONDecodeError, msgspec.ValidationError) as error:
+        raise PolicyInvalid(str(error)) from error
+
+
+@cache
+def _schema() -> Any:
+    return json.loads(files("policies").joinpath("policy.schema.json").read_text("utf-8"))
+
+
+def _documents(folder: Path) -> list[tuple[str, str]]:
+    documents = []
+    for file in sorted(folder.glob("*.json")):
+        if file.name == "policy.schema.json":
+            continue
+        text = file.read_text("utf-8")
+        try:
+            platform = parse_policy(text).platform
+        except PolicyInvalid as error:
+            raise PolicyInvalid(f"{file.name}: {error}") from error
+        documents.append((platform, json.dumps(json.loads(text), sort_keys=True)))
+    return documents
+
+
+async def put_policies(url: str, folder: Path) -> dict[str, int]:
+    """Makes every *.json policy of `folder` its platform's newest revision, unless it is already; returns the revision
+    of each platform. Raises PolicyInvalid before anything is written."""
+    documents = _documents(folder)
+    connection = await asyncpg.connect(url, server_settings={"role": "recycling_server"})
+    try:
+        async with connection.transaction():
+            return {
+                platform: await connection.fetchval(
+                    statement("policy_put").text, platform, document, hashlib.sha256(document.encode()).digest()
+                )
+                for platform, document in documents
+            }
+    finally:
+        await connection.close()

@@ -1,0 +1,57 @@
+-- All that the decisions of a batch of commands may read, in one round trip, in the order of the commands.
+-- `risk_kind`: the kind of risk event the command will leave, or null. `request_id`: null for a quote.
+WITH moment AS MATERIALIZED (
+  SELECT service_clock() AS now
+),
+found AS MATERIALIZED (
+  SELECT i.*, moment.now, a.version AS account_version, a.segment, d.input_hash, d.response, c, r,
+         CASE WHEN i.recycling_id IS NOT NULL THEN r.policy_revision ELSE (
+           SELECT max(p.revision) FROM policy_revision AS p
+           WHERE p.platform = c.platform AND p.effective_time <= moment.now) END AS policy_revision,
+         CASE WHEN i.wants_wallet THEN (
+           SELECT json_agg(json_build_object('platform', w.platform, 'unit', w.unit, 'amount', w.amount)
+                           ORDER BY w.platform, w.unit)
+           FROM wallet_balance AS w WHERE w.account_id = i.account_id AND w.amount > 0) END AS balances,
+         CASE WHEN i.wants_wallet THEN (
+           SELECT json_agg(k) FROM (
+             SELECT k.coupon_id, k.platform, k.basis_points, k.max_discount_minor, k.expire_time FROM coupon AS k
+             WHERE k.account_id = i.account_id ORDER BY k.create_time DESC, k.coupon_id DESC LIMIT 100) AS k) END AS coupons
+  FROM (SELECT command.*, row_number() OVER () AS position
+        FROM :command(account_id text, request_id uuid, card_id uuid, recycling_id uuid, risk_kind text,
+                      device_hash bytea, address_hash bytea, prefix_hash bytea, profile_hash bytea, signals json,
+                      wants_wallet boolean)) AS i
+  CROSS JOIN moment
+  LEFT JOIN account AS a ON a.account_id = i.account_id
+  LEFT JOIN command AS d ON d.account_id = i.account_id AND d.request_id = i.request_id
+  LEFT JOIN recycling AS named ON named.account_id = i.account_id AND named.recycling_id = i.recycling_id
+  LEFT JOIN card AS c ON c.account_id = i.account_id AND c.card_id = coalesce(i.card_id, named.card_id)
+  LEFT JOIN recycling AS r
+    ON r.account_id = i.account_id AND r.recycling_id = coalesce(i.recycling_id, c.live_recycling_id)
+),
+judged AS (
+  SELECT array_agg(account_id ORDER BY position) AS account_ids,
+         array_agg(risk_kind ORDER BY position) AS kinds,
+         array_agg((c).card_id::text ORDER BY position) AS card_ids,
+         array_agg(device_hash ORDER BY position) AS devices,
+         array_agg(address_hash ORDER BY position) AS addresses,
+         array_agg(prefix_hash ORDER BY position) AS prefixes,
+         array_agg(profile_hash ORDER BY position) AS profiles,
+         array_agg((c).paid_minor ORDER BY position) AS amounts,
+         array_agg(signals ORDER BY position) AS signals,
+         array_agg(now ORDER BY position) AS as_of,
+         array_agg(9223372036854775807 ORDER BY position) AS as_of_seq,
+         array_agg((c).card_id IS NOT NULL AND input_hash IS NULL ORDER BY position) AS leaves,
+         array_agg(position ORDER BY position) AS positions
+  FROM found
+  WHERE risk_kind IS NOT NULL
+)
+SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
+       found.c AS card, found.r AS recycling, found.policy_revision, found.balances, found.coupons, feature.*
+FROM found
+LEFT JOIN (
+  SELECT judged.positions[f.feature_position] AS position, f.*
+  FROM judged, risk_features(
+    judged.account_ids, judged.kinds, judged.card_ids, judged.devices, judged.addresses, judged.prefixes,
+    judged.profiles, judged.amounts, judged.signals, judged.as_of, judged.as_of_seq, judged.leaves) AS f
+) AS feature ON feature.position = found.position
+ORDER BY found.position

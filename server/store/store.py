@@ -1,0 +1,272 @@
+"""The engine's Store and the readers' queries over one asyncpg pool. Must not decide anything.
+
+Every statement is one round trip and its own transaction. The pool connects as, or steps down to, the least-privilege
+role `recycling_server`; statements are planned once for index access, since all of them touch few rows of large tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from opentelemetry import trace
+
+from server.domain.card import Card
+from server.domain.commands import Command, IssueItem
+from server.domain.decision import Snapshot
+from server.domain.policy import Policy
+from server.domain.recycling import Recycling, Wallet
+from server.engine.ports import Answered, Entry, IssuedEntry, Loaded, LoadedItem, StoreUnavailable
+from server.store import rows
+from server.store.policy_document import parse_policy
+from server.store.statements import statement
+
+tracer = trace.get_tracer(__name__)
+
+ROLE = "recycling_server"
+STATEMENT_TIMEOUT_S = 10.0
+ACQUIRE_TIMEOUT_S = 2.0
+
+_SESSION = {
+    "role": ROLE,
+    "application_name": "card-recycling",
+    "timezone": "UTC",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_mergejoin": "off",
+    "random_page_cost": "1.0",
+    "jit": "off",
+    "statement_timeout": "15s",
+    "idle_in_transaction_session_timeout": "15s",
+}
+
+_CANNOT_REACH = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+)
+
+
+class PostgresStore:
+    """The database. Build it with `connect`; methods raise StoreUnavailable when it cannot be reached."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._policies: dict[tuple[str, int], Policy] = {}
+
+    # The engine's port
+
+    async def load(self, commands: Sequence[Command]) -> list[Loaded]:
+        """All that the decisions may read, in one round trip."""
+        with tracer.start_as_current_span("store.load", attributes=_span("load")):
+            found = await self._fetch("load", command=[rows.command_row(command) for command in commands])
+        await self._learn_policies(row for row in found if row["card"] is not None)
+        names = list(found[0].keys())
+        first_feature = names.index("feature_position") + 1
+        return [
+            Loaded(
+                answered=_answered(row),
+                account_version=row["account_version"] or 0,
+                snapshot=self._snapshot(command, row),
+                features=dict(zip(names[first_feature:], tuple(row.values())[first_feature:], strict=True)),
+            )
+            for command, row in zip(commands, found, strict=True)
+        ]
+
+    async def record(self, entries: Sequence[Entry]) -> set[int]:
+        """Records in one transaction; returns the positions written. A dry run counts as written."""
+        dry = {position for position, entry in enumerate(entries) if entry.command.dry_run}
+        with tracer.start_as_current_span("store.record", attributes=_span("record")):
+            try:
+                claimed = await self._fetch("record", **rows.entry_rows(entries))
+            except asyncpg.DeadlockDetectedError:  # everyone in it lost a race
+                return set()
+        return dry | {row["position"] for row in claimed}
+
+    async def load_items(self, items: Sequence[IssueItem]) -> list[LoadedItem]:
+        """What issuing needs to know of each item."""
+        item_rows = [
+            {
+                "account_id": item.account_id,
+                "request_id": item.request_id,
+                "platform": item.platform,
+                "external_serial": item.external_serial,
+            }
+            for item in items
+        ]
+        with tracer.start_as_current_span("store.load", attributes=_span("issue_load")):
+            found = await self._fetch("issue_load", item=item_rows)
+        policies = []
+        for item, row in zip(items, found, strict=True):
+            revision = row["policy_revision"]
+            policies.append(None if revision is None else await self._policy(item.platform, revision))
+        return [
+            LoadedItem(
+                answered=_answered(row),
+                now=row["now"],
+                segment=row["segment"],
+                serial_taken=row["serial_taken"],
+                policy=policy,
+            )
+            for policy, row in zip(policies, found, strict=True)
+        ]
+
+    async def record_items(self, entries: Sequence[IssuedEntry]) -> set[UUID]:
+        """Issues in one transaction; returns the ids of the cards written."""
+        card_rows = [
+            {
+                "account_id": entry.card.account_id,
+                "request_id": entry.item.request_id,
+                "input_hash": entry.item.input_hash(),
+                "response": entry.response,
+                "receipt": "{}",
+                "card_id": entry.card.card_id,
+                "external_serial": entry.card.external_serial,
+                "platform": entry.card.platform,
+                "tier": entry.card.tier,
+                "segment": entry.item.segment,
+                "face_value_minor": entry.card.face_value_minor,
+                "paid_minor": entry.card.paid_minor,
+                "currency": entry.card.currency,
+                "duration_days": entry.card.duration_days,
+                "issue_time": entry.card.issue_time,
+                "activate_by_time": entry.card.activate_by_time,
+            }
+            for entry in entries
+        ]
+        with tracer.start_as_current_span("store.record", attributes=_span("issue_record")):
+            return {row["card_id"] for row in await self._fetch("issue_record", card=card_rows)}
+
+    # What readers ask
+
+    async def card(self, account_id: str, card_id: UUID) -> tuple[Card, datetime] | None:
+        """A card and the moment it was read at; None when the account has no such card."""
+        found = await self._query("card", account_id, card_id)
+        return (rows.card(found[0]["card"], found[0]["segment"]), found[0]["now"]) if found else None
+
+    async def cards(self, account_id: str, before: tuple[datetime, UUID], how_many: int) -> list[tuple[Card, datetime]]:
+        """A page of an account's cards, newest first, issued before `before`."""
+        found = await self._query("cards", account_id, *before, how_many)
+        return [(rows.card(row["card"], row["segment"]), row["now"]) for row in found]
+
+    async def recycling(self, account_id: str, recycling_id: UUID) -> Recycling | None:
+        """A recycling; None when the account has no such."""
+        found = await self._query("recycling", account_id, recycling_id)
+        return rows.recycling(found[0]["recycling"]) if found else None
+
+    async def recyclings(self, account_id: str, before: tuple[datetime, UUID], how_many: int) -> list[Recycling]:
+        """A page of an account's recyclings, newest first, made before `before`."""
+        found = await self._query("recyclings", account_id, *before, how_many)
+        return [rows.recycling(row["recycling"]) for row in found]
+
+    async def wallet(self, account_id: str) -> Wallet:
+        """What an account holds."""
+        (found,) = await self._query("wallet", account_id)
+        return rows.wallet(account_id, found["balances"], found["coupons"])
+
+    # Back-tests and start-up
+
+    async def move_clock(self, moment: datetime) -> bool:
+        """Moves a back-test database's clock forward to `moment`; False where the clock is real."""
+        return bool(await self._query("move_clock", moment))
+
+    async def is_ready(self) -> bool:
+        """Whether the database answers."""
+        try:
+            await self._query("wallet", "")
+        except StoreUnavailable:
+            return False
+        return True
+
+    async def tables_too_open(self) -> list[str]:
+        """Append-only tables that this connection could change; there must be none."""
+        return [row["name"] for row in await self._query("privileges")]
+
+    async def close(self) -> None:
+        """Closes the pool, when its work is done."""
+        await self._pool.close()
+
+    # Inside
+
+    async def _fetch(self, name: str, **inputs: Sequence[rows.Row]) -> list[asyncpg.Record]:
+        wanted = statement(name)
+        return await self._run(wanted.text, *wanted.arguments(**inputs))
+
+    async def _query(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        return await self._run(statement(name).text, *arguments)
+
+    async def _run(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                fetched: list[asyncpg.Record] = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
+                return fetched
+        except _CANNOT_REACH as error:
+            raise StoreUnavailable(type(error).__name__) from error
+
+    def _snapshot(self, command: Command, row: asyncpg.Record) -> Snapshot:
+        card = rows.card(row["card"], row["segment"]) if row["card"] is not None else None
+        recycling = rows.recycling(row["recycling"]) if row["recycling"] is not None else None
+        revision = row["policy_revision"]
+        policy = self._policies[card.platform, revision] if card is not None and revision is not None else None
+        return Snapshot(
+            now=row["now"],
+            card=card,
+            recycling=recycling,
+            policy=policy,
+            policy_revision=revision,
+            wallet=rows.wallet(command.account_id, row["balances"], row["coupons"]),
+        )
+
+    async def _learn_policies(self, found: Iterable[asyncpg.Record]) -> None:
+        for platform, revision in {(row["card"]["platform"], row["policy_revision"]) for row in found}:
+            if revision is not None:
+                await self._policy(platform, revision)
+
+    async def _policy(self, platform: str, revision: int) -> Policy:
+        """A revision never changes, so it is read once."""
+        key = (platform, revision)
+        if key not in self._policies:
+            (found,) = await self._query("policy", platform, revision)
+            self._policies[key] = parse_policy(found["document"])
+        return self._policies[key]
+
+
+def _answered(row: asyncpg.Record) -> Answered | None:
+    if row["input_hash"] is None:
+        return None
+    return Answered(input_hash=row["input_hash"], response=row["response"])
+
+
+def _span(operation: str) -> dict[str, str]:
+    """OpenTelemetry's names for a database call; the statement's text lies in `sql/`."""
+    return {"db.system.name": "postgresql", "db.operation.name": operation}
+
+
+async def connect(url: str, *, connections: int) -> PostgresStore:
+    """A store over a new pool of at most `connections`. Connections are made when first needed, so the database may
+    come up later."""
+    pool = await asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=connections,
+        server_settings=_SESSION,
+        statement_cache_size=100,
+        max_cached_statement_lifetime=0,
+        max_cacheable_statement_size=0,
+        reset=_keep_session,
+        timeout=ACQUIRE_TIMEOUT_S,
+    )
+    return PostgresStore(pool)
+
+
+async def _keep_session(connection: asyncpg.Connection) -> None:
+    """Nothing to reset: no statement changes its session. Saves a round trip on every release."""

@@ -1,0 +1,161 @@
+"""The program `recycling`, run as a process against a service in this one."""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from google.rpc import error_details_pb2
+
+from tests.conftest import FreshDatabase
+from tests.unit.test_client import NOT_FOUND, FakeService, failure, served
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+async def recycling(*arguments: str, **environment: str) -> Finished:
+    """Runs the program to its end."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "RECYCLING_", "DATABASE_"))
+    }
+    paths = os.pathsep.join((str(PROJECT), str(PROJECT / "protos")))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "clients.python.cli",
+        *arguments,
+        env={**inherited, "PYTHONPATH": paths, "NO_COLOR": "1", **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return Finished(code=process.returncode, out=out.decode(), err=err.decode())
+
+
+async def test_json_is_the_contracts_mapping() -> None:
+    """With --json a record is printed as protobuf maps it, under the contract's field names."""
+    async with served(FakeService()) as address:
+        done = await recycling("recycle", "a", "c", "--device-id", "bad1", "--json", "--address", address)
+    assert done.code == 0
+    assert json.loads(done.out) == {
+        "recycling_id": "recycling-of-c",
+        "state": "RECYCLING_STATE_REJECTED",
+        "decision": {"risk_score": 0.9, "reason_codes": ["RISK_HIGH"]},
+    }
+
+
+async def test_show_gives_the_whole_account() -> None:
+    """An account is shown with its cards, recyclings and wallet."""
+    async with served(FakeService(cards=1)) as address:
+        done = await recycling("--address", address, "show", "a", "--json")
+    assert json.loads(done.out) == {"cards": [{"card_id": "card-0"}], "recyclings": [], "wallet": {"account_id": "a"}}
+
+
+async def test_tables_without_json() -> None:
+    """Without --json a person reads the same in a table."""
+    async with served(FakeService()) as address:
+        done = await recycling("recycle", "a", "c", RECYCLING_ADDRESS=address)
+    assert done.code == 0
+    assert "recycling-of-c" in done.out
+    assert "APPROVED" in done.out
+
+
+async def test_options_become_the_device() -> None:
+    """Single options go before the fields of --device-json."""
+    service = FakeService()
+    device, session = '{"os": "ios", "model": "m"}', '{"page_views": 3}'
+    async with served(service) as address:
+        await recycling(
+            "activate", "a", "c", "--os", "android", "--no-vpn", "--device-json", device, "--behavior-json", session,
+            "--address", address,
+        )  # fmt: skip
+    request = service.calls[0].request
+    assert (request.device.os, request.device.model, request.device.HasField("vpn")) == ("android", "m", True)
+    assert request.behavior.page_views == 3
+
+
+async def test_error_is_printed_and_exits_1() -> None:
+    """An error shows its reason, its message and the fields at fault."""
+    field = error_details_pb2.BadRequest.FieldViolation(field="card_id", description="must be a UUID")
+    bad = error_details_pb2.BadRequest(field_violations=[field])
+    status = failure(grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID", bad, message="a field is invalid")
+    async with served(FakeService(status)) as address:
+        done = await recycling("recycle", "a", "c", "--address", address)
+    assert (done.code, done.out, done.err.splitlines()) == (
+        1,
+        "",
+        ["FIELD_INVALID: a field is invalid", "  card_id: must be a UUID"],
+    )
+
+
+async def test_show_of_unknown_card_exits_1() -> None:
+    """What is not there is an error."""
+    async with served(FakeService(NOT_FOUND)) as address:
+        done = await recycling("show", "a", "--card", "c", "--address", address)
+    assert (done.code, done.err) == (1, "CARD_NOT_FOUND: no\n")
+
+
+async def test_wrong_use_exits_2() -> None:
+    """What cannot be understood is not sent."""
+    service = FakeService()
+    async with served(service) as address:
+        done = await recycling("activate", "a", "c", "--device-json", "{", "--address", address)
+    assert (done.code, service.calls) == (2, [])
+    assert "--device-json" in done.err
+
+
+async def test_replay_prints_its_report(tmp_path: Path) -> None:
+    """A replay ends with one JSON object, progress aside."""
+    path = tmp_path / "log.csv"
+    path.write_text(
+        "event_time,event_kind,account_id,device_id,label\n2026-01-01,RECYCLE,a,bad1,1\n2026-01-02,RECYCLE,b,d,0\n"
+    )
+    async with served(FakeService()) as address:
+        done = await recycling("replay", "--events", str(path), "--json", "--address", address)
+    report = json.loads(done.out)
+    assert done.code == 0
+    assert (report["events"], report["recall"], report["roc_auc"]) == (2, 1.0, 1.0)
+
+
+async def test_replay_of_failing_service_exits_1(tmp_path: Path) -> None:
+    """A replay that could not drive every event fails."""
+    path = tmp_path / "log.csv"
+    path.write_text("event_time,event_kind,account_id\n2026-01-01,ISSUE,a\n")
+    async with served(FakeService(failure(grpc.StatusCode.INTERNAL, "INTERNAL"))) as address:
+        done = await recycling("replay", "--events", str(path), "--address", address)
+    assert done.code == 1
+    assert "INTERNAL" in done.out
+
+
+async def test_verify_names_every_rule(fresh_database: FreshDatabase) -> None:
+    """A sound database gets a line for each rule, and success."""
+    _, server_url = await fresh_database()
+    done = await recycling("verify", DATABASE_URL=server_url)
+    assert done.code == 0
+    assert all(" OK " in line for line in done.out.splitlines())
+
+
+async def test_verify_of_no_database_exits_2() -> None:
+    """A database that cannot be read is neither sound nor violated."""
+    done = await recycling("verify", "--database-url", "postgresql://nobody@127.0.0.1:1/none")
+    assert done.code == 2
+
+
+async def test_spans_are_exported_when_asked_for() -> None:
+    """With an exporter named in the environment, calls are traced."""
+    service = FakeService()
+    async with served(service) as address:
+        done = await recycling("activate", "a", "c", "--address", address, OTEL_TRACES_EXPORTER="console")
+    assert "ActivateCard" in done.err
+    assert "traceparent" in service.calls[0].metadata
