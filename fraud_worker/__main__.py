@@ -1,4 +1,4 @@
-"""The command line: `fraud-worker train | evaluate | serve | simulate`.
+"""The command line: `fraud-worker train | evaluate | serve | simulate | default-model`.
 
 Knows flags and what to print; must not know how any of it is done. Commands import what they need, so that training and
 simulating never load gRPC, and Postgres starts before it.
@@ -7,6 +7,7 @@ simulating never load gRPC, and Postgres starts before it.
 from __future__ import annotations
 
 import json
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,9 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0])
 
 DEFAULT_MODEL = Path(__file__).parent / "model"
+"""The model that is shipped; `default-model` makes it."""
+DEFAULT_WORLD = {"seed": 1, "accounts": 70_000, "days": 60}
+"""What it was trained on."""
 
 Events = Annotated[list[Path], typer.Option("--events", help="Event log, CSV (.gz) or Parquet; may be repeated.", metavar="LOG")]
 ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder.", metavar="MODEL_DIR")]
@@ -117,6 +121,21 @@ def simulate(
     first = simulator.DEFAULT_START if start is None else start.replace(tzinfo=UTC)
     count = simulator.write_log(out, simulator.simulate(seed=seed, accounts=accounts, days=days, start=first))
     typer.echo(f"{count} events in {out}")
+
+
+@app.command("default-model")
+def default_model(
+    out: Annotated[Path, typer.Option("--out", help="Where the model folder is written.", metavar="MODEL_DIR")] = DEFAULT_MODEL,
+) -> None:
+    """Simulate the population of the shipped model and train that model anew: the same trees on the same libraries."""
+    from fraud_worker import simulator
+    from fraud_worker.training import train as trained
+
+    with tempfile.TemporaryDirectory(prefix="fraud-worker-") as folder:
+        log = Path(folder) / "simulated.parquet"
+        simulator.write_log(log, simulator.simulate(**DEFAULT_WORLD))
+        manifest = trained([log], out, command="fraud-worker default-model")
+    typer.echo(f"model {manifest.model_sha256[:12]} in {out}: {manifest.trees} trees, AUC {manifest.metrics['auc']:.4f}")
 
 
 def _stopped(error: Exception) -> typer.Exit:

@@ -156,8 +156,8 @@ def campus(world: World, start: datetime) -> list[SimulatedEvent]:
     """
     students = int(world.log_uniform(20, 450))
     network = [world.new_address([world.campus_range()]) for _ in range(world.rng.choice((1, 1, 2, 4)))]
-    price = world.price() if world.chance(0.5) else None
-    like = world.phone() if world.chance(0.3) else None
+    price = world.price() if world.chance(0.6) else None
+    like = world.phone() if world.chance(0.4) else None
     sight = world.rng.choice(SIGHTS) if world.chance(0.4) else None
     events = []
     for _ in range(students):
@@ -259,7 +259,7 @@ def ring(world: World, start: datetime) -> list[SimulatedEvent]:
     like = world.rare_phone() if world.chance(0.6) else world.phone()
     ranges = [world.new_range()]
     behave, price = _behaving(world), world.price()
-    sight = rng.choices(SIGHTS, (70, 20, 5, 5, 0, 0, 0, 0, 0))[0]
+    sight = rng.choices(SIGHTS, (85, 5, 5, 5, 0, 0, 0, 0, 0))[0]
     aged_s = world.log_uniform(3_600, 10 * _DAY_S) if world.chance(0.3) else 0.0
     moment = start + timedelta(seconds=aged_s)
     gap_s = world.log_uniform(5, 400)
@@ -325,8 +325,8 @@ HONEST: Final[dict[Scenario, float]] = {
     owner: 600.0,
     sudden_owner: 230.0,
     collector: 40.0,
-    household: 150.0,
-    campus: 2.0,
+    household: 170.0,
+    campus: 2.5,
     rush: 1.0,
 }
 ABUSE: Final[dict[Scenario, float]] = {farm: 8.0, slow_drip: 8.0, ring: 2.5, burst: 6.0, ping_pong: 30.0}

@@ -78,8 +78,13 @@ class Card:
         bound = self.bound()
         return CardState.EXPIRED if bound is not None and bound <= now else self.state
 
+    def valid_until(self, now: datetime) -> datetime | None:
+        """When time alone will next change the state, after `now`; None when it will not."""
+        bound = self.bound()
+        return bound if bound is not None and now < bound else None
+
     def bound(self) -> datetime | None:
-        """When time alone will end the present state; None when it will not."""
+        """When time alone ends, or has ended, the stored state; None when it does not."""
         if self.state is CardState.ACTIVE:
             return self.expire_time
         if self.state is CardState.ISSUED:

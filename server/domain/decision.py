@@ -24,6 +24,7 @@ from server.domain.recycling import (
     Coupon,
     Decision,
     Disposition,
+    RecycleReason,
     Recycling,
     RecyclingState,
     RiskBand,
@@ -169,12 +170,8 @@ def _decide_recycle(
 ) -> Change:
     card, policy, now = _known_card(snapshot), _policy(snapshot), snapshot.now
     price = terms(card, policy, now)
-    band, degraded = _judge(score, policy)
-    band_may_refuse = command.reason not in policy.risk.never_refused_reasons
-    if degraded and band_may_refuse and policy.risk.without_score is WithoutScore.REFUSE:
-        raise Refusal(Reason.FRAUD_SCORE_UNAVAILABLE, "the risk of this request cannot be judged at the moment")
-    suspicious = band is not None and band is not RiskBand.LOW
-    refused = suspicious and band_may_refuse
+    verdict = _judge(score, policy, command.reason)
+    refused = verdict.refused
     alternatives = weigh(card, policy, price)
     recycling = Recycling(
         recycling_id=None if command.dry_run else recycling_id,
@@ -191,16 +188,16 @@ def _decide_recycle(
         unused=card.unused_at(now),
         compensation=None if refused else price.compensation,
         settle_after_time=None if refused else now + policy.settle_after_days * DAY,
-        settlement_held=not refused and (suspicious or degraded),
+        settlement_held=verdict.settlement_held,
         platform=policy.platform,
         policy_revision=_revision(snapshot),
-        decision=_decision(snapshot, score, band, degraded, alternatives, card.bound()),
+        decision=_decision(snapshot, score, verdict, alternatives, card.valid_until(now)),
         create_time=now,
         version=1,
     )
     token, expire_time = "", None
     if command.quote and not refused:
-        expire_time = quote_expire_time(price, now, card.bound())
+        expire_time = quote_expire_time(price, now, card.valid_until(now))
         token = signer.sign(card, command.reason, snapshot.revision_name, price, expire_time)
     quoted_until = (
         signer.holds(command.quote_token, card, command.reason, snapshot.revision_name, price, now)
@@ -291,14 +288,10 @@ def _decide_reactivate(snapshot: Snapshot, score: Score | None) -> Change:
     card, policy, now = _known_card(snapshot), _policy(snapshot), snapshot.now
     rule = policy.reactivation
     assert rule is not None and recycling.recycling_id is not None
-    band, degraded = _judge(score, policy)
-    band_may_refuse = recycling.reason not in policy.risk.never_refused_reasons
-    if degraded and band_may_refuse and policy.risk.without_score is WithoutScore.REFUSE:
-        raise Refusal(Reason.FRAUD_SCORE_UNAVAILABLE, "the risk of this request cannot be judged at the moment")
-    refused = band_may_refuse and band is not None and band is not RiskBand.LOW
+    verdict = _judge(score, policy, recycling.reason)
     window_end = recycling.create_time + rule.window_days * DAY
-    decision = _decision(snapshot, score, band, degraded, (), window_end)
-    if refused:
+    decision = _decision(snapshot, score, verdict, (), window_end)
+    if verdict.refused:
         return Change(now=now, card=card, recycling=recycling, decision=decision, refused=True, valid_until=window_end)
     compensation, owed_back = recycling.compensation, _settled_amount(recycling)
     if compensation is not None and compensation.state is CompensationState.PENDING:
@@ -463,32 +456,52 @@ def _blocks_pending(command: Void, snapshot: Snapshot) -> bool:
 # What the decisions share
 
 
-def _judge(score: Score | None, policy: Policy) -> tuple[RiskBand | None, bool]:
-    """The band, and whether the decision has to do without one."""
-    return (None, True) if score is None else (score.band, False)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """What risk has to say. `degraded`: it had no score."""
+
+    band: RiskBand | None
+    degraded: bool
+    refused: bool
+    settlement_held: bool
+
+
+def _judge(score: Score | None, policy: Policy, reason: RecycleReason) -> _Verdict:
+    """MEDIUM and HIGH refuse, except for the reasons that the policy never refuses: there, as where there is no score,
+    settlement is held instead. Raises Refusal FRAUD_SCORE_UNAVAILABLE where the policy needs a score that is missing."""
+    may_refuse = reason not in policy.risk.never_refused_reasons
+    if score is None and may_refuse and policy.risk.without_score is WithoutScore.REFUSE:
+        raise Refusal(Reason.FRAUD_SCORE_UNAVAILABLE, "the risk of this request cannot be judged at the moment")
+    suspicious = score is None or score.band is not RiskBand.LOW
+    refused = score is not None and suspicious and may_refuse
+    return _Verdict(
+        band=score.band if score else None,
+        degraded=score is None,
+        refused=refused,
+        settlement_held=suspicious and not refused,
+    )
 
 
 def _decision(
     snapshot: Snapshot,
     score: Score | None,
-    band: RiskBand | None,
-    degraded: bool,
+    verdict: _Verdict,
     alternatives: tuple[Alternative, ...],
     valid_until: datetime | None,
 ) -> Decision:
     codes = []
-    if band is RiskBand.MEDIUM or band is RiskBand.HIGH:
-        codes.append(f"RISK_{band}")
-    if degraded:
+    if verdict.band is RiskBand.MEDIUM or verdict.band is RiskBand.HIGH:
+        codes.append(f"RISK_{verdict.band}")
+    if verdict.degraded:
         codes.append("SCORE_UNAVAILABLE")
     return Decision(
         risk_score=score.probability if score else None,
-        risk_band=band,
+        risk_band=verdict.band,
         reason_codes=tuple(codes),
         alternatives=alternatives,
         policy_revision=snapshot.revision_name,
         model_version=score.model_version if score else "",
-        degraded=degraded,
+        degraded=verdict.degraded,
         valid_until=valid_until,
     )
 

@@ -1,0 +1,214 @@
+"""Starts and stops the whole service on one machine. Knows processes and their settings; must not know what they do.
+
+Nothing here imports grpc: Postgres must be started before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from migrations.postgres import EmbeddedPostgres
+from migrations.runner import migrate
+
+PROJECT = Path(__file__).resolve().parent.parent
+DEFAULT_MODEL = PROJECT / "fraud_worker" / "model"
+DATABASE = "recycling"
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 40
+
+
+class StackError(Exception):
+    """A part of the service did not start, or ended by itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to run the service. `folder` keeps the database and the secret; `database_url` is another Postgres's owner;
+    `listen` and `worker_listen` are HOST:PORT, port 0 for any. `environment` is added to both processes'."""
+
+    folder: Path
+    backtest: bool = False
+    durable: bool = True
+    database_url: str | None = None
+    model: Path = DEFAULT_MODEL
+    listen: str = "127.0.0.1:0"
+    worker_listen: str = "127.0.0.1:0"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    log: Path | None = None
+
+
+class Process:
+    """A part of the service, which dies with us. Its standard output is read for the line that tells its address."""
+
+    def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str], log: Path | None) -> None:
+        self.name = name
+        with contextlib.ExitStack() as files:
+            errors = files.enter_context(log.open("ab")) if log else None
+            self._popen = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", *arguments],
+                cwd=PROJECT,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._popen.pid
+
+    def address(self) -> str:
+        """HOST:PORT, once it listens. Raises StackError when it ends instead."""
+        assert self._popen.stdout is not None
+        for line in self._popen.stdout:
+            if " listening on " in line:
+                return line.split(" listening on ")[1].split()[0]
+        raise StackError(f"the {self.name} did not start (exit code {self._popen.wait()})")
+
+    def running(self) -> bool:
+        """Whether it still runs."""
+        return self._popen.poll() is None
+
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def stop(self) -> int:
+        """Asks it to end, waits, and returns its exit code."""
+        if self.running():
+            self._popen.send_signal(signal.SIGTERM)
+        try:
+            code = self._popen.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            code = self._popen.wait()
+        if self._popen.stdout is not None:
+            self._popen.stdout.close()
+        return code
+
+
+class Stack:
+    """The running service. `address` is the server's; `database_url` is for ops, `server_url` what the server uses."""
+
+    def __init__(self, settings: Settings, database_url: str, server_url: str) -> None:
+        self.settings = settings
+        self.database_url = database_url
+        self.server_url = server_url
+        self._environment = {
+            "SECRET_KEY": os.environ.get("SECRET_KEY") or _secret(settings.folder),
+            "DATABASE_URL": server_url,
+            **settings.environment,
+        }
+        self.worker = self.start_worker(settings.worker_listen)
+        self.worker_address = self.worker.address()
+        self.server = self.start_server(settings.listen)
+        self.address = self.server.address()
+
+    def start_worker(self, listen: str) -> Process:
+        """A fraud worker; ask the result for its address."""
+        model = str(self.settings.model)
+        return self._process("fraud worker", ["fraud_worker", "serve", "--model", model, "--listen", listen])
+
+    def start_server(self, listen: str) -> Process:
+        """A server that uses the worker; ask the result for its address."""
+        return self._process("server", ["server"], {"LISTEN": listen, "FRAUD_WORKER": self.worker_address})
+
+    def restart_worker(self) -> None:
+        """A new worker process at the same address."""
+        self.worker.stop()
+        self.worker = self.start_worker(self.worker_address)
+        self.worker.address()
+
+    def restart_server(self) -> None:
+        """A new server process at the same address."""
+        self.server.stop()
+        self.server = self.start_server(self.address)
+        self.server.address()
+
+    def _process(self, name: str, arguments: list[str], more: Mapping[str, str] | None = None) -> Process:
+        return Process(name, arguments, {**self._environment, **(more or {})}, self.settings.log)
+
+    def dead(self) -> Process | None:
+        """A part that has ended by itself, if there is one."""
+        return next((process for process in (self.worker, self.server) if not process.running()), None)
+
+    def stop(self) -> None:
+        """Server first, so that nothing it accepted lacks a worker."""
+        self.server.stop()
+        self.worker.stop()
+
+
+@contextlib.contextmanager
+def running(settings: Settings) -> Iterator[Stack]:
+    """The service, from an empty machine to serving; everything is stopped at the end. Raises StackError."""
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as parts:
+        if settings.database_url is None:
+            postgres = parts.enter_context(EmbeddedPostgres(settings.folder / "postgres", durable=settings.durable))
+            postgres.create_database(DATABASE)
+            owner_url, server_url = postgres.owner_url(DATABASE), postgres.server_url(DATABASE)
+        else:
+            owner_url = server_url = settings.database_url
+        asyncio.run(migrate(owner_url, backtest=settings.backtest))
+        put_policies(server_url, settings.folder)
+        stack = Stack(settings, owner_url, server_url)
+        parts.callback(stack.stop)
+        wait_until_serving(stack)
+        yield stack
+
+
+def put_policies(database_url: str, folder: Path) -> None:
+    """Makes the shipped policies the newest revisions, as an operator would."""
+    put = subprocess.run(
+        [sys.executable, "-m", "server", "put-policies", str(PROJECT / "policies")],
+        cwd=PROJECT,
+        env={**os.environ, "DATABASE_URL": database_url, "SECRET_KEY": _secret(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if put.returncode:
+        raise StackError(put.stderr.strip())
+
+
+def wait_until_serving(stack: Stack) -> None:
+    """Returns when the server's health says SERVING. Raises StackError after a minute, or when a part has ended."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with grpc.insecure_channel(stack.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        while time.monotonic() < deadline:
+            if dead := stack.dead():
+                raise StackError(f"the {dead.name} has ended")
+            with contextlib.suppress(grpc.RpcError):
+                status = health.Check(health_pb2.HealthCheckRequest(), timeout=1).status
+                if status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            time.sleep(0.02)
+    raise StackError("the server does not serve")
+
+
+def _secret(folder: Path) -> str:
+    """The secret of this folder's service, made once."""
+    file = folder / "secret_key"
+    if not file.exists():
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as new:
+            new.write(secrets.token_urlsafe(48))
+    return file.read_text()

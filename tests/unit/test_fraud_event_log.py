@@ -1,0 +1,94 @@
+"""Reading event logs: what is accepted, and how a bad cell is named."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from fraud_worker.event_log import COLUMNS, EventLogError, read_log
+
+HEAD = "event_time,event_kind,account_id"
+
+
+def log(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    return path
+
+
+def test_absent_columns_are_unknown(tmp_path: Path) -> None:
+    """Three columns make a log; all others are null."""
+    frame = read_log(log(tmp_path, f"{HEAD}\n2026-01-01T00:00:00Z,RECYCLE,a\n"))
+    assert frame.columns == ["row", *COLUMNS]
+    assert frame.select(COLUMNS[3:]).null_count().sum_horizontal().item() == len(COLUMNS) - 3
+
+
+def test_empty_cells_are_unknown(tmp_path: Path) -> None:
+    """An empty cell is null, quoted or not."""
+    frame = read_log(log(tmp_path, f'{HEAD},device_id,page_views\n2026-01-01,ISSUE,a,"",\n'))
+    assert frame.select("device_id", "page_views").row(0) == (None, None)
+
+
+def test_unlisted_columns_are_ignored(tmp_path: Path) -> None:
+    """A log may say more than we read."""
+    assert "family" not in read_log(log(tmp_path, f"{HEAD},family\n2026-01-01,ISSUE,a,farm\n")).columns
+
+
+def test_times_become_utc(tmp_path: Path) -> None:
+    """An offset is converted; a time without one is UTC."""
+    text = f"{HEAD}\n2026-01-01T08:00:00+08:00,ISSUE,a\n2026-01-01 00:00:00.5,ISSUE,b\n"
+    times = read_log(log(tmp_path, text))["event_time"].to_list()
+    assert times == [datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("event_time", "yesterday"),
+        ("event_kind", "STEAL"),
+        ("label", "2"),
+        ("page_views", "1.5"),
+        ("page_views", "-1"),
+        ("session_seconds", "nan"),
+        ("session_seconds", "inf"),
+        ("amount_minor", "1e30"),
+        ("emulator", "maybe"),
+        ("label_time", "13:00"),
+    ],
+)
+def test_bad_cell_is_named(tmp_path: Path, column: str, value: str) -> None:
+    """The error names the file, the line, the column and the value."""
+    good = {"event_time": "2026-01-01", "event_kind": "RECYCLE", "account_id": "a"}
+    rows = [good | {column: good.get(column)}, good | {column: value}]
+    path = tmp_path / "log.csv"
+    pl.DataFrame(rows, infer_schema_length=None).write_csv(path)
+    with pytest.raises(EventLogError, match=rf"log\.csv: line 3, column {column}: '{value}'"):
+        read_log(path)
+
+
+def test_missing_required_cell_is_named(tmp_path: Path) -> None:
+    """An event without an account is no event."""
+    with pytest.raises(EventLogError, match="line 2, column account_id: a value is required"):
+        read_log(log(tmp_path, f"{HEAD}\n2026-01-01,ISSUE,\n"))
+
+
+def test_missing_required_column_is_named(tmp_path: Path) -> None:
+    """A log without times is no log."""
+    with pytest.raises(EventLogError, match="event_time"):
+        read_log(log(tmp_path, "event_kind,account_id\nISSUE,a\n"))
+
+
+def test_parquet_numbers_written_with_gaps_are_whole_again(tmp_path: Path) -> None:
+    """A writer that turned whole numbers with gaps into floats loses nothing."""
+    path = tmp_path / "log.parquet"
+    pl.DataFrame(
+        {
+            "event_time": [datetime(2026, 1, 1)] * 2,  # noqa: DTZ001 - a naive time is the point
+            "event_kind": ["ISSUE"] * 2,
+            "account_id": ["a", "b"],
+            "page_views": [3.0, float("nan")],
+            "age": [38.0, None],
+        }
+    ).write_parquet(path)
+    assert read_log(path).select("page_views", "age").rows() == [(3, "38"), (None, None)]

@@ -1,0 +1,31 @@
+"""The feature registry against the contract that carries its features."""
+
+from fraud_scoring.v1.fraud_scoring_service_pb2 import FeatureRow
+from fraud_worker.registry import COUNT_MAX, FEATURE_NAMES, FEATURES
+
+
+def test_registry_and_contract_name_the_same_features_in_the_same_order() -> None:
+    """A feature's place in the matrix is its field number in FeatureRow, less one."""
+    fields = sorted(FeatureRow.DESCRIPTOR.fields, key=lambda field: field.number)
+    assert [field.name for field in fields] == list(FEATURE_NAMES)
+    assert [field.number for field in fields] == list(range(1, len(FEATURE_NAMES) + 1))
+
+
+def test_contract_can_tell_every_unknown_feature() -> None:
+    """Every field of FeatureRow has presence, so that unknown is not zero."""
+    assert all(field.has_presence for field in FeatureRow.DESCRIPTOR.fields)
+
+
+def test_flags_and_counts_have_fitting_types_in_the_contract() -> None:
+    """A flag is a bool, seconds are a double, and everything else is a whole number."""
+    kinds = {field.name: field.type for field in FeatureRow.DESCRIPTOR.fields}
+    types = {"flag": {FeatureRow.DESCRIPTOR.fields_by_name["vpn"].type}, "seconds": {1}, "count": {5}, "minor units": {3}}
+    assert [feature.name for feature in FEATURES if kinds[feature.name] not in types[feature.unit]] == []
+
+
+def test_more_risk_never_lowers_a_score() -> None:
+    """Every count of the history is monotone up, every age and gap that the history gives is monotone down."""
+    history_counts = [feature for feature in FEATURES if feature.unit == "count" and feature.highest == COUNT_MAX]
+    assert {feature.direction for feature in history_counts} == {1}
+    ages = {"device_age_seconds", "account_age_seconds", "account_gap_seconds"}
+    assert {feature.direction for feature in FEATURES if feature.name in ages} == {-1}
