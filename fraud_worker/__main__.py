@@ -14,14 +14,16 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0])
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
+)
 
 DEFAULT_MODEL = Path(__file__).parent / "model"
 """The model that is shipped; `default-model` makes it."""
-DEFAULT_WORLD = {"seed": 1, "accounts": 70_000, "days": 60}
-"""What it was trained on."""
 
-Events = Annotated[list[Path], typer.Option("--events", help="Event log, CSV (.gz) or Parquet; may be repeated.", metavar="LOG")]
+Events = Annotated[
+    list[Path], typer.Option("--events", help="Event log, CSV (.gz) or Parquet; may be repeated.", metavar="LOG")
+]
 ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder.", metavar="MODEL_DIR")]
 
 
@@ -41,7 +43,9 @@ def train(
         manifest = trained(events, out, label_delay_hours=label_delay_hours, seed=seed)
     except (EventLogError, TrainingError) as error:
         raise _stopped(error) from error
-    typer.echo(f"model {manifest.model_sha256[:12]} in {out}: {manifest.trees} trees, AUC {manifest.metrics['auc']:.4f}")
+    typer.echo(
+        f"model {manifest.model_sha256[:12]} in {out}: {manifest.trees} trees, AUC {manifest.metrics['auc']:.4f}"
+    )
 
 
 @app.command()
@@ -90,7 +94,9 @@ def evaluate(
 @app.command()
 def serve(
     model: ModelFolder = DEFAULT_MODEL,
-    listen: Annotated[str, typer.Option(help="HOST:PORT; port 0 takes a free one.", metavar="HOST:PORT")] = "127.0.0.1:50052",
+    listen: Annotated[
+        str, typer.Option(help="HOST:PORT; port 0 takes a free one.", metavar="HOST:PORT")
+    ] = "127.0.0.1:50052",
 ) -> None:
     """Serve a model over gRPC until SIGTERM or SIGINT, then finish what was begun."""
     from fraud_worker.scorer import Model, ModelRefused
@@ -125,7 +131,9 @@ def simulate(
 
 @app.command("default-model")
 def default_model(
-    out: Annotated[Path, typer.Option("--out", help="Where the model folder is written.", metavar="MODEL_DIR")] = DEFAULT_MODEL,
+    out: Annotated[
+        Path, typer.Option("--out", help="Where the model folder is written.", metavar="MODEL_DIR")
+    ] = DEFAULT_MODEL,
 ) -> None:
     """Simulate the population of the shipped model and train that model anew: the same trees on the same libraries."""
     from fraud_worker import simulator
@@ -133,9 +141,11 @@ def default_model(
 
     with tempfile.TemporaryDirectory(prefix="fraud-worker-") as folder:
         log = Path(folder) / "simulated.parquet"
-        simulator.write_log(log, simulator.simulate(**DEFAULT_WORLD))
+        simulator.write_log(log, simulator.default_world())
         manifest = trained([log], out, command="fraud-worker default-model")
-    typer.echo(f"model {manifest.model_sha256[:12]} in {out}: {manifest.trees} trees, AUC {manifest.metrics['auc']:.4f}")
+    typer.echo(
+        f"model {manifest.model_sha256[:12]} in {out}: {manifest.trees} trees, AUC {manifest.metrics['auc']:.4f}"
+    )
 
 
 def _stopped(error: Exception) -> typer.Exit:

@@ -32,7 +32,6 @@ def metrics(labels: Labels, scores: Scores, accounts: pl.Series) -> dict[str, An
     """
     positives = int(labels.sum())
     both = 0 < positives < len(labels)
-    fpr, tpr, _ = roc_curve(labels, scores) if both else (None, None, None)
     top = max(1, math.ceil(len(scores) / 100))
     best = np.argsort(-scores, kind="stable")[:top]
     return {
@@ -41,12 +40,17 @@ def metrics(labels: Labels, scores: Scores, accounts: pl.Series) -> dict[str, An
         "auc": float(roc_auc_score(labels, scores)) if both else None,
         "auc_ci95": _auc_interval(labels, scores, accounts) if both else None,
         "pr_auc": float(average_precision_score(labels, scores)) if positives else None,
-        "recall_at_1pct_fpr": float(tpr[fpr <= 0.01].max()) if both else None,
-        "recall_at_5pct_fpr": float(tpr[fpr <= 0.05].max()) if both else None,
+        "recall_at_1pct_fpr": _recall_at(0.01, labels, scores) if both else None,
+        "recall_at_5pct_fpr": _recall_at(0.05, labels, scores) if both else None,
         "precision_at_top_1pct": float(labels[best].mean()),
         "brier": float(brier_score_loss(labels, scores, pos_label=1)),
         "ece": _calibration_error(labels, scores),
     }
+
+
+def _recall_at(fpr_max: float, labels: Labels, scores: Scores) -> float:
+    fpr, tpr, _ = roc_curve(labels, scores)
+    return float(tpr[fpr <= fpr_max].max())
 
 
 def _auc_interval(labels: Labels, scores: Scores, accounts: pl.Series) -> list[float]:
@@ -55,7 +59,7 @@ def _auc_interval(labels: Labels, scores: Scores, accounts: pl.Series) -> list[f
     found = []
     for _ in range(_BOOTSTRAPS):
         weights = draw.poisson(1.0, codes.max() + 1)[codes]
-        if 0 < weights[labels == 1].sum() and 0 < weights[labels == 0].sum():
+        if weights[labels == 1].any() and weights[labels == 0].any():
             found.append(float(roc_auc_score(labels, scores, sample_weight=weights)))
     return [float(bound) for bound in np.quantile(found, (0.025, 0.975))] if found else []
 
@@ -67,14 +71,14 @@ def _calibration_error(labels: Labels, scores: Scores) -> float:
 
 
 def write_scores(path: Path, judged: JudgedRows, scores: Scores) -> None:
-    """One CSV row an event that was judged, in the order of time: its number in its log (from 0), who, label and score."""
+    """One CSV row an event that was judged, in the order of time: its number in its log (from 0), label, score."""
     judged.events.select(
         "row", "event_time", "account_id", "device_id", label=pl.Series(judged.labels), score=pl.Series(scores)
     ).write_csv(path, datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ")
 
 
 def plot(path: Path, labels: Labels, scores: Scores) -> None:
-    """A PNG with the ROC curve, the precision-recall curve and the calibration of `scores`; `labels` needs both kinds."""
+    """A PNG of the ROC curve, the precision-recall curve and the calibration of `scores`; `labels` needs both kinds."""
     import matplotlib as mpl
 
     mpl.use("Agg")

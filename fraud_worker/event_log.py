@@ -1,11 +1,11 @@
 """The event log: files of past events, and the feature rows of those that carry a label.
 
-Knows the log's columns (CSV, gzipped CSV or Parquet) and how events become `risk_event` rows in a scratch Postgres, where
-`risk_features` computes the very rows that serving computes. Must not know models, scores or gRPC.
+Knows the log's columns (CSV, gzipped CSV or Parquet) and how events become `risk_event` rows in a scratch Postgres,
+where `risk_features` computes the very rows that serving computes. Must not know models, scores or gRPC.
 
-A log has one row an event. Only `event_time`, `event_kind` and `account_id` are required; any other column, and any cell,
-may be missing (unknown), and columns that are not listed in `COLUMNS` are ignored. Rows need not be sorted: events of the
-same moment keep the order of the log.
+A log has one row an event. Only `event_time`, `event_kind` and `account_id` are required; any other column, and any
+cell, may be missing (unknown), and columns that are not listed in `COLUMNS` are ignored. Rows need not be sorted:
+events of the same moment keep the order of the log.
 """
 
 from __future__ import annotations
@@ -62,7 +62,16 @@ COLUMNS: Final = (
 """The columns of a log, in the order in which the simulator writes them."""
 
 _RANGES: Final = {feature.name: (feature.lowest, feature.highest) for feature in FEATURES}
-_FLAG_WORDS: Final = {"1": True, "true": True, "t": True, "yes": True, "0": False, "false": False, "f": False, "no": False}
+_FLAG_WORDS: Final = {
+    "1": True,
+    "true": True,
+    "t": True,
+    "yes": True,
+    "0": False,
+    "false": False,
+    "f": False,
+    "no": False,
+}
 
 _COPY_ROWS: Final = 20_000
 _FEATURE_ROWS: Final = 512
@@ -120,10 +129,12 @@ def judged_rows(events: Sequence[Path], history: Sequence[Path] = ()) -> JudgedR
     wanted = log.filter(pl.col("judged") & pl.col("label").is_not_null())
     if wanted.is_empty():
         raise EventLogError(f"{', '.join(map(str, events))}: no event has a label, so there is nothing to judge")
-    with tempfile.TemporaryDirectory(prefix="fraud-worker-") as folder:
-        with EmbeddedPostgres(Path(folder), durable=False) as postgres:
-            postgres.create_database("event_log")
-            features = asyncio.run(_features(postgres.owner_url("event_log"), log, wanted))
+    with (
+        tempfile.TemporaryDirectory(prefix="fraud-worker-") as folder,
+        EmbeddedPostgres(Path(folder), durable=False) as postgres,
+    ):
+        postgres.create_database("event_log")
+        features = asyncio.run(_features(postgres.owner_url("event_log"), log, wanted))
     labels = wanted["label"].to_numpy().astype(np.int8)
     return JudgedRows(features=features, labels=labels, events=wanted.select("row", *COLUMNS))
 
@@ -144,13 +155,22 @@ async def _features(url: str, log: pl.DataFrame, wanted: pl.DataFrame) -> Matrix
 async def load(
     connection: asyncpg.Connection[Any], log: pl.DataFrame, advance: Callable[[int], object] = lambda rows: None
 ) -> None:
-    """Copies the events of `log` (as `read_log` gives it, with `seq`) into `risk_event`, whose trigger keeps the pairs."""
+    """Copies the events of `log` (as `read_log` gives it, with `seq`) into `risk_event`."""
     hasher = TraceHasher(_SCRATCH_KEY)
     columns = ["account_id", "event_time", "seq", "kind", "card_id"]
     columns += ["device_hash", "address_hash", "prefix_hash", "profile_hash", "amount_minor", "signals"]
     for part in log.iter_slices(_COPY_ROWS):
         records = [
-            (event.account_id, event.time, event.seq, event.kind, event.card_id, *event.hashes, event.amount, event.signals)
+            (
+                event.account_id,
+                event.time,
+                event.seq,
+                event.kind,
+                event.card_id,
+                *event.hashes,
+                event.amount,
+                event.signals,
+            )
             for event in _stored(part, hasher)
         ]
         await connection.copy_records_to_table("risk_event", records=records, columns=columns)
@@ -231,7 +251,7 @@ def _progress() -> Progress:
 
 
 def read_log(path: Path) -> pl.DataFrame:
-    """The log at `path` with all of `COLUMNS`, typed (times aware UTC), and `row`, counted from 0. Raises `EventLogError`."""
+    """The log at `path` with all of `COLUMNS`, typed (times aware UTC), and `row`, from 0. Raises `EventLogError`."""
     try:
         if path.suffix == ".parquet":
             frame = pl.read_parquet(path).fill_nan(None)

@@ -52,16 +52,16 @@ def _count(name: str, window: str, meaning: str, direction: int = 1) -> Feature:
     )
 
 
-def _seconds(name: str, meaning: str, direction: int, *, window: str = "ever", highest: float = _AGE_SECONDS_MAX) -> Feature:
+def _seconds(
+    name: str, meaning: str, direction: int, *, window: str = "ever", highest: float = _AGE_SECONDS_MAX
+) -> Feature:
     return Feature(
         name=name, meaning=meaning, unit="seconds", window=window, direction=direction, lowest=0.0, highest=highest
     )
 
 
 def _flag(name: str, meaning: str, direction: int, window: str = "") -> Feature:
-    return Feature(
-        name=name, meaning=meaning, unit="flag", window=window, direction=direction, lowest=0.0, highest=1.0
-    )
+    return Feature(name=name, meaning=meaning, unit="flag", window=window, direction=direction, lowest=0.0, highest=1.0)
 
 
 def _signal(name: str, meaning: str, direction: int, window: str = "") -> Feature:

@@ -1,7 +1,7 @@
 """The scorer: a model folder on disk becomes probabilities of abuse.
 
-Knows the files of a model folder (`model.txt`, `manifest.json`), checks them before it loads them, and knows how to score
-a matrix of features. Must not know where rows come from, gRPC, or what follows from a score.
+Knows the files of a model folder (`model.txt`, `manifest.json`), checks them before it loads them, and knows how to
+score a matrix of features. Must not know where rows come from, gRPC, or what follows from a score.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
+import lightgbm as lgb
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fraud_worker.openmp import load_openmp
 from fraud_worker.registry import FEATURE_NAMES, FEATURES, REGISTRY_NAME, registry_sha256
-
-load_openmp()
-import lightgbm as lgb  # noqa: E402 - its library needs OpenMP first
 
 MODEL_FILE: Final = "model.txt"
 MANIFEST_FILE: Final = "manifest.json"
@@ -104,9 +101,13 @@ class Model:
         except msgspec.MsgspecError as error:
             raise ModelRefused(f"{folder / MANIFEST_FILE}: {error}") from error
         if hashlib.sha256(content).hexdigest() != manifest.model_sha256:
-            raise ModelRefused(f"{folder / MODEL_FILE} is not the file that its manifest describes: its SHA-256 differs")
+            raise ModelRefused(
+                f"{folder / MODEL_FILE} is not the file that its manifest describes: its SHA-256 differs"
+            )
         if manifest.feature_registry_sha256 != registry_sha256() or manifest.feature_registry != REGISTRY_NAME:
-            raise ModelRefused(f"{folder} follows another feature registry than {REGISTRY_NAME} of this worker: train it again")
+            raise ModelRefused(
+                f"{folder} follows another feature registry than {REGISTRY_NAME} of this worker: train it again"
+            )
         if tuple(manifest.features) != FEATURE_NAMES or manifest.calibration.slope <= 0:
             raise ModelRefused(f"{folder / MANIFEST_FILE} contradicts itself")
         if not 0 < manifest.thresholds.medium <= manifest.thresholds.high:

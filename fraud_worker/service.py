@@ -16,6 +16,8 @@ from typing import Any, Final, NoReturn
 import grpc
 import numpy as np
 import numpy.typing as npt
+from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
+from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc as pb_grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.code_pb2 import INVALID_ARGUMENT
@@ -24,8 +26,6 @@ from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
-from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc as pb_grpc
 from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
 from fraud_worker.scorer import Model, RowsRefused
 
@@ -47,7 +47,7 @@ class ListenError(Exception):
 
 
 def feature_matrix(rows: Sequence[pb.FeatureRow]) -> npt.NDArray[np.float64]:
-    """`rows` as the matrix that models read; a field left out is NaN. Raises `RowsRefused` where a given value is NaN."""
+    """`rows` as the models' matrix, NaN for what is left out. Raises `RowsRefused` where a given value is NaN."""
     matrix = np.full((len(rows), len(FEATURE_NAMES)), np.nan)
     given = 0
     for values, row in zip(matrix, rows, strict=True):
@@ -87,8 +87,8 @@ class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
         )
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        """Scores of the rows, in order; INVALID_ARGUMENT with the field at fault where the request is refused."""
-        # On the event loop: a full batch takes some ten milliseconds, and a second thread would only compete for the core.
+        """Scores of the rows, in order; INVALID_ARGUMENT names the field at fault."""
+        # On the event loop: a full batch takes some ten milliseconds, and another thread would compete for the core.
         if request.feature_registry != REGISTRY_NAME:
             await _refuse(context, "feature_registry", f"this worker's features are of registry {REGISTRY_NAME!r}")
         if not 1 <= len(request.rows) <= ROWS_MAX:
@@ -155,7 +155,9 @@ async def _serve(model: Model, listen: str) -> None:
     await server.start()
     for name in ("", SERVICE):
         await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
-    print(f"fraud-worker listening on {host}:{port} model {model.version}", flush=True)  # the line that starters wait for
+    print(
+        f"fraud-worker listening on {host}:{port} model {model.version}", flush=True
+    )  # the line that starters wait for
     await stop.wait()
     await health_service.enter_graceful_shutdown()
     await server.stop(DRAIN_S)
@@ -165,7 +167,7 @@ def _add_reflection(server: grpc.aio.Server) -> None:
     """Reflection under both of its names: the package knows only v1alpha, whose messages v1 took over unchanged."""
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1)
     servicer = reflection.aio.ReflectionServicer(names)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
@@ -176,7 +178,7 @@ def _add_reflection(server: grpc.aio.Server) -> None:
     )
 
 
-def _tracing() -> list[grpc.aio.ServerInterceptor[Any, Any]]:
+def _tracing() -> list[grpc.aio.ServerInterceptor]:
     """Spans around the calls, exported over OTLP, when the standard OTEL_* environment names an endpoint."""
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(map(os.environ.get, endpoints)):
@@ -192,4 +194,4 @@ def _tracing() -> list[grpc.aio.ServerInterceptor[Any, Any]]:
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    return [aio_server_interceptor()]
+    return [aio_server_interceptor()]  # type: ignore[no-untyped-call]

@@ -103,7 +103,7 @@ _LANGUAGES: Final = ("zh-CN", "zh-CN", "zh-CN", "en-US", "zh-TW", "zh-HK", "ja-J
 
 
 class World:
-    """Everything that people and abusers share, drawn from one seed: the same seed gives the same world and the same draws."""
+    """Everything that people and abusers share. The same seed gives the same world, and then the same draws."""
 
     def __init__(self, seed: int) -> None:
         self.rng: Final = random.Random(seed)  # noqa: S311 - a simulation, not a secret
@@ -185,7 +185,7 @@ class World:
         return f"{self.rng.choice(ranges) if ranges else self.new_range()}.{self.rng.randrange(1, 255)}"
 
     def home_address(self) -> str:
-        """Where somebody recycles from: a line of their own, or one of the few addresses that a carrier's customers share."""
+        """Where somebody recycles from: their own line, or one of the few addresses that a carrier's customers use."""
         return self.rng.choice(self._carrier_addresses) if self.chance(0.25) else self.new_address()
 
     def campus_range(self) -> str:
@@ -244,7 +244,10 @@ class World:
                 session_seconds=round(self.log_uniform(0.1, 6), 2),
                 page_views=rng.randrange(0, 3),
                 seconds_since_login=round(
-                    rng.choices((rng.uniform(0, 5), rng.uniform(0, 90), self.log_uniform(60, 100_000)), (55, 30, 15))[0], 1
+                    rng.choices((rng.uniform(0, 5), rng.uniform(0, 90), self.log_uniform(60, 100_000)), (55, 30, 15))[
+                        0
+                    ],
+                    1,
                 ),
                 failed_logins_24h=rng.choices((0, 1, 2, 4), (60, 20, 12, 8))[0],
                 captcha_failures=rng.choices((0, 1, 2, 3, 5), (20, 25, 25, 20, 10))[0] if captcha else 0,
@@ -290,7 +293,10 @@ class Owner:
         """
         rng = self.world.rng
         self._card_id = self.world.new_id("c")
-        self._platform, self._tier = rng.choice(("iqiyi", "iqiyi", "tencent", "netflix")), rng.choice(("BASIC", "PREMIUM"))
+        self._platform, self._tier = (
+            rng.choice(("iqiyi", "iqiyi", "tencent", "netflix")),
+            rng.choice(("BASIC", "PREMIUM")),
+        )
         self._amount_minor = self.world.price() if amount_minor is None else amount_minor
         events = [self._event("ISSUE", issued)]
         moment = issued
@@ -322,7 +328,9 @@ class Owner:
             card_id=self._card_id,
             platform=self._platform,
             tier=self._tier,
-            reason={"iqiyi": "VOLUNTARY", "tencent": "SYSTEM_ANOMALY", "netflix": "EXPIRED"}[self._platform] if judged else None,
+            reason={"iqiyi": "VOLUNTARY", "tencent": "SYSTEM_ANOMALY", "netflix": "EXPIRED"}[self._platform]
+            if judged
+            else None,
             amount_minor=self._amount_minor if kind != "ISSUE" else None,
             device=seen.of_device(self.device),
             ip=self.ip if seen.ip else None,

@@ -3,9 +3,9 @@
 Knows who does what, when and how often; the things they do it with are `simulated_world`'s. Must not know features,
 models or databases: a model has to find abuse in the log alone.
 
-Each scenario takes a `World` and the moment at which it starts, and returns its events; `simulate` mixes them. The honest
-ones are chosen to look as bad as honest people do: cards recycled the moment they were issued, crowds behind one address,
-hundreds of equal phones at one price, a family on one tablet, callers that pass on nothing but an account.
+Each scenario takes a `World` and the moment at which it starts, and returns its events; `simulate` mixes them. The
+honest ones are chosen to look as bad as honest people do: cards recycled the moment they were issued, crowds behind one
+address, hundreds of equal phones at one price, a family on one tablet, callers that pass on nothing but an account.
 """
 
 from __future__ import annotations
@@ -59,6 +59,14 @@ def simulate(
             yield heapq.heappop(waiting)[2]
 
 
+DEFAULT_SEED: Final = 1
+
+
+def default_world() -> Iterator[SimulatedEvent]:
+    """The population that the shipped model is trained on."""
+    return simulate(seed=DEFAULT_SEED, accounts=70_000, days=60)
+
+
 # --- honest people -----------------------------------------------------------------------------------------------
 
 
@@ -82,7 +90,9 @@ def _delay_s(world: World) -> float:
     )[0]
 
 
-def _card(owner: Owner, issued: datetime, amount_minor: int | None = None, *, at_once: bool = False) -> list[SimulatedEvent]:
+def _card(
+    owner: Owner, issued: datetime, amount_minor: int | None = None, *, at_once: bool = False
+) -> list[SimulatedEvent]:
     """The life of one honest card."""
     world = owner.world
     chance = world.chance
@@ -139,12 +149,13 @@ def household(world: World, start: datetime) -> list[SimulatedEvent]:
     events = []
     moment = start
     members = world.rng.choices((2, 3, 4, 5), (70, 18, 8, 4))[0]
-    same_evening = world.rng.randrange(members - 1) if world.chance(0.5) else -1
+    price = world.price() if world.chance(0.6) else None
+    same_evening = world.rng.randrange(members - 1) if world.chance(0.75) else -1
     for member in range(members):
         person = _honest(world, "household", tablet, sight=sight)
         person.ip = address
-        events += _card(person, moment)
-        soon_s = world.log_uniform(1, 30_000)
+        events += _card(person, moment, price)
+        soon_s = world.log_uniform(0.5, 12_000)
         moment += timedelta(seconds=soon_s if member == same_evening else _DAY_S * (4 + world.rng.expovariate(1 / 16)))
     return events
 
@@ -195,7 +206,9 @@ def rush(world: World, start: datetime) -> list[SimulatedEvent]:
 _SEEN_DEVICE: Final = (50, 14, 7, 7, 5, 5, 9, 3, 1)
 
 
-def _abuser(world: World, family: str, device: Device, ip: str | None, behave: Callable[[], Behavior], sight: Sight) -> Owner:
+def _abuser(
+    world: World, family: str, device: Device, ip: str | None, behave: Callable[[], Behavior], sight: Sight
+) -> Owner:
     return Owner(
         world=world,
         family=family,
@@ -224,7 +237,9 @@ def _behaving(world: World) -> Callable[[], Behavior]:
     return world.rng.choice((script, script, world.human, world.human, world.quick))
 
 
-def farm(world: World, start: datetime, accounts: int | None = None, *, sight: Sight | None = None) -> list[SimulatedEvent]:
+def farm(
+    world: World, start: datetime, accounts: int | None = None, *, sight: Sight | None = None
+) -> list[SimulatedEvent]:
     """A device farm: one to three devices, each with many accounts, seconds to minutes apart."""
     return _farmed(world, start, "farm", accounts or int(world.log_uniform(6, 200)), world.log_uniform(0.5, 700), sight)
 
@@ -238,7 +253,10 @@ def _farmed(
     world: World, start: datetime, family: str, accounts: int, gap_s: float, sight: Sight | None = None
 ) -> list[SimulatedEvent]:
     rng = world.rng
-    rack = [world.phone() if world.chance(0.6) else world.rare_phone() for _ in range(rng.choices((1, 2, 3), (70, 20, 10))[0])]
+    rack = [
+        world.phone() if world.chance(0.6) else world.rare_phone()
+        for _ in range(rng.choices((1, 2, 3), (70, 20, 10))[0])
+    ]
     sight = sight or rng.choices(SIGHTS, _SEEN_DEVICE)[0]
     address = world.home_address() if world.chance(0.6) else None
     behave = _behaving(world)
@@ -271,7 +289,9 @@ def ring(world: World, start: datetime) -> list[SimulatedEvent]:
     return events
 
 
-def burst(world: World, start: datetime, accounts: int | None = None, *, sight: Sight | None = None) -> list[SimulatedEvent]:
+def burst(
+    world: World, start: datetime, accounts: int | None = None, *, sight: Sight | None = None
+) -> list[SimulatedEvent]:
     """A scripted burst: many accounts within minutes; devices and addresses rotate, the behaviour is a machine's."""
     rng = world.rng
     like = world.rare_phone() if world.chance(0.5) else world.phone()
@@ -281,7 +301,7 @@ def burst(world: World, start: datetime, accounts: int | None = None, *, sight: 
     price = world.price() if world.chance(0.8) else None
     sight = sight or rng.choices(SIGHTS, (70, 0, 15, 10, 0, 0, 0, 5, 0))[0]
     span_s = world.log_uniform(60, 1500)
-    accounts_per_device = rng.choice((1, 1, 2, 4))
+    accounts_per_device = rng.choice((1, 1, 1, 6))
     events: list[SimulatedEvent] = []
     device = world.same_phone(like)
     count = accounts or int(world.log_uniform(20, 250))
@@ -298,7 +318,10 @@ def _machine(world: World, like: Device, *, emulated: bool) -> Device:
     if not emulated or world.chance(0.15):
         return device
     return Device(
-        **{name: getattr(device, name) for name in _PROFILE}, emulator=True, rooted=world.chance(0.5), vpn=world.chance(0.4)
+        **{name: getattr(device, name) for name in _PROFILE},
+        emulator=True,
+        rooted=world.chance(0.5),
+        vpn=world.chance(0.4),
     )
 
 
@@ -325,7 +348,7 @@ HONEST: Final[dict[Scenario, float]] = {
     owner: 600.0,
     sudden_owner: 230.0,
     collector: 40.0,
-    household: 170.0,
+    household: 260.0,
     campus: 2.5,
     rush: 1.0,
 }
@@ -339,7 +362,7 @@ LOG_COLUMNS: Final = (*COLUMNS, "family")
 
 
 def write_log(path: Path, events: Iterable[SimulatedEvent]) -> int:
-    """Writes `events` as CSV, gzipped CSV or Parquet, by the suffix of `path`; returns their number. CSV is streamed."""
+    """Writes `events` as CSV, gzipped CSV or Parquet, by the suffix of `path`; returns how many. CSV is streamed."""
     if path.suffix == ".parquet":
         rows = [_row(event) for event in events]
         pl.DataFrame(rows, schema=list(LOG_COLUMNS), orient="row", infer_schema_length=None).write_parquet(path)

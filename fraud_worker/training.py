@@ -1,7 +1,7 @@
 """Training: event logs become a model folder.
 
-Knows LightGBM, time-ordered slices, calibration and thresholds. Must not know how features are computed, how the logs came
-about, or who will be refused because of a threshold.
+Knows LightGBM, time-ordered slices, calibration and thresholds. Must not know how features are computed, how the logs
+came about, or who will be refused because of a threshold.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import lightgbm as lgb
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -22,28 +23,28 @@ import polars as pl
 from fraud_worker import evaluation
 from fraud_worker.event_log import JudgedRows, judged_rows
 from fraud_worker.registry import FEATURE_NAMES, FEATURES, REGISTRY_NAME, registry_sha256
-from fraud_worker.scorer import MANIFEST_FILE, MODEL_FILE, Calibration, Manifest, Thresholds, lgb
+from fraud_worker.scorer import MANIFEST_FILE, MODEL_FILE, Calibration, Manifest, Thresholds
 
 _FIT_SHARE: Final = 0.7
 _STOP_SHARE: Final = 0.15
 _SLICE_POSITIVES_MIN: Final = 5
-_ROUNDS_MAX: Final = 400
+_ROUNDS_MAX: Final = 300
 _ROUNDS_WITHOUT_GAIN: Final = 30
+_LEAF_ROWS_MIN: Final = 100
 
 _MEDIUM_FPR_MAX: Final = 0.01
 _HIGH_FPR_MAX: Final = 0.002
 COSTS: Final = {"approve_abuse": 10.0, "review_any": 4.0, "reject_honest": 20.0}
-"""What each outcome of a request costs, in any one unit: at probability p of abuse, approving costs 10p, reviewing 4 and
-rejecting 20(1 - p)."""
+"""What each outcome of a request costs, in any one unit: at probability p of abuse, approving costs 10p, reviewing 4
+and rejecting 20(1 - p)."""
 
 CARD_FILE: Final = "model-card.md"
 PLOT_FILE: Final = "model-card.png"
 
 _PARAMETERS: Final = {
     "objective": "binary",
-    "learning_rate": 0.06,
-    "num_leaves": 20,
-    "min_data_in_leaf": 100,
+    "learning_rate": 0.08,
+    "num_leaves": 16,
     "lambda_l2": 5.0,
     "feature_fraction": 0.7,
     "bagging_fraction": 0.8,
@@ -66,9 +67,9 @@ def train(
 ) -> Manifest:
     """Trains a model on the labelled events of `logs` and writes its folder `out`; deterministic by `seed`.
 
-    Only events older than `label_delay_hours` at the end of the logs train, and none whose label came later than that end.
+    Only events older than `label_delay_hours` at the end of the logs train, and none whose label came after that end.
+    The oldest 70 % of them grow the trees, the next 15 % say when to stop, the latest 15 % calibrate.
     `command` is what the manifest says was run; by default, the command line for these arguments.
-    The oldest 70 % of them grow the trees, the next 15 % say when to stop, the latest 15 % calibrate and set the thresholds.
     Raises `TrainingError` and `EventLogError`.
     """
     mature = _mature(judged_rows(logs), timedelta(hours=label_delay_hours))
@@ -141,7 +142,7 @@ def _grown(fit: JudgedRows, stop: JudgedRows, seed: int) -> lgb.Booster:
     parameters: dict[str, Any] = _PARAMETERS | {
         "monotone_constraints": [feature.direction for feature in FEATURES],
         # A small log needs small leaves.
-        "min_data_in_leaf": min(int(_PARAMETERS["min_data_in_leaf"]), max(5, len(fit) // 200)),
+        "min_data_in_leaf": min(_LEAF_ROWS_MIN, max(5, len(fit) // 200)),
         "seed": seed,
     }
     names = list(FEATURE_NAMES)
@@ -175,7 +176,7 @@ def _calibrated(raw: npt.NDArray[np.float64], labels: npt.NDArray[np.int8]) -> C
 
 
 def _thresholds(honest: npt.NDArray[np.float64]) -> Thresholds:
-    """Where reviewing costs less than approving, and rejecting less than reviewing; higher where too many honest are hit."""
+    """Where reviewing gets cheaper than approving, rejecting than reviewing; higher where too many honest are hit."""
     review_pays = COSTS["review_any"] / COSTS["approve_abuse"]
     reject_pays = 1 - COSTS["review_any"] / COSTS["reject_honest"]
     medium = max(review_pays, _exceeded_by(honest, _MEDIUM_FPR_MAX))
@@ -183,8 +184,8 @@ def _thresholds(honest: npt.NDArray[np.float64]) -> Thresholds:
         medium=medium,
         high=max(medium, reject_pays, _exceeded_by(honest, _HIGH_FPR_MAX)),
         rule=(
-            f"medium: at least {review_pays:.2f} (the costs), and at most {_MEDIUM_FPR_MAX:.1%} of honest requests reach it; "
-            f"high: at least {reject_pays:.2f}, and at most {_HIGH_FPR_MAX:.1%}"
+            f"medium: at least {review_pays:.2f} (the costs), and at most {_MEDIUM_FPR_MAX:.1%} of the honest reach it;"
+            f" high: at least {reject_pays:.2f}, and at most {_HIGH_FPR_MAX:.1%}"
         ),
     )
 
@@ -198,32 +199,48 @@ def _exceeded_by(honest: npt.NDArray[np.float64], share: float) -> float:
 def _command(logs: Sequence[Path], label_delay_hours: float, seed: int) -> str:
     events = [part for log in logs for part in ("--events", log.name)]
     return shlex.join(
-        ["fraud-worker", "train", *events, "--label-delay-hours", f"{label_delay_hours:g}", "--seed", str(seed), "--out", "DIR"]
+        [
+            "fraud-worker",
+            "train",
+            *events,
+            "--label-delay-hours",
+            f"{label_delay_hours:g}",
+            "--seed",
+            str(seed),
+            "--out",
+            "DIR",
+        ]
     )
 
 
 def _card(manifest: Manifest, booster: lgb.Booster) -> str:
     """The model card, Markdown."""
-    gain = pl.DataFrame({"name": FEATURE_NAMES, "gain": booster.feature_importance("gain")}).sort("gain", descending=True)
+    gain = pl.DataFrame({"name": FEATURE_NAMES, "gain": booster.feature_importance("gain")}).sort(
+        "gain", descending=True
+    )
     total = max(float(gain["gain"].sum()), 1e-12)
     figures = "\n".join(f"| {name} | {_figure(value)} |" for name, value in manifest.metrics.items())
     slices = "\n".join(f"| {name} | {part['rows']:,} | {part['positives']:,} |" for name, part in manifest.rows.items())
-    features = "\n".join(f"| {row['name']} | {row['gain'] / total:.1%} |" for row in gain.head(12).iter_rows(named=True))
+    features = "\n".join(
+        f"| {row['name']} | {row['gain'] / total:.1%} |" for row in gain.head(12).iter_rows(named=True)
+    )
     return f"""# Model {manifest.model_sha256[:12]}
 
-{manifest.trees} boosted trees over the {len(manifest.features)} features of registry {manifest.feature_registry}, monotone in
-every risk count and age. Trained on events from {manifest.data_window[0]} to {manifest.data_window[1]} by
+{manifest.trees} boosted trees over the {len(manifest.features)} features of registry {manifest.feature_registry},
+monotone in every risk count and age. Trained on events from {manifest.data_window[0]} to {manifest.data_window[1]} by
 
     {manifest.command}
 
-It gives the probability that a request to recycle or reactivate a card is abuse. It cannot see a first account on a fresh
-device, address and profile: nothing tells it from an honest one. Its probabilities hold for the share of abuse in its log.
+It gives the probability that a request to recycle or reactivate a card is abuse. It cannot see a first account on a
+fresh device, address and profile: nothing tells it from an honest one. Its probabilities hold for the share of abuse in
+its log.
 
 | slice | rows | abuse |
 |---|---|---|
 {slices}
 
-Thresholds: MEDIUM from {manifest.thresholds.medium:.4f}, HIGH from {manifest.thresholds.high:.4f} ({manifest.thresholds.rule}).
+Thresholds: MEDIUM from {manifest.thresholds.medium:.4f}, HIGH from {manifest.thresholds.high:.4f}
+({manifest.thresholds.rule}).
 
 ## On the latest slice, which the trees have not seen
 
@@ -243,5 +260,5 @@ Thresholds: MEDIUM from {manifest.thresholds.medium:.4f}, HIGH from {manifest.th
 
 def _figure(value: object) -> str:
     if isinstance(value, list):
-        return " – ".join(f"{part:.4f}" for part in value)
+        return " to ".join(f"{part:.4f}" for part in value)
     return f"{value:.4f}" if isinstance(value, float) else f"{value}"

@@ -16,9 +16,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from migrations.postgres import EmbeddedPostgres
 from migrations.runner import migrate
+from server.store.policy_document import put_policies
 
 PROJECT = Path(__file__).resolve().parent.parent
 DEFAULT_MODEL = PROJECT / "fraud_worker" / "model"
@@ -164,25 +166,11 @@ def running(settings: Settings) -> Iterator[Stack]:
         else:
             owner_url = server_url = settings.database_url
         asyncio.run(migrate(owner_url, backtest=settings.backtest))
-        put_policies(server_url, settings.folder)
+        asyncio.run(put_policies(server_url, PROJECT / "policies"))
         stack = Stack(settings, owner_url, server_url)
         parts.callback(stack.stop)
         wait_until_serving(stack)
         yield stack
-
-
-def put_policies(database_url: str, folder: Path) -> None:
-    """Makes the shipped policies the newest revisions, as an operator would."""
-    put = subprocess.run(
-        [sys.executable, "-m", "server", "put-policies", str(PROJECT / "policies")],
-        cwd=PROJECT,
-        env={**os.environ, "DATABASE_URL": database_url, "SECRET_KEY": _secret(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if put.returncode:
-        raise StackError(put.stderr.strip())
 
 
 def wait_until_serving(stack: Stack) -> None:
@@ -192,7 +180,7 @@ def wait_until_serving(stack: Stack) -> None:
 
     deadline = time.monotonic() + START_TIMEOUT_S
     with grpc.insecure_channel(stack.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline:
             if dead := stack.dead():
                 raise StackError(f"the {dead.name} has ended")

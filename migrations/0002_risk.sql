@@ -32,7 +32,7 @@ CREATE INDEX risk_event_prefix ON risk_event (prefix_hash, event_time, seq) WHER
 -- Catches what no dated partition covers (a back-test's past); retention drops the dated ones.
 CREATE TABLE risk_event_default PARTITION OF risk_event DEFAULT;
 
--- Makes the quarterly partitions that cover [from_time, to_time). Run by the migration runner, as the owner.
+-- Makes the quarterly partitions that cover [from_time, to_time). Run with every migration, as the owner.
 CREATE FUNCTION ensure_risk_event_partitions(from_time timestamptz, to_time timestamptz) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -51,7 +51,6 @@ BEGIN
   END LOOP;
 END
 $$;
-SELECT ensure_risk_event_partitions(now(), now() + interval '1 year');
 
 -- Exception to the distribution key: a projection of `risk_event` for reading by device and address. On one Postgres it
 -- is kept by the trigger below; on Citus it would be kept by a projector from `risk_event`.

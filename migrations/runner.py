@@ -1,7 +1,7 @@
 """Applies the migrations to a database: plain SQL, forward only, each file once.
 
-Knows the names, order and checksums of migrations/NNNN_*.sql; must not know what they do, except that the first one
-creates `backtest_clock`.
+Knows the names, order and checksums of migrations/NNNN_*.sql, and that `always.pgsql` follows them in every run; must
+not know what they do, except that the first one creates `backtest_clock`.
 """
 
 import asyncio
@@ -43,7 +43,8 @@ async def migrate(
 
     `url` is the owner's. Several runners may start at once: one works, the others wait up to `lock_timeout_s` and then
     find nothing to do.
-    `backtest=True` marks a database without migrations yet as one whose clock may be shifted, for ever.
+    `backtest=True` marks a database without migrations yet as one whose clock may be shifted, for ever; on a database
+    so marked it changes nothing.
     Raises `MigrationError` when an applied file was edited or a new one is numbered below an applied one.
     """
     migrations = read_migrations(directory)
@@ -59,11 +60,14 @@ async def migrate(
         )
         rows = await connection.fetch("SELECT name, sha256 FROM schema_migration")
         applied = {row["name"]: row["sha256"] for row in rows}
-        if backtest and applied:
+        if backtest and applied and not await connection.fetchval("SELECT EXISTS (SELECT FROM backtest_clock)"):
             raise MigrationError("only a new database can become one for back-tests; this one has migrations already")
         pending = pending_migrations(migrations, applied)
         for migration in pending:
-            await _apply(connection, migration, marks_backtest=backtest and migration is pending[0])
+            await _apply(connection, migration, marks_backtest=backtest and not applied and migration is pending[0])
+        always = directory / "always.pgsql"
+        if always.exists():
+            await connection.execute(always.read_text())
     finally:
         # Ends the advisory lock too.
         await connection.close()

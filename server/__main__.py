@@ -81,6 +81,10 @@ def _key(config: Config, purpose: str) -> bytes:
     return hmac.digest(config.secret_key.get_secret_value().encode(), purpose.encode(), hashlib.sha256)
 
 
+class CannotListen(Exception):
+    """The address cannot be bound."""
+
+
 async def serve(config: Config) -> None:
     """Serves until SIGTERM or SIGINT, then drains: no new calls, calls in progress end, accepted work is recorded."""
     store = await connect(config.database_url.get_secret_value(), connections=config.database_connections)
@@ -117,7 +121,10 @@ async def serve(config: Config) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         offer_reflection(server)
-    port = server.add_insecure_port(config.listen)
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError as error:
+        raise CannotListen(f"cannot listen on {config.listen}: is the port taken?") from error
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -189,7 +196,11 @@ def main() -> int:
     telemetry.set_up_logs(config.log_level)
     match sys.argv[1:]:
         case []:
-            uvloop.run(serve(config))
+            try:
+                uvloop.run(serve(config))
+            except CannotListen as error:
+                print(error, file=sys.stderr)
+                return 1
             return 0
         case ["put-policies", folder]:
             try:

@@ -1,27 +1,17 @@
 """The ops tool `recycling`: one command an RPC, the replay of event logs, and the check of a database's invariants.
 
-Knows how to turn options into requests, and errors into exit codes: 0 done (a refusal for risk is an answer, too), 1
-failed or violated, 2 used wrongly. How answers look is for `views`; must not know the service's rules. Heavy imports
-happen in the command that needs them.
+Knows how to turn arguments into requests. Exit codes: 0 done (a refusal for risk is an answer, too), 1 failed or
+violated, 2 used wrongly. How answers look is for `views`; must not know the service's rules. Heavy imports happen in
+the command that needs them.
 """
 
-import asyncio
-import contextlib
-import dataclasses
-import inspect
-import os
-import sys
-from collections.abc import Callable, Coroutine, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
-    from clients.python.client import RecyclingClient, RecyclingError
+from clients.python.options import Circumstances, Command, Connection, command_of, instant
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
@@ -34,84 +24,14 @@ RequestId = Annotated[str, typer.Option(help="UUID of the request, to repeat it 
 ValidateOnly = Annotated[bool, typer.Option("--validate-only", help="Do everything but the transfer.")]
 Wanted = Annotated[UnitName | None, typer.Option(help="The unit wanted, where the policy leaves a choice.")]
 
-_Message = TypeVar("_Message", bound="Message")
-
-
-def _instant(text: str) -> datetime:
-    instant = datetime.fromisoformat(text)
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
-
-
-def _option(*names: str, help: str, **settings: Any) -> Any:  # noqa: A002 - typer's own word
-    return typer.Option(*names, help=help, show_default=bool(settings.pop("show_default", False)), **settings)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Connection:
-    """How to reach the service, and how to print what it says."""
-
-    address: Annotated[
-        str, _option("--address", metavar="HOST:PORT", help="Where the service listens.", show_default=True)
-    ] = "127.0.0.1:50051"
-    timeout_s: Annotated[
-        float, _option("--timeout", metavar="SECONDS", min=0.001, help="For each call.", show_default=True)
-    ] = 5.0
-    backtest_time: Annotated[
-        datetime | None,
-        _option(
-            "--backtest-time", metavar="TIME", parser=_instant, help="Move a back-test database's clock here first."
-        ),
-    ] = None
-    as_json: Annotated[bool, _option("--json", help="Print JSON: protobuf's mapping, with the contract's names.")] = (
-        False
-    )
-
-    def open(self) -> "RecyclingClient":
-        """A client of the service."""
-        from clients.python.client import RecyclingClient
-
-        return RecyclingClient(self.address, timeout_s=self.timeout_s, backtest_time=self.backtest_time)
-
-    def show(self, *messages: "Message", **named: "Message | list[Message]") -> None:
-        """Prints one message, or several under names."""
-        from clients.python import views
-
-        views.show(messages[0] if messages else named, as_json=self.as_json)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Circumstances:
-    """The device and the session a request comes from, as options."""
-
-    device_id: Annotated[str, _option(help="Device: the fingerprint's identifier.")] = ""
-    ip: Annotated[str, _option(help="Device: its address.")] = ""
-    os: Annotated[str, _option(help="Device: operating system.")] = ""
-    model: Annotated[str, _option(help="Device: hardware model.")] = ""
-    screen: Annotated[str, _option(help="Device: screen size, e.g. 1080x2400.")] = ""
-    timezone: Annotated[str, _option(help="Device: IANA time zone.")] = ""
-    language: Annotated[str, _option(help="Device: BCP 47 language.")] = ""
-    user_agent: Annotated[str, _option(help="Device: user agent.")] = ""
-    emulator: Annotated[bool | None, _option("--emulator/--no-emulator", help="Device: whether emulated.")] = None
-    rooted: Annotated[bool | None, _option("--rooted/--not-rooted", help="Device: whether rooted.")] = None
-    vpn: Annotated[bool | None, _option("--vpn/--no-vpn", help="Device: whether behind a VPN.")] = None
-    device_json: Annotated[str, _option(metavar="JSON", help="Device: the message, under the options above.")] = ""
-    behavior_json: Annotated[str, _option(metavar="JSON", help="Session: the message Behavior.")] = ""
-
-    def messages(self) -> dict[str, Any]:
-        """The two fields that requests have for them."""
-        from card_recycling.v1.types_pb2 import Behavior, Device
-
-        device = _parsed("--device-json", self.device_json, Device())
-        for option in dataclasses.fields(self):
-            value = getattr(self, option.name)
-            if value not in (None, "") and not option.name.endswith("_json"):
-                setattr(device, option.name, value)
-        return {"device": device, "behavior": _parsed("--behavior-json", self.behavior_json, Behavior())}
-
 
 def main() -> None:
     """The program `recycling`."""
     app()
+
+
+def _command(function: Command) -> Command:
+    return command_of(app, function)
 
 
 @app.callback()
@@ -127,34 +47,6 @@ def _defaults(
     """Card Recycling: issue cards, take them back, look after them. The options here may also follow the command."""
     defaults = {"address": address, "timeout_s": timeout_s}
     context.default_map = {str(command.name): defaults for command in app.registered_commands}
-
-
-def _command(function: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
-    """Makes an async function a command; its parameters of dataclass types become the options that are their fields."""
-    signature = inspect.signature(function, eval_str=True)
-    groups: dict[str, Any] = {
-        name: parameter.annotation
-        for name, parameter in signature.parameters.items()
-        if dataclasses.is_dataclass(parameter.annotation)
-    }
-    keyword_only = inspect.Parameter.KEYWORD_ONLY
-    options = [p.replace(kind=keyword_only) for name, p in signature.parameters.items() if name not in groups]
-    options += [
-        inspect.Parameter(each.name, keyword_only, default=each.default, annotation=each.type)
-        for group in groups.values()
-        for each in dataclasses.fields(group)
-    ]
-
-    def run(**values: Any) -> None:
-        for name, group in groups.items():
-            values[name] = group(**{each.name: values.pop(each.name) for each in dataclasses.fields(group)})
-        with _traced():
-            asyncio.run(_reporting_errors(function(**values)))
-
-    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    run.__annotations__ = {}
-    app.command(function.__name__, help=function.__doc__)(run)
-    return function
 
 
 @_command
@@ -175,7 +67,7 @@ async def issue(
     duration_days: Annotated[int, typer.Option(help="Days of service.")] = 30,
     serial: Annotated[str | None, typer.Option(help="The seller's serial number, once per platform.")] = None,
     activate_by: Annotated[
-        datetime | None, typer.Option(metavar="TIME", parser=_instant, help="Until when it may be activated.")
+        datetime | None, typer.Option(metavar="TIME", parser=instant, help="Until when it may be activated.")
     ] = None,
     request_id: RequestId = "",
 ) -> None:
@@ -398,68 +290,6 @@ async def verify(
     views.show_results(results, as_json=as_json)
     if not all(result.holds for result in results):
         raise typer.Exit(1)
-
-
-def _parsed(option: str, text: str, message: _Message) -> _Message:
-    from google.protobuf import json_format
-
-    try:
-        return json_format.Parse(text, message) if text else message
-    except json_format.ParseError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
-
-
-async def _reporting_errors(work: Coroutine[Any, Any, None]) -> None:
-    from clients.python.client import RecyclingError
-
-    try:
-        await work
-    except RecyclingError as error:
-        _print_error(error)
-        raise typer.Exit(1) from error
-
-
-def _print_error(error: "RecyclingError") -> None:
-    typer.echo(f"{error.reason or error.code.name}: {error.message}", err=True)
-    for violation in error.field_violations:
-        typer.echo(f"  {violation.field}: {violation.description}", err=True)
-    if error.trace_id:
-        typer.echo(f"  trace {error.trace_id}", err=True)
-
-
-@contextlib.contextmanager
-def _traced() -> Iterator[None]:
-    """Exports spans while it lasts, if the environment names an exporter as OpenTelemetry's SDKs have it."""
-    exporter_name = os.environ.get(
-        "OTEL_TRACES_EXPORTER", "otlp" if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ else "none"
-    )
-    if exporter_name == "none":
-        yield
-        return
-    from opentelemetry import trace
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-
-    exporter: SpanExporter
-    if exporter_name == "console":
-        exporter = ConsoleSpanExporter(out=sys.stderr)
-    elif os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc") == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-
-        exporter = GrpcExporter()
-    else:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-
-        exporter = HttpExporter()
-    name = os.environ.get("OTEL_SERVICE_NAME", "recycling-cli")
-    provider = TracerProvider(resource=Resource.create({"service.name": name}))
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
-    try:
-        yield
-    finally:
-        provider.shutdown()
 
 
 if __name__ == "__main__":

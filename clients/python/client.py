@@ -33,6 +33,7 @@ from opentelemetry.instrumentation.grpc import aio_client_interceptors
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 5.0
 BACKTEST_TIME_KEY = "card-recycling-backtest-time"
+TRACE_ID_KEY = "trace-id"
 PAGE_SIZE = 200
 
 _CHANNEL_OPTIONS = [
@@ -97,7 +98,7 @@ class RecyclingError(Exception):
         self.trace_id = trace_id
 
     @classmethod
-    def from_status(cls, status: status_pb2.Status) -> Self:
+    def from_status(cls, status: status_pb2.Status, *, trace_id: str | None = None) -> Self:
         """The error in a `google.rpc.Status`, such as a result of a batch holds."""
         info = error_details_pb2.ErrorInfo()
         bad_request = error_details_pb2.BadRequest()
@@ -114,7 +115,7 @@ class RecyclingError(Exception):
                 for violation in bad_request.field_violations
             ),
             retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
-            trace_id=info.metadata.get("trace_id"),
+            trace_id=trace_id,
         )
 
     @classmethod
@@ -125,9 +126,10 @@ class RecyclingError(Exception):
             status = rpc_status.from_call(call)  # type: ignore[arg-type]
         except ValueError:  # details that contradict the status
             status = None
+        trace_id = dict(call.trailing_metadata() or ()).get(TRACE_ID_KEY)
         if status is None:
             return cls(code=call.code(), message=call.details() or "")
-        return cls.from_status(status)
+        return cls.from_status(status, trace_id=None if trace_id is None else str(trace_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

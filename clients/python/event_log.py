@@ -102,8 +102,15 @@ def _instant(cell: object) -> datetime:
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
-def _integer(cell: object) -> int:
-    return int(float(str(cell)))
+def _integer(cell: object, bits: int = 64) -> int:
+    number = float(str(cell))
+    if not -(2.0 ** (bits - 1)) <= number < 2.0 ** (bits - 1):
+        raise ValueError(f"{cell} is out of range")
+    return int(number)
+
+
+def _small_integer(cell: object) -> int:
+    return _integer(cell, bits=32)
 
 
 def _number(cell: object) -> float:
@@ -139,7 +146,7 @@ def _fields(message: type[Message]) -> dict[str, Callable[[object], Any]]:
     parsers: dict[int, Callable[[object], Any]] = {
         FieldDescriptor.CPPTYPE_STRING: str,
         FieldDescriptor.CPPTYPE_BOOL: _flag,
-        FieldDescriptor.CPPTYPE_INT32: _integer,
+        FieldDescriptor.CPPTYPE_INT32: _small_integer,
         FieldDescriptor.CPPTYPE_DOUBLE: _number,
     }
     return {field.name: parsers[field.cpp_type] for field in message.DESCRIPTOR.fields if field.cpp_type in parsers}
@@ -157,7 +164,7 @@ _COLUMNS: dict[str, Callable[[object], Any]] = {
     "reason": _reason,
     "amount_minor": _integer,
     "currency": str,
-    "duration_days": _integer,
+    "duration_days": _small_integer,
     "age": _integer,
     "label": _integer,
     **_DEVICE,

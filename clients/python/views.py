@@ -47,7 +47,10 @@ def show(what: Message | Mapping[str, Message | Sequence[Message]], *, as_json: 
         _print_json(_plain(what) if isinstance(what, Message) else {name: _plain(part) for name, part in named.items()})
         return
     for name, part in named.items():
-        _console().print(_record(name, part) if isinstance(part, Message) else _records(name, part))
+        if isinstance(part, Message):
+            _console().print(_record(name, part))
+        else:
+            _console().print(_records(name, part) if part else f"{name}: none")
 
 
 def show_report(report: Mapping[str, Any], *, as_json: bool) -> None:
@@ -128,9 +131,9 @@ def _record(name: str, message: Message) -> Table:
 def _records(name: str, messages: Sequence[Message]) -> Table:
     """Some columns of messages of one kind."""
     table = Table(title=f"{name} ({len(messages)})", title_justify="left")
-    columns = COLUMNS[messages[0].DESCRIPTOR.name] if messages else ()
+    columns = COLUMNS[messages[0].DESCRIPTOR.name]
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column.replace(".", "\n"), no_wrap=column.endswith("_id"), overflow="fold")
     for message in messages:
         texts = dict(_flat(message))
         table.add_row(*(texts.get(column, "") for column in columns))

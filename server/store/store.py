@@ -6,6 +6,7 @@ role `recycling_server`; statements are planned once for index access, since all
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -29,6 +30,8 @@ tracer = trace.get_tracer(__name__)
 ROLE = "recycling_server"
 STATEMENT_TIMEOUT_S = 10.0
 ACQUIRE_TIMEOUT_S = 2.0
+BATCHES_IN_FLIGHT = 2
+"""So many connections are kept for the engine."""
 
 _SESSION = {
     "role": ROLE,
@@ -59,8 +62,9 @@ _CANNOT_REACH = (
 class PostgresStore:
     """The database. Build it with `connect`; methods raise StoreUnavailable when it cannot be reached."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, *, other_connections: int) -> None:
         self._pool = pool
+        self._others = asyncio.Semaphore(other_connections)
         self._policies: dict[tuple[str, int], Policy] = {}
 
     # The engine's port
@@ -104,7 +108,7 @@ class PostgresStore:
             for item in items
         ]
         with tracer.start_as_current_span("store.load", attributes=_span("issue_load")):
-            found = await self._fetch("issue_load", item=item_rows)
+            found = await self._fetch_beside("issue_load", item=item_rows)
         policies = []
         for item, row in zip(items, found, strict=True):
             revision = row["policy_revision"]
@@ -144,7 +148,7 @@ class PostgresStore:
             for entry in entries
         ]
         with tracer.start_as_current_span("store.record", attributes=_span("issue_record")):
-            return {row["card_id"] for row in await self._fetch("issue_record", card=card_rows)}
+            return {row["card_id"] for row in await self._fetch_beside("issue_record", card=card_rows)}
 
     # What readers ask
 
@@ -201,8 +205,23 @@ class PostgresStore:
         wanted = statement(name)
         return await self._run(wanted.text, *wanted.arguments(**inputs))
 
+    async def _fetch_beside(self, name: str, **inputs: Sequence[rows.Row]) -> list[asyncpg.Record]:
+        wanted = statement(name)
+        return await self._run_beside(wanted.text, *wanted.arguments(**inputs))
+
     async def _query(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
-        return await self._run(statement(name).text, *arguments)
+        return await self._run_beside(statement(name).text, *arguments)
+
+    async def _run_beside(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Readers and issuers share what the engine's batches leave: they cannot starve them of connections."""
+        try:
+            await asyncio.wait_for(self._others.acquire(), ACQUIRE_TIMEOUT_S)
+        except TimeoutError:
+            raise StoreUnavailable("all connections are busy") from None
+        try:
+            return await self._run(text, *arguments)
+        finally:
+            self._others.release()
 
     async def _run(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
         try:
@@ -265,7 +284,7 @@ async def connect(url: str, *, connections: int) -> PostgresStore:
         reset=_keep_session,
         timeout=ACQUIRE_TIMEOUT_S,
     )
-    return PostgresStore(pool)
+    return PostgresStore(pool, other_connections=max(1, connections - BATCHES_IN_FLIGHT))
 
 
 async def _keep_session(connection: asyncpg.Connection) -> None:

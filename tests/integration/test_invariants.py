@@ -1,10 +1,13 @@
 """The checker of invariants: a sound history passes, and every planted violation is named, on a real Postgres."""
 
+import json
+
 import asyncpg
 import pytest
 
 from migrations.invariants import SAMPLES_MAX, InvariantResult, check_invariants, invariants
 from tests.conftest import FreshDatabase
+from tests.unit.test_cli import recycling
 
 # Account a has card 1: recycled (11, settled), given back (clawed back), recycled again (12, settled); card 2: recycled
 # for a coupon (13); card 3: its attempt was refused (14). Ids end in these numbers. A step is a minute.
@@ -249,3 +252,20 @@ async def test_samples_are_few(fresh_database: FreshDatabase) -> None:
     owner_url, _ = await fresh_database()
     result = (await violated(owner_url, HISTORY, VIOLATIONS["a command of tomorrow"][0]))["nothing_from_the_future"]
     assert (result.violations, len(result.samples)) == (13, SAMPLES_MAX)
+
+
+async def test_verify_names_every_rule(fresh_database: FreshDatabase) -> None:
+    """On a sound database `recycling verify` says OK to each rule, and succeeds."""
+    _, server_url = await fresh_database()
+    done = await recycling("verify", DATABASE_URL=server_url)
+    assert done.code == 0
+    assert [line.split()[1:3] for line in done.out.splitlines()] == [[rule.name, "OK"] for rule in invariants()]
+
+
+async def test_verify_fails_on_a_violation(fresh_database: FreshDatabase) -> None:
+    """On a violated database `recycling verify` names the rule, and fails."""
+    owner_url, _ = await fresh_database()
+    await violated(owner_url, HISTORY, VIOLATIONS["a fee above the price"][0])
+    done = await recycling("verify", "--database-url", owner_url, "--json")
+    assert done.code == 1
+    assert [rule["name"] for rule in json.loads(done.out) if rule["violations"]] == ["amounts_in_range"]

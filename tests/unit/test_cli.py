@@ -10,7 +10,6 @@ from pathlib import Path
 import grpc
 from google.rpc import error_details_pb2
 
-from tests.conftest import FreshDatabase
 from tests.unit.test_client import NOT_FOUND, FakeService, failure, served
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -136,14 +135,6 @@ async def test_replay_of_failing_service_exits_1(tmp_path: Path) -> None:
         done = await recycling("replay", "--events", str(path), "--address", address)
     assert done.code == 1
     assert "INTERNAL" in done.out
-
-
-async def test_verify_names_every_rule(fresh_database: FreshDatabase) -> None:
-    """A sound database gets a line for each rule, and success."""
-    _, server_url = await fresh_database()
-    done = await recycling("verify", DATABASE_URL=server_url)
-    assert done.code == 0
-    assert all(" OK " in line for line in done.out.splitlines())
 
 
 async def test_verify_of_no_database_exits_2() -> None:

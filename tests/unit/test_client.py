@@ -85,7 +85,9 @@ class FakeService(
             )
         )
         if self._failures:
-            await context.abort_with_status(rpc_status.to_status(self._failures.pop(0)))
+            status = rpc_status.to_status(self._failures.pop(0))
+            traced = (("trace-id", "cafe"),) if status.code is grpc.StatusCode.INTERNAL else ()
+            await context.abort(status.code, status.details, (*status.trailing_metadata, *traced))
         return response
 
     async def QuoteRecycle(self, request: QuoteRecycleRequest, context: Any) -> QuoteRecycleResponse:
@@ -339,9 +341,8 @@ async def test_rich_error_is_parsed() -> None:
 
 async def test_trace_of_an_internal_error_is_told() -> None:
     """An INTERNAL error names the trace to report."""
-    status = status_pb2.Status(code=grpc.StatusCode.INTERNAL.value[0], message="internal error")
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="INTERNAL", metadata={"trace_id": "cafe"}))
-    async with client_of(FakeService(status)) as (client, _):
+    service = FakeService(failure(grpc.StatusCode.INTERNAL, "INTERNAL"))
+    async with client_of(service) as (client, _):
         with pytest.raises(RecyclingError) as raised:
             await client.recycle(RecycleRequest())
     assert raised.value.trace_id == "cafe"

@@ -193,6 +193,7 @@ def test_other_formats_read_alike(tmp_path: Path, name: str) -> None:
         ("2026-01-01T00:00:00Z,SELL,a,,,,,,,", "row 0.*SELL"),
         ("2026-01-01T00:00:00Z,ISSUE,,,,,,,,", "row 0: no account_id"),
         ("2026-01-01T00:00:00Z,ISSUE,a,,much,,,,,", "row 0.*much"),
+        ("2026-01-01T00:00:00Z,ISSUE,a,,1e400,,,,,", "row 0.*out of range"),
         ("2026-01-01T00:00:00Z,ISSUE,a,,,,,,perhaps,", "row 0.*perhaps"),
     ],
 )

@@ -1,6 +1,7 @@
 """The feature registry against the contract that carries its features."""
 
 from fraud_scoring.v1.fraud_scoring_service_pb2 import FeatureRow
+
 from fraud_worker.registry import COUNT_MAX, FEATURE_NAMES, FEATURES
 
 
@@ -19,7 +20,12 @@ def test_contract_can_tell_every_unknown_feature() -> None:
 def test_flags_and_counts_have_fitting_types_in_the_contract() -> None:
     """A flag is a bool, seconds are a double, and everything else is a whole number."""
     kinds = {field.name: field.type for field in FeatureRow.DESCRIPTOR.fields}
-    types = {"flag": {FeatureRow.DESCRIPTOR.fields_by_name["vpn"].type}, "seconds": {1}, "count": {5}, "minor units": {3}}
+    types = {
+        "flag": {FeatureRow.DESCRIPTOR.fields_by_name["vpn"].type},
+        "seconds": {1},
+        "count": {5},
+        "minor units": {3},
+    }
     assert [feature.name for feature in FEATURES if kinds[feature.name] not in types[feature.unit]] == []
 
 

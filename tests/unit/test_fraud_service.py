@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
-
 from fraud_scoring.v1.fraud_scoring_service_pb2 import FeatureRow
+
 from fraud_worker.registry import FEATURE_NAMES
 from fraud_worker.scorer import RowsRefused
 from fraud_worker.service import feature_matrix

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fraud_worker.event_log import EVENT_KINDS, read_log
-from fraud_worker.simulated_world import SimulatedEvent
-from fraud_worker.simulator import ABUSE, DEFAULT_START, HONEST, simulate, write_log
+from fraud_worker.simulated_world import SimulatedEvent, World
+from fraud_worker.simulator import ABUSE, DEFAULT_START, HONEST, Scenario, simulate, write_log
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,13 @@ def test_issue_knows_only_account_and_card(events: list[SimulatedEvent]) -> None
     )
 
 
-def test_every_kind_and_family_occurs(events: list[SimulatedEvent]) -> None:
-    """All scenarios of both sides appear, with the kinds of events that the live system writes."""
+@pytest.mark.parametrize("scenario", [*HONEST, *ABUSE], ids=lambda scenario: scenario.__name__)
+def test_scenario_writes_events_of_its_family(scenario: Scenario) -> None:
+    """Each scenario alone gives events of known kinds under its own name, all of them honest or all of them abuse."""
+    events = [event for _ in range(5) for event in scenario(World(1), DEFAULT_START)]
+    assert {event.family for event in events} == {scenario.__name__}
     assert {event.event_kind for event in events} <= set(EVENT_KINDS)
-    assert {event.family for event in events} == {scenario.__name__ for scenario in (*HONEST, *ABUSE)}
+    assert {event.label for event in events} <= {None, int(scenario in ABUSE)}
 
 
 def test_abuse_is_about_a_tenth_of_the_accounts(events: list[SimulatedEvent]) -> None:

@@ -1,0 +1,216 @@
+"""The one SQL function: a batch equals its requests one by one, the past stays as it was, training equals serving."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fraud_worker.event_log import SIGNALS, feature_matrix, load, read_log
+from fraud_worker.registry import FEATURE_NAMES
+from fraud_worker.simulator import simulate, write_log
+from migrations.risk_log import PROFILE_FIELDS, TraceHasher
+from tests.conftest import FreshDatabase
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+NEVER = 2**62
+"""A sequence number after all others: the request sees every event of its own moment."""
+HASHER = TraceHasher(b"another key than the loader's")
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A request as a test draws it."""
+
+    account_id: str
+    kind: str = "RECYCLE"
+    card: int = 0
+    device: str | None = None
+    ip: str | None = None
+    model: str | None = None
+    amount_minor: int | None = None
+    signals: str | None = None
+    event_time: datetime = NOW
+
+    def columns(self) -> tuple[Any, ...]:
+        """account, kind, card, the four hashes, amount, signals, time."""
+        profile = {"model": self.model, "os": "android", "screen": "1080x2400"} if self.model else {}
+        traces = HASHER.traces(device_id=self.device, ip=self.ip, profile=profile)
+        hashes = (traces.device_hash, traces.address_hash, traces.prefix_hash, traces.profile_hash)
+        card_id = f"{self.account_id}-{self.card}"
+        return (self.account_id, self.kind, card_id, *hashes, self.amount_minor, self.signals, self.event_time)
+
+
+requests = st.builds(
+    Request,
+    account_id=st.sampled_from([f"a{number}" for number in range(12)]),
+    kind=st.sampled_from(["ISSUE", "ACTIVATE", "RECYCLE", "RECYCLE", "RECYCLE", "REACTIVATE"]),
+    card=st.integers(0, 1),
+    device=st.sampled_from([None, "d1", "d1", "d2", "d3"]),
+    ip=st.sampled_from([None, "203.0.113.1", "203.0.113.2", "198.51.100.1", "2001:db8::1", "2001:db8::2"]),
+    model=st.sampled_from([None, "m1", "m1", "m2"]),
+    amount_minor=st.sampled_from([None, 2999, 2999, 1990]),
+)
+past_requests = st.builds(
+    lambda request, age_s: replace(request, event_time=NOW - timedelta(seconds=age_s)),
+    requests,
+    st.one_of(st.integers(0, 3_700), st.integers(0, 90_000), st.integers(0, 3_000_000)),
+)
+
+
+@pytest.fixture(scope="session")
+async def connection(fresh_database: FreshDatabase) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """The owner's connection to an empty database."""
+    owner_url, _ = await fresh_database()
+    connection = await asyncpg.connect(owner_url)
+    yield connection
+    await connection.close()
+
+
+async def features(
+    connection: asyncpg.Connection[Any], batch: Sequence[Request], *, as_of_seq: int = NEVER, leaves: bool = True
+) -> list[Row]:
+    """The feature rows of `batch`."""
+    columns = list(zip(*(request.columns() for request in batch), strict=True))
+    rows = await connection.fetch(
+        f"SELECT {', '.join(FEATURE_NAMES)} FROM risk_features($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        *columns,
+        [as_of_seq] * len(batch),
+        [leaves] * len(batch),
+    )
+    return [tuple(row) for row in rows]
+
+
+async def insert(connection: asyncpg.Connection[Any], *events: Request) -> int:
+    """Appends `events` in order; returns the sequence number of the last one."""
+    seq = 0
+    for event in events:
+        seq = await connection.fetchval(
+            "INSERT INTO risk_event (account_id, kind, card_id, device_hash, address_hash, prefix_hash, profile_hash,"
+            " amount_minor, signals, event_time) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING seq",
+            *event.columns(),
+        )
+    return seq
+
+
+async def test_columns_are_the_registry(connection: asyncpg.Connection[Any]) -> None:
+    """After the position, the function's columns are the registry's features in its order."""
+    names = await connection.fetchval("SELECT proargnames[13:] FROM pg_proc WHERE proname = 'risk_features'")
+    assert names == ["feature_position", *FEATURE_NAMES]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    past=st.lists(past_requests, max_size=25),
+    batch=st.lists(requests, min_size=2, max_size=10, unique_by=lambda request: request.account_id),
+)
+async def test_batch_equals_its_requests_one_by_one(
+    connection: asyncpg.Connection[Any], past: list[Request], batch: list[Request]
+) -> None:
+    """Requests of different accounts in one batch get what they would get one after the other."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await insert(connection, *sorted(past, key=lambda event: event.event_time))
+        together = await features(connection, batch)
+        one_by_one = []
+        for request in batch:
+            one_by_one += await features(connection, [request])
+            await insert(connection, request)
+        assert together == one_by_one
+    finally:
+        await transaction.rollback()
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(past=st.lists(past_requests, min_size=2, max_size=25), place=st.floats(0, 1, exclude_max=True))
+async def test_later_events_never_change_an_earlier_row(
+    connection: asyncpg.Connection[Any], past: list[Request], place: float
+) -> None:
+    """A row as of an event's place in the log is the same before and after more is logged, of that moment too."""
+    past = sorted(past, key=lambda event: event.event_time)
+    cut = int(place * len(past))
+    judged, later = past[cut], past[cut + 1 :]
+    same_moment = [replace(event, event_time=judged.event_time) for event in later]
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        seq = await insert(connection, *past[: cut + 1])
+        before = await features(connection, [judged], as_of_seq=seq, leaves=False)
+        await insert(connection, *same_moment, *later)
+        assert await features(connection, [judged], as_of_seq=seq, leaves=False) == before
+    finally:
+        await transaction.rollback()
+
+
+async def test_counts_saturate(connection: asyncpg.Connection[Any]) -> None:
+    """A farm of more accounts than the cap counts as the cap, and says that it reached it."""
+    async with connection.transaction():
+        farm = [Request(account_id=f"f{number}", device="farm", ip="203.0.113.9") for number in range(230)]
+        await insert(connection, *farm)
+        row = dict(
+            zip(FEATURE_NAMES, (await features(connection, [replace(farm[0], account_id="new")]))[0], strict=True)
+        )
+        await connection.execute("DELETE FROM risk_event; DELETE FROM risk_pair")
+    assert row["device_accounts_1h"] == row["device_recycles_24h"] == row["address_accounts_1h"] == 200
+    assert row["device_capped"] is True
+
+
+async def test_training_rows_equal_serving_rows(fresh_database: FreshDatabase, tmp_path: Path) -> None:
+    """What the loader computes for a log is what serving computed when those events came in one after the other."""
+    write_log(tmp_path / "log.csv", simulate(seed=8, accounts=120, days=2, abuse_share=0.4))
+    log = read_log(tmp_path / "log.csv").with_columns(seq=pl.int_range(1, pl.len() + 1))
+    judged = log.filter(pl.col("label").is_not_null())
+    trained = await asyncpg.connect((await fresh_database())[0])
+    served = await asyncpg.connect((await fresh_database())[0])
+    try:
+        await load(trained, log)
+        expected = await feature_matrix(trained, judged)
+        found = []
+        for event in log.iter_rows(named=True):
+            request = Logged(event)
+            if event["label"] is not None:
+                found += await features(served, [request])
+            await insert(served, request)
+    finally:
+        await trained.close()
+        await served.close()
+    unknown = [[value is None for value in row] for row in found]
+    assert len(found) > 50
+    assert [[value != value for value in row] for row in expected.tolist()] == unknown
+    known = [[0.0 if value is None else float(value) for value in row] for row in found]
+    assert [[0.0 if value != value else value for value in row] for row in expected.tolist()] == known
+
+
+class Logged(Request):
+    """An event of a log, as the server would hash it."""
+
+    def __init__(self, event: dict[str, Any]) -> None:
+        object.__setattr__(self, "event", event)
+
+    def columns(self) -> tuple[Any, ...]:
+        event = self.__dict__["event"]
+        traces = HASHER.traces(
+            device_id=event["device_id"], ip=event["ip"], profile={field: event[field] for field in PROFILE_FIELDS}
+        )
+        signals = {name: event[name] for name in SIGNALS if event[name] is not None}
+        hashes = (traces.device_hash, traces.address_hash, traces.prefix_hash, traces.profile_hash)
+        identity = (event["account_id"], event["event_kind"], event["card_id"])
+        return (
+            *identity,
+            *hashes,
+            event["amount_minor"],
+            json.dumps(signals) if signals else None,
+            event["event_time"],
+        )

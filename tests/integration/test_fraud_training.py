@@ -1,0 +1,150 @@
+"""Training and the shipped model: determinism, and what is caught and let pass in a world that no training saw."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from fraud_worker.__main__ import DEFAULT_MODEL
+from fraud_worker.event_log import JudgedRows, judged_rows
+from fraud_worker.registry import FEATURE_NAMES
+from fraud_worker.scorer import MANIFEST_FILE, MODEL_FILE, Model
+from fraud_worker.simulated_world import SimulatedEvent
+from fraud_worker.simulator import ABUSE, DEFAULT_SEED, HONEST, simulate, write_log
+from fraud_worker.training import CARD_FILE, PLOT_FILE, TrainingError, train
+
+FRESH_SEED = 4242
+
+
+def small_world() -> Iterator[SimulatedEvent]:
+    """A world that trains in seconds."""
+    return simulate(seed=77, accounts=4_000, days=20)
+
+
+@pytest.fixture(scope="module")
+def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log of the small world."""
+    path = tmp_path_factory.mktemp("logs") / "small.csv.gz"
+    write_log(path, small_world())
+    return path
+
+
+@pytest.fixture(scope="module")
+def small_model(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model trained on it."""
+    folder = tmp_path_factory.mktemp("models") / "small"
+    train([small_log], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fresh_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[JudgedRows, pl.Series]:
+    """A world of a seed that trained nothing, and which scenario made each of its judged rows."""
+    assert DEFAULT_SEED != FRESH_SEED
+    path = tmp_path_factory.mktemp("logs") / "fresh.parquet"
+    write_log(path, simulate(seed=FRESH_SEED, accounts=12_000, days=30))
+    judged = judged_rows([path])
+    return judged, pl.read_parquet(path)["family"].gather(judged.events["row"])
+
+
+@pytest.fixture(scope="module")
+def fresh_scores(fresh_world: tuple[JudgedRows, pl.Series]) -> npt.NDArray[np.float64]:
+    """The shipped model's scores of it."""
+    return Model.load(DEFAULT_MODEL).score(fresh_world[0].features)
+
+
+def test_same_seed_trains_the_same_trees(small_log: Path, small_model: Path, tmp_path: Path) -> None:
+    """Training twice gives the same bytes and the same thresholds."""
+    train([small_log], tmp_path / "again")
+    assert (tmp_path / "again" / MODEL_FILE).read_bytes() == (small_model / MODEL_FILE).read_bytes()
+    first, second = (Model.load(folder).manifest for folder in (small_model, tmp_path / "again"))
+    assert (first.thresholds, first.calibration, first.rows) == (second.thresholds, second.calibration, second.rows)
+
+
+def test_model_folder_is_complete(small_model: Path) -> None:
+    """Trees, manifest, card and plots, and nothing else."""
+    assert {path.name for path in small_model.iterdir()} == {MODEL_FILE, MANIFEST_FILE, CARD_FILE, PLOT_FILE}
+
+
+def test_manifest_names_no_folder(small_model: Path, small_log: Path) -> None:
+    """The manifest says what was run, and not where."""
+    assert str(small_log.parent) not in (small_model / MANIFEST_FILE).read_text()
+
+
+def test_immature_labels_do_not_train(small_log: Path, tmp_path: Path) -> None:
+    """With a label delay as long as the log, nothing is left to train on."""
+    with pytest.raises(TrainingError, match="label delay"):
+        train([small_log], tmp_path / "model", label_delay_hours=24.0 * 40)
+
+
+def test_shuffled_labels_teach_nothing(fresh_world: tuple[JudgedRows, pl.Series], tmp_path: Path) -> None:
+    """A model trained on labels dealt out at random does not catch the farm: catching is learned."""
+    path = tmp_path / "shuffled.parquet"
+    write_log(path, with_shuffled_labels(small_world()))
+    train([path], tmp_path / "model")
+    model = Model.load(tmp_path / "model")
+    judged, families = fresh_world
+    later = after_the_second_account(judged, families)
+    caught = model.score(judged.features[later]) >= model.manifest.thresholds.medium
+    assert caught.mean() < 0.2
+
+
+def with_shuffled_labels(events: Iterator[SimulatedEvent]) -> Iterator[SimulatedEvent]:
+    """The same events; each label is another event's."""
+    log = list(events)
+    labels = [event.label for event in log if event.label is not None]
+    random.Random(0).shuffle(labels)
+    for event in log:
+        yield event if event.label is None else replace(event, label=labels.pop())
+
+
+def after_the_second_account(judged: JudgedRows, families: pl.Series) -> npt.NDArray[np.bool_]:
+    """The farm's requests from a device that two other accounts used before."""
+    others = judged.features[:, FEATURE_NAMES.index("device_accounts_ever")]
+    result: npt.NDArray[np.bool_] = (families == "farm").to_numpy() & (others >= 2)
+    return result
+
+
+def test_shipped_model_catches_the_farm(
+    fresh_world: tuple[JudgedRows, pl.Series], fresh_scores: npt.NDArray[np.float64]
+) -> None:
+    """At least 95 % of a farm's requests after its second account are no longer LOW."""
+    later = after_the_second_account(*fresh_world)
+    assert later.sum() > 300
+    assert (fresh_scores[later] >= Model.load(DEFAULT_MODEL).manifest.thresholds.medium).mean() >= 0.95
+
+
+def test_shipped_model_lets_the_honest_pass(
+    fresh_world: tuple[JudgedRows, pl.Series], fresh_scores: npt.NDArray[np.float64]
+) -> None:
+    """At most 2 % of honest requests are not LOW, and of no honest family more than 10 %."""
+    judged, families = fresh_world
+    refused = fresh_scores >= Model.load(DEFAULT_MODEL).manifest.thresholds.medium
+    assert refused[judged.labels == 0].mean() <= 0.02
+    shares = {scenario.__name__: refused[(families == scenario.__name__).to_numpy()].mean() for scenario in HONEST}
+    assert max(shares.values()) <= 0.1, shares
+
+
+@pytest.mark.parametrize("family", [scenario.__name__ for scenario in ABUSE if scenario.__name__ != "ring"])
+def test_shipped_model_ranks_each_family_above_the_honest(
+    fresh_world: tuple[JudgedRows, pl.Series], fresh_scores: npt.NDArray[np.float64], family: str
+) -> None:
+    """AUC of each family of abuse against all honest requests; rings, which look like a promotion, are judged apart."""
+    judged, families = fresh_world
+    of_interest = (judged.labels == 0) | (families == family).to_numpy()
+    assert roc_auc_score(judged.labels[of_interest], fresh_scores[of_interest]) >= 0.9
+
+
+def test_shipped_model_beats_chance_on_rings(
+    fresh_world: tuple[JudgedRows, pl.Series], fresh_scores: npt.NDArray[np.float64]
+) -> None:
+    """Own devices of one make at one price are weak evidence, and still better than none."""
+    judged, families = fresh_world
+    of_interest = (judged.labels == 0) | (families == "ring").to_numpy()
+    assert roc_auc_score(judged.labels[of_interest], fresh_scores[of_interest]) >= 0.75
