@@ -13,24 +13,23 @@ from typing import Any
 import grpc.aio
 import uvloop
 from card_recycling.v1 import recycling_service_pb2 as pb
-from card_recycling.v1 import recycling_service_pb2_grpc
 
-
-class Echo(recycling_service_pb2_grpc.RecyclingServiceServicer):
-    """Parses a request and serializes an answer, as every handler must."""
-
-    def __init__(self, answer: pb.RecycleResponse) -> None:
-        self._answer = answer
-
-    async def Recycle(self, request: pb.RecycleRequest, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        """Always the same."""
-        return self._answer
+SERVICE = pb.DESCRIPTOR.services_by_name["RecyclingService"].full_name
 
 
 async def serve(answer: pb.RecycleResponse) -> None:
-    """Serves on a free port until SIGTERM."""
+    """Serves on a free port until SIGTERM. Requests are parsed and answers serialized, as every server must."""
+
+    async def recycle(request: pb.RecycleRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.RecycleResponse:
+        return answer
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        recycle,
+        request_deserializer=pb.RecycleRequest.FromString,
+        response_serializer=pb.RecycleResponse.SerializeToString,
+    )
     server = grpc.aio.server()
-    recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(Echo(answer), server)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Recycle": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)

@@ -1,4 +1,4 @@
-"""Recycle calls: one card each, many cards each, and the same again. Every answer is checked, outside of the time taken."""
+"""Recycle calls, of one card each or of many. Every answer is checked, outside of the time taken."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def household(world: World, start: datetime) -> list[SimulatedEvent]:
     for member in range(members):
         person = _honest(world, "household", tablet, sight=sight)
         person.ip = address
-        events += _card(person, moment, price)
+        events += _card(person, moment, price, at_once=world.chance(0.5))
         soon_s = world.log_uniform(0.5, 12_000)
         moment += timedelta(seconds=soon_s if member == same_evening else _DAY_S * (4 + world.rng.expovariate(1 / 16)))
     return events
@@ -348,7 +348,7 @@ HONEST: Final[dict[Scenario, float]] = {
     owner: 600.0,
     sudden_owner: 230.0,
     collector: 40.0,
-    household: 260.0,
+    household: 200.0,
     campus: 2.5,
     rush: 1.0,
 }

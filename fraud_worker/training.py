@@ -27,7 +27,7 @@ from fraud_worker.scorer import MANIFEST_FILE, MODEL_FILE, Calibration, Manifest
 
 _FIT_SHARE: Final = 0.7
 _STOP_SHARE: Final = 0.15
-_SLICE_POSITIVES_MIN: Final = 5
+_SLICE_ROWS_MIN: Final = 2
 _ROUNDS_MAX: Final = 300
 _ROUNDS_WITHOUT_GAIN: Final = 30
 _LEAF_ROWS_MIN: Final = 100
@@ -130,10 +130,10 @@ def _slices(mature: JudgedRows) -> tuple[JudgedRows, JudgedRows, JudgedRows]:
     )
     for name, part in zip(("fit", "early-stopping", "calibration"), parts, strict=True):
         positives = int(part.labels.sum())
-        if min(positives, len(part) - positives) < _SLICE_POSITIVES_MIN:
+        if min(positives, len(part) - positives) < _SLICE_ROWS_MIN:
             raise TrainingError(
                 f"the {name} slice has {len(part)} mature rows, {positives} of them abuse;"
-                f" it needs at least {_SLICE_POSITIVES_MIN} of each kind"
+                f" it needs at least {_SLICE_ROWS_MIN} of each kind"
             )
     return parts
 

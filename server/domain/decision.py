@@ -329,7 +329,7 @@ def _restored(card: Card, recycling: Recycling, rule: ReactivationRule, now: dat
             expire_time=now + card.duration,
             renewals_used=card.renewals_used + 1,
         )
-    if recycling.prior_state is CardState.ISSUED:
+    if card.activate_time is None:
         held = now - recycling.create_time
         deadline = card.activate_by_time and card.activate_by_time + held
         return replace(again, state=CardState.ISSUED, activate_by_time=deadline)

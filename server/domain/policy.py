@@ -131,5 +131,8 @@ class Policy:
             raise ValueError("a coupon cannot be taken back, so a policy that gives one cannot reactivate")
         if not set(self.reactivation.dispositions) <= offered - {Disposition.CANCEL}:
             raise ValueError("reactivation names a disposition that is not offered, or CANCEL")
-        if self.reactivation.validity is RestoredValidity.FULL and self.reactivation.renewals_max is None:
-            raise ValueError("renewals_max is required where reactivation gives the full validity")
+        if self.reactivation.validity is RestoredValidity.FULL:
+            if self.reactivation.renewals_max is None:
+                raise ValueError("renewals_max is required where reactivation gives the full validity")
+            if rule.kind is not CompensationKind.PER_UNUSED_DAY or rule.renewed_card_earns:
+                raise ValueError("where reactivation gives the full validity, a renewed card must not earn")

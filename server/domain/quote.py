@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from server.domain.card import MICROSECOND, Card
@@ -29,9 +30,11 @@ class QuoteSigner:
     def sign(self, card: Card, reason: RecycleReason, revision: str, terms: Terms, expire_time: datetime) -> str:
         """A token that holds `terms` for `card` until `expire_time`."""
         expiry_us = (expire_time - _EPOCH) // MICROSECOND
+        # A coupon's life begins with the recycle, whenever that is.
+        compensation = terms.compensation and replace(terms.compensation, expire_time=None)
         bound = (
             card.account_id, card.card_id, card.version, reason, revision,
-            terms.fee_minor, terms.compensation, expiry_us,
+            terms.fee_minor, compensation, expiry_us,
         )  # fmt: skip
         mac = hmac.digest(self._key, repr(bound).encode(), "sha256")
         return f"{expiry_us}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"

@@ -21,6 +21,7 @@ from server.domain.decision import Score, check, decide
 from server.domain.errors import Reason, Refusal
 from server.domain.quote import QuoteSigner
 from server.engine.ports import (
+    Answered,
     Entry,
     FraudScorer,
     Loaded,
@@ -169,9 +170,16 @@ class Engine:
                 middle = len(unanswered) // 2
                 await self._run(unanswered[:middle])
                 await self._run(unanswered[middle:])
-            else:
-                log.exception("a command failed")
-                for ticket in unanswered:
+                return
+            for ticket in unanswered:
+                if ticket.attempts + 1 < ATTEMPTS_MAX:
+                    ticket.attempts += 1  # it may have lost a race that only a constraint noticed
+                    await self._run([ticket])
+                else:
+                    # The line carries the trace of the call that gets the error, not that of the batch's first.
+                    token = otel_context.attach(ticket.context)
+                    log.exception("a command failed")
+                    otel_context.detach(token)
                     ticket.answer(Refusal(Reason.INTERNAL, "internal error"))
 
     async def _attempt(self, batch: list[_Ticket]) -> None:
@@ -200,7 +208,8 @@ class Engine:
         """Answers replays and what fails before risk; returns what is to be judged, and what must wait.
 
         The features of a command count the earlier ones of its batch. If one of those turns out to leave no event, the
-        later ones that share something with it were told too much, and wait for the next batch.
+        later ones that share something with it were told too much, and wait for the next batch. What fails before risk
+        is answered at once all the same, since no check reads features: so nothing has to wait twice for refusals.
         """
         judged: list[tuple[_Ticket, Loaded]] = []
         deferred: list[_Ticket] = []
@@ -208,20 +217,19 @@ class Engine:
         for ticket, found in zip(batch, loaded, strict=True):
             command = ticket.command
             if found.answered is not None:
-                same = found.answered.input_hash == command.input_hash()
-                ticket.answer(found.answered.response if same else _REUSED)
+                ticket.answer(replayed(found.answered, command.input_hash()))
                 continue
-            if command.risk_kind is not None and not ticket.keys.isdisjoint(not_events):
-                deferred.append(ticket)
+            counted = command.risk_kind is not None and found.snapshot.card is not None
+            try:
+                check(command, found.snapshot, self._signer)
+            except Refusal as refusal:
+                ticket.answer(refusal)
             else:
-                try:
-                    check(command, found.snapshot, self._signer)
-                except Refusal as refusal:
-                    ticket.answer(refusal)
-                else:
+                if not counted or ticket.keys.isdisjoint(not_events):
                     judged.append((ticket, found))
                     continue
-            if command.risk_kind is not None and found.snapshot.card is not None:
+                deferred.append(ticket)
+            if counted:
                 not_events.update(ticket.keys)
         return judged, deferred
 
@@ -253,7 +261,11 @@ class Engine:
         )
 
 
-_REUSED = Refusal(Reason.IDEMPOTENCY_KEY_REUSED, "this request id was used before, with other input")
+def replayed(answered: Answered, input_hash: bytes) -> Outcome:
+    """The stored answer, if the same was asked."""
+    if answered.input_hash == input_hash:
+        return answered.response
+    return Refusal(Reason.IDEMPOTENCY_KEY_REUSED, "this request id was used before, with other input")
 
 
 def _span_context(ticket: _Ticket) -> trace.SpanContext:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from uuid import UUID
 
 from server.domain.card import Card, CardState
 from server.domain.commands import IssueItem
 from server.domain.errors import Reason, Refusal
-from server.engine.engine import Outcome
+from server.engine.engine import ATTEMPTS_MAX, Outcome, replayed
 from server.engine.ports import IssuedEntry, LoadedItem, Renderer, Store, StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -47,9 +46,10 @@ class Issuer:
             waiting = later
         return [outcomes[position] for position in range(len(items))]
 
-    async def _round(self, items: list[IssueItem], attempts_left: int = 1) -> list[Outcome]:
+    async def _round(self, items: list[IssueItem], attempts_left: int = ATTEMPTS_MAX) -> list[Outcome]:
+        """The outcomes of items that have no request id or serial in common."""
         try:
-            return await self._attempt(items)
+            outcomes = await self._attempt(items)
         except StoreUnavailable:
             return [Refusal(Reason.STORE_UNAVAILABLE, "the database cannot be reached at the moment")] * len(items)
         except Exception as error:
@@ -57,22 +57,27 @@ class Issuer:
                 log.warning("issuing %d items failed and is halved: %r", len(items), error)
                 middle = len(items) // 2
                 return await self._round(items[:middle]) + await self._round(items[middle:])
-            if attempts_left:
-                return await self._round(items, attempts_left - 1)
-            log.exception("issuing a card failed")
-            return [Refusal(Reason.INTERNAL, "internal error")]
+            if attempts_left == 1:
+                log.exception("issuing a card failed")
+                return [Refusal(Reason.INTERNAL, "internal error")]
+            outcomes = [None]  # the serial may have been taken meanwhile
+        lost = [item for item, outcome in zip(items, outcomes, strict=True) if outcome is None]
+        if not lost:
+            again = []
+        elif attempts_left > 1:
+            again = await self._round(lost, attempts_left - 1)
+        else:
+            again = [Refusal(Reason.CONFLICT_RETRY, "the same request id is being answered; try again")] * len(lost)
+        told = iter(again)
+        return [next(told) if outcome is None else outcome for outcome in outcomes]
 
-    async def _attempt(self, items: list[IssueItem]) -> list[Outcome]:
+    async def _attempt(self, items: list[IssueItem]) -> list[Outcome | None]:
+        """The outcomes; None for those whose request id was answered between reading and writing."""
         outcomes: list[Outcome | None] = []
         entries: list[IssuedEntry] = []
         for item, found in zip(items, await self._store.load_items(items), strict=True):
             if found.answered is not None:
-                same = found.answered.input_hash == item.input_hash()
-                outcomes.append(
-                    found.answered.response
-                    if same
-                    else Refusal(Reason.IDEMPOTENCY_KEY_REUSED, "this request id was used before, with other input")
-                )
+                outcomes.append(replayed(found.answered, item.input_hash()))
                 continue
             try:
                 check_item(item, found)
@@ -83,14 +88,8 @@ class Issuer:
             entries.append(IssuedEntry(item=item, card=card, response=self._renderer.card(card, found.now)))
             outcomes.append(None)
         written = await self._store.record_items(entries) if entries else set()
-        fresh = iter(entries)
-        return [self._told(next(fresh), written) if outcome is None else outcome for outcome in outcomes]
-
-    @staticmethod
-    def _told(entry: IssuedEntry, written: set[UUID]) -> Outcome:
-        if entry.card.card_id in written:
-            return entry.response
-        return Refusal(Reason.CONFLICT_RETRY, "the same request id is being answered; try again")
+        fresh = (entry.response if entry.card.card_id in written else None for entry in entries)
+        return [next(fresh) if outcome is None else outcome for outcome in outcomes]
 
 
 def check_item(item: IssueItem, found: LoadedItem) -> None:
@@ -110,7 +109,7 @@ def check_item(item: IssueItem, found: LoadedItem) -> None:
 
 def issued_card(item: IssueItem, found: LoadedItem, card_id: UUID) -> Card:
     """The card as it begins."""
-    now: datetime = found.now
+    now = found.now
     return Card(
         card_id=card_id,
         account_id=item.account_id,

@@ -33,7 +33,7 @@ ACQUIRE_TIMEOUT_S = 2.0
 BATCHES_IN_FLIGHT = 2
 """So many connections are kept for the engine."""
 
-_SESSION = {
+SESSION = {
     "role": ROLE,
     "application_name": "card-recycling",
     "timezone": "UTC",
@@ -184,10 +184,10 @@ class PostgresStore:
         return bool(await self._query("move_clock", moment))
 
     async def is_ready(self) -> bool:
-        """Whether the database answers."""
+        """Whether the database answers, which one without our tables or role does not."""
         try:
             await self._query("wallet", "")
-        except StoreUnavailable:
+        except (StoreUnavailable, asyncpg.PostgresError):
             return False
         return True
 
@@ -229,6 +229,8 @@ class PostgresStore:
                 fetched: list[asyncpg.Record] = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
                 return fetched
         except _CANNOT_REACH as error:
+            if isinstance(error, ValueError):  # an InterfaceError too: an argument that cannot be encoded
+                raise
             raise StoreUnavailable(type(error).__name__) from error
 
     def _snapshot(self, command: Command, row: asyncpg.Record) -> Snapshot:
@@ -277,7 +279,7 @@ async def connect(url: str, *, connections: int) -> PostgresStore:
         url,
         min_size=0,
         max_size=connections,
-        server_settings=_SESSION,
+        server_settings=SESSION,
         statement_cache_size=100,
         max_cached_statement_lifetime=0,
         max_cacheable_statement_size=0,

@@ -199,7 +199,7 @@ VIOLATIONS = {
     ),
     "a device forgotten": ("DELETE FROM risk_pair WHERE kind = 1", {"risk_pairs_are_complete"}),
     "a device remembered late": (
-        "UPDATE risk_pair SET first_time = at(4) WHERE kind = 1",
+        "UPDATE risk_pair SET first_time = at(4) + interval '1 hour' WHERE kind = 1",
         {"risk_pairs_are_complete"},
     ),
 }

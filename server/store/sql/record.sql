@@ -1,16 +1,25 @@
--- Records a batch of decided commands in one transaction. Each claims its account, whose version must be as read and
--- whose decision must still be valid; a command that claims nothing writes nothing. Returns the positions claimed.
+-- Records a batch of decided commands in one transaction. Each claims its account, whose version must be as read; once
+-- all are claimed (which may mean waiting for locks) each decision must still be valid. A command that is not claimed
+-- in time writes nothing, but for the account's version. Returns the positions claimed.
 -- `position` joins the inputs. A risk event with `unclaimed` belongs to a dry run, which claims nothing.
 WITH input AS (
   SELECT * FROM :command(position integer, account_id text, account_version bigint, valid_until timestamptz,
                          request_id uuid, method text, input_hash bytea, response bytea, receipt json, now timestamptz)
 ),
-claimed AS (
+locked AS (
   UPDATE account AS a SET version = a.version + 1
   FROM input AS i
   WHERE a.account_id = i.account_id AND a.version = i.account_version
-    AND (i.valid_until IS NULL OR service_clock() < i.valid_until)
-  RETURNING i.position, i.account_id, i.request_id, i.now
+  RETURNING i.position, i.account_id, i.request_id, i.now, i.valid_until
+),
+-- The count makes the clock be read after the last lock was taken.
+all_locked AS MATERIALIZED (
+  SELECT CASE WHEN count(*) > 0 THEN service_clock() END AS clock FROM locked
+),
+claimed AS (
+  SELECT locked.position, locked.account_id, locked.request_id, locked.now
+  FROM locked CROSS JOIN all_locked
+  WHERE locked.valid_until IS NULL OR all_locked.clock < locked.valid_until
 ),
 answered AS (
   INSERT INTO command (account_id, request_id, method, input_hash, response, receipt, create_time)

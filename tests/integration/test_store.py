@@ -1,0 +1,312 @@
+"""The store: its statements' plans, what its role may do, what it keeps, and what it does without a database."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from card_recycling.v1 import recycling_service_pb2, types_pb2
+
+from migrations.postgres import EmbeddedPostgres
+from migrations.runner import migrate
+from server.api.messages import CommandParser
+from server.domain.errors import Reason
+from server.engine.ports import StoreUnavailable
+from server.store import store as store_module
+from server.store.statements import statement
+from server.store.store import SESSION
+from tests.conftest import FreshDatabase
+from tests.integration.conftest import MakeWorld
+from tests.integration.world import (
+    HASHER,
+    PATIENCE_S,
+    START,
+    World,
+    again,
+    item,
+    parsed,
+    quote,
+    reactivate,
+    reason,
+    recycle,
+)
+
+STATEMENTS = sorted(path.stem for path in (Path(store_module.__file__).parent / "sql").glob("*.sql"))
+APPEND_ONLY = (
+    "card_event", "card_serial", "command", "coupon", "policy_revision", "posting", "risk_event", "risk_event_default",
+    "risk_pair",
+)  # fmt: skip
+NEVER_SCANNED = (
+    "account", "card", "card_event", "card_serial", "command", "coupon", "posting", "recycling", "risk_pair",
+    "wallet_balance",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+async def as_server(shared_world: World) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """A connection as the server has them, to the shared world's database."""
+    connection = await asyncpg.connect(shared_world.server_url, server_settings=SESSION)
+    yield connection
+    await connection.close()
+
+
+# Statements
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_statement_prepares(as_server: asyncpg.Connection[Any], name: str) -> None:
+    """The server's role can prepare each statement."""
+    await as_server.prepare(statement(name).text)
+
+
+@pytest.mark.parametrize("name", sorted({*STATEMENTS} - {"move_clock", "policy", "policy_put", "privileges"}))
+async def test_statement_is_planned_by_index(as_server: asyncpg.Connection[Any], name: str) -> None:
+    """Each statement's one plan reaches all large tables by index, whatever their size when it was made."""
+    explained = f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {statement(name).text}"
+    parameters = (await as_server.prepare(explained)).get_parameters()
+    (plan,) = json.loads(await as_server.fetchval(explained, *[None] * len(parameters)))
+    scanned = {node["Relation Name"] for node in nodes(plan["Plan"]) if node["Node Type"] in ("Seq Scan", "Tid Scan")}
+    assert not scanned & {*NEVER_SCANNED} and not any(name.startswith("risk_event") for name in scanned)
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A plan's nodes."""
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+async def test_whole_life_scans_no_table(new_world: MakeWorld) -> None:
+    """From issue to reactivation and every list, on an almost empty database, no large table is read but by index."""
+    world = await new_world()
+    before = await sequential_scans(world)
+    card = await world.issue()
+    await world.answer(quote(card))
+    recycling = await world.settled(card)
+    await world.answer(reactivate(recycling))
+    newest = (START + timedelta(days=9), uuid.UUID(int=2**128 - 1))
+    assert await world.store.cards(card.account_id, newest, 10)
+    assert await world.store.recyclings(card.account_id, newest, 10)
+    assert await world.store.card(card.account_id, uuid.UUID(card.card_id))
+    assert await world.store.recycling(card.account_id, uuid.UUID(recycling.recycling_id))
+    # A connection tells what it did before it ends.
+    await world.store.close()
+    async with asyncio.timeout(PATIENCE_S):
+        while await world.owner.fetchval(  # noqa: ASYNC110 - another process tells no event
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'recycling_login'"
+        ):
+            await asyncio.sleep(0)
+    assert {"recycling_newest", "card_pkey", "wallet_balance_pkey"} <= await indexes_used(world)
+    assert await sequential_scans(world) == before
+
+
+async def sequential_scans(world: World) -> dict[str, int]:
+    """How often each large table was read as a whole."""
+    rows = await world.owner.fetch("SELECT relname, seq_scan FROM pg_stat_user_tables")
+    return {
+        row["relname"]: row["seq_scan"]
+        for row in rows
+        if row["relname"] in NEVER_SCANNED or row["relname"].startswith("risk_event")
+    }
+
+
+async def indexes_used(world: World) -> set[str]:
+    """The indexes that were used."""
+    rows = await world.owner.fetch("SELECT indexrelname FROM pg_stat_user_indexes WHERE idx_scan > 0")
+    return {row["indexrelname"] for row in rows}
+
+
+# Privileges
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY)
+@pytest.mark.parametrize("deed", ["UPDATE {table} SET {column} = {column}", "DELETE FROM {table}", "TRUNCATE {table}"])
+async def test_append_only_tables_stay(as_server: asyncpg.Connection[Any], table: str, deed: str) -> None:
+    """The server's role can neither change nor remove a row of an append-only table."""
+    column = "platform" if table in ("policy_revision", "card_serial") else "account_id"
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await as_server.execute(deed.format(table=table, column=column))
+
+
+@pytest.mark.parametrize("table", ["account", "card", "recycling", "wallet_balance", "backtest_clock"])
+async def test_rows_are_never_deleted(as_server: asyncpg.Connection[Any], table: str) -> None:
+    """The server's role cannot delete what it may change."""
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await as_server.execute(f"DELETE FROM {table}")
+
+
+@pytest.mark.parametrize("role", ["recycling_owner", "recycling_superuser"])
+async def test_server_cannot_become_another(as_server: asyncpg.Connection[Any], role: str) -> None:
+    """The server's login cannot take a stronger role, even after dropping its own."""
+    await as_server.execute("RESET ROLE")
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await as_server.execute(f"SET ROLE {role}")
+    finally:
+        await as_server.execute("SET ROLE recycling_server")
+
+
+async def test_real_clock_cannot_be_moved(fresh_database: FreshDatabase) -> None:
+    """Where the clock is real the server's role can neither move it nor make it movable."""
+    _, server_url = await fresh_database(backtest=False)
+    connection = await asyncpg.connect(server_url, server_settings=SESSION)
+    try:
+        assert await connection.fetch(statement("move_clock").text, START) == []
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("INSERT INTO backtest_clock (shifted_time) VALUES (now())")
+        off = await connection.fetchval("SELECT abs(extract(epoch FROM service_clock() - clock_timestamp()))")
+        assert off < 1
+    finally:
+        await connection.close()
+
+
+async def test_clock_never_goes_back(world: World) -> None:
+    """A back-test's clock stays where it is when it is told an earlier time."""
+    now = await world.move(timedelta(seconds=1))
+    await world.store.move_clock(START)
+    assert await world.owner.fetchval("SELECT service_clock()") == now
+
+
+# Single use, whatever the code believes
+
+
+async def test_second_live_recycling_is_impossible(world: World, as_server: asyncpg.Connection[Any]) -> None:
+    """The database itself refuses a second live recycling of a card's generation."""
+    recycling = await world.recycled(await world.issue())
+    with pytest.raises(asyncpg.UniqueViolationError, match="recycling_live"):
+        await copied(as_server, "recycling", recycling.account_id, recycling_id=uuid.uuid4())
+
+
+@pytest.mark.parametrize("change", [{"request_id": uuid.uuid4()}, {"request_id": uuid.uuid4(), "amount": 1}])
+async def test_second_settlement_is_impossible(
+    world: World, as_server: asyncpg.Connection[Any], change: dict[str, Any]
+) -> None:
+    """The database itself refuses a second settlement of a recycling, under another request and amount too."""
+    recycling = await world.settled(await world.issue())
+    with pytest.raises(asyncpg.UniqueViolationError, match="posting_once"):
+        await copied(as_server, "posting", recycling.account_id, **change)
+
+
+async def test_wallet_below_zero_is_impossible(world: World, as_server: asyncpg.Connection[Any]) -> None:
+    """The database itself refuses a negative balance."""
+    recycling = await world.settled(await world.issue())
+    with pytest.raises(asyncpg.CheckViolationError):
+        await as_server.execute(
+            "UPDATE wallet_balance SET amount = amount - 2700 WHERE account_id = $1", recycling.account_id
+        )
+
+
+async def copied(connection: asyncpg.Connection[Any], table: str, account_id: str, **changed: Any) -> None:
+    """Adds a copy of an account's rows with some columns changed."""
+    rows = await connection.fetch(f"SELECT * FROM {table} WHERE account_id = $1", account_id)
+    for row in rows:
+        values = {**row, **changed}
+        places = ", ".join(f"${n}" for n in range(1, len(values) + 1))
+        await connection.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places})", *values.values())
+
+
+# Personal data
+
+
+async def test_no_raw_device_or_address_is_kept(new_world: MakeWorld) -> None:
+    """After a run no column of any table holds a device id, an address or a user agent, in text, bytes or JSON."""
+    world = await new_world()
+    card = await world.issue()
+    device = types_pb2.Device(
+        device_id="raw-device-4711", ip="203.0.113.99", model="Pixel", os="android", user_agent="raw-agent/1.0"
+    )
+    request = recycling_service_pb2.RecycleRequest(
+        request_id=str(uuid.uuid4()),
+        account_id=card.account_id,
+        card_id=card.card_id,
+        reason=types_pb2.RECYCLE_REASON_VOLUNTARY,
+        device=device,
+    )
+    command = CommandParser(HASHER).recycle(request)
+    await world.answer(again(command, dry_run=True))
+    recycling = parsed(await world.answer(command))
+    await world.answer(reactivate(recycling, circumstances=command.circumstances))
+    texts = ["raw-device-4711", "203.0.113.99", "raw-agent/1.0"]
+    secrets = [*texts, *(text.encode().hex() for text in texts), ipaddress.ip_address("203.0.113.99").packed.hex()]
+    tables = await world.owner.fetch(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    )
+    assert len(tables) > 12
+    found = [
+        (table["relname"], secret)
+        for table in tables
+        for secret in secrets
+        if await world.owner.fetchval(
+            f"SELECT EXISTS (SELECT FROM {table['relname']} AS t WHERE strpos(t::text, $1) > 0)", secret
+        )
+    ]
+    assert found == []
+    assert await world.owner.fetchval("SELECT count(*) FROM risk_event WHERE device_hash IS NOT NULL") == 3
+
+
+# Failures
+
+
+async def test_value_that_cannot_be_sent_is_no_outage(world: World) -> None:
+    """An item with a number that the database has no room for is INTERNAL alone, and its neighbour is issued."""
+    outcomes = await world.issuer.issue(
+        [item("iqiyi", f"{uuid.uuid4()}", duration_days=2**40), item("iqiyi", f"{uuid.uuid4()}")]
+    )
+    assert [reason(outcome) for outcome in outcomes] == [Reason.INTERNAL, None]
+
+
+async def test_store_survives_its_database(open_folder: Path) -> None:
+    """While Postgres is down every call is STORE_UNAVAILABLE; once it is back the same store works, nothing lost."""
+    folder = open_folder / f"restarted-{uuid.uuid4().hex[:8]}"
+    with EmbeddedPostgres(folder) as postgres:
+        postgres.create_database("restarted")
+        owner_url, server_url = postgres.owner_url("restarted"), postgres.server_url("restarted")
+        await migrate(owner_url, backtest=True)
+        world = await World.create((owner_url, server_url))
+        card, other = await world.issue(), await world.issue()
+        command = recycle(card)
+        answer = await world.answer(command)
+        await world.owner.close()
+    assert reason(await world.run(recycle(other))) is Reason.STORE_UNAVAILABLE
+    (issued,) = await world.issuer.issue([item("iqiyi", "nobody")])
+    assert reason(issued) is Reason.STORE_UNAVAILABLE
+    assert not await world.store.is_ready()
+    with pytest.raises(StoreUnavailable):
+        await world.store.wallet(card.account_id)
+    with EmbeddedPostgres(folder):
+        assert await world.store.is_ready()
+        assert await world.run(command) == answer
+        assert parsed(await world.run(recycle(other))).card_id == other.card_id
+        world.owner = await asyncpg.connect(owner_url)
+        assert not await world.broken()
+        await world.close()
+
+
+async def test_store_without_schema_is_not_ready(postgres: EmbeddedPostgres) -> None:
+    """A database that was not migrated yet is not ready, and is once it was, under the same store."""
+    name = f"bare_{uuid.uuid4().hex[:8]}"
+    postgres.create_database(name)
+    store = await store_module.connect(postgres.server_url(name), connections=3)
+    try:
+        assert not await store.is_ready()
+        await migrate(postgres.owner_url(name))
+        assert await store.is_ready()
+    finally:
+        await store.close()
+
+
+async def test_store_of_no_database_is_not_ready(postgres: EmbeddedPostgres) -> None:
+    """A database that does not exist is not ready."""
+    store = await store_module.connect(postgres.server_url(f"no_{uuid.uuid4().hex[:8]}"), connections=3)
+    try:
+        assert not await store.is_ready()
+    finally:
+        await store.close()
