@@ -7,7 +7,6 @@ nor who asks and what follows from the answer.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,10 +23,12 @@ from google.rpc.code_pb2 import INVALID_ARGUMENT
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
 from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
 from fraud_worker.scorer import Model, RowsRefused
+from process import telemetry
+from process.reflection import offer_reflection
 
 SERVICE: Final = "fraud_scoring.v1.FraudScoringService"
 ROWS_MAX: Final = 1_000
@@ -37,7 +38,6 @@ DRAIN_S: Final = 10.0
 """How long requests in flight may take after SIGTERM."""
 
 _ERROR_DOMAIN: Final = "card-recycling"
-_REFLECTION_V1: Final = "grpc.reflection.v1.ServerReflection"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -132,8 +132,11 @@ def run(model: Model, listen: str) -> None:
 
 
 async def _serve(model: Model, listen: str) -> None:
+    provider = telemetry.set_up_tracing("card-recycling-fraud-worker")
     server = grpc.aio.server(
-        interceptors=_tracing(),
+        interceptors=[
+            aio_server_interceptor(filter_=filters.negate(filters.health_check()))  # type: ignore[no-untyped-call]
+        ],
         options=[
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
             ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -143,7 +146,7 @@ async def _serve(model: Model, listen: str) -> None:
     health_service = health.aio.HealthServicer()
     pb_grpc.add_FraudScoringServiceServicer_to_server(FraudScoringService(model), server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    _add_reflection(server)
+    offer_reflection(server, (SERVICE, health.SERVICE_NAME))
     host = listen.rpartition(":")[0]
     try:
         port = server.add_insecure_port(listen)
@@ -161,37 +164,4 @@ async def _serve(model: Model, listen: str) -> None:
     await stop.wait()
     await health_service.enter_graceful_shutdown()
     await server.stop(DRAIN_S)
-
-
-def _add_reflection(server: grpc.aio.Server) -> None:
-    """Reflection under both of its names: the package knows only v1alpha, whose messages v1 took over unchanged."""
-    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME, _REFLECTION_V1)
-    servicer = reflection.aio.ReflectionServicer(names)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler}),)
-    )
-
-
-def _tracing() -> list[grpc.aio.ServerInterceptor]:
-    """Spans around the calls, exported over OTLP, when the standard OTEL_* environment names an endpoint."""
-    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(map(os.environ.get, endpoints)):
-        return []
-    from opentelemetry import trace
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.instrumentation.grpc import aio_server_interceptor
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    name = os.environ.get("OTEL_SERVICE_NAME", "fraud-worker")
-    provider = TracerProvider(resource=Resource.create({"service.name": name}))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
-    return [aio_server_interceptor()]  # type: ignore[no-untyped-call]
+    provider.shutdown()

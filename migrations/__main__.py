@@ -5,6 +5,8 @@ import asyncio
 import os
 import sys
 
+import asyncpg
+
 from migrations.runner import MigrationError, migrate
 
 
@@ -19,7 +21,7 @@ def main() -> int:
         parser.error("DATABASE_URL is not set")
     try:
         applied = asyncio.run(migrate(url, backtest=arguments.backtest))
-    except MigrationError as error:
+    except (MigrationError, asyncpg.PostgresError, OSError, ValueError) as error:
         print(f"migrations: {error}", file=sys.stderr)
         return 1
     print("\n".join(f"applied {name}" for name in applied) or "nothing to apply")

@@ -29,12 +29,12 @@ from card_recycling.v1 import (
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor, filters
 from pydantic import ValidationError
 
 from migrations.risk_log import TraceHasher
-from server import telemetry
+from process import telemetry
+from process.reflection import offer_reflection
 from server.api.card_service import CardServicer
 from server.api.guard import BATCH_BYTES_MAX, Guard
 from server.api.messages import CommandParser, MessageRenderer
@@ -44,7 +44,6 @@ from server.config import Config
 from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
-from server.engine.ports import StoreUnavailable
 from server.scorer import GrpcFraudScorer
 from server.store.policy_document import PolicyInvalid, put_policies
 from server.store.store import PostgresStore, connect
@@ -123,7 +122,7 @@ async def serve(config: Config) -> None:
     await health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
-        offer_reflection(server)
+        offer_reflection(server, (*SERVICES, "grpc.health.v1.Health"))
     try:
         port = server.add_insecure_port(config.listen)
     except RuntimeError as error:
@@ -149,46 +148,12 @@ async def serve(config: Config) -> None:
 async def watch_health(store: PostgresStore, health: health_aio.HealthServicer) -> None:
     """Keeps health in step with the database: SERVING while it answers. A missing worker does not unserve: policies say
     what happens without a score."""
-    checked = False
     while True:
         ready = await store.is_ready()
-        if ready and not checked:
-            try:
-                too_open = await store.tables_too_open()
-            except StoreUnavailable:
-                continue
-            if too_open:
-                log.critical("the database role may change append-only tables: %s", ", ".join(too_open))
-                signal.raise_signal(signal.SIGTERM)
-                return
-            checked = True
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", *SERVICES):
             await health.set(name, status)
         await asyncio.sleep(1.0 if ready else 0.1)
-
-
-def offer_reflection(server: grpc.aio.Server) -> None:
-    """Reflection under both its names; v1 has the same messages as v1alpha."""
-    names = (
-        *SERVICES,
-        health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-        reflection.SERVICE_NAME,
-        REFLECTION_V1,
-    )
-    servicer = reflection.aio.ReflectionServicer(names)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": handler}),)
-    )
-
-
-REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
 def main() -> int:

@@ -246,7 +246,7 @@ async def replay(
     ],
     platform: Annotated[str, typer.Option(help="Of cards whose platform the log does not say.")] = "iqiyi",
     currency: Annotated[str, typer.Option(help="Of cards whose currency the log does not say.")] = "CNY",
-    duration_days: Annotated[int, typer.Option(help="Of cards whose duration the log does not say.")] = 30,
+    duration_days: Annotated[int, typer.Option(help="Of cards whose duration the log does not say.")] = 365,
     paid_minor: Annotated[int, typer.Option(help="Of cards whose price the log does not say, minor units.")] = 2999,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows, from the log's beginning.")] = None,
 ) -> None:

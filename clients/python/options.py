@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import inspect
 import os
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
@@ -155,32 +154,12 @@ def _print_error(error: "RecyclingError") -> None:
 @contextlib.contextmanager
 def _traced() -> Iterator[None]:
     """Exports spans while it lasts, if the environment names an exporter as OpenTelemetry's SDKs have it."""
-    exporter_name = os.environ.get(
-        "OTEL_TRACES_EXPORTER", "otlp" if "OTEL_EXPORTER_OTLP_ENDPOINT" in os.environ else "none"
-    )
-    if exporter_name == "none":
-        yield
+    if not any(name.startswith("OTEL_") for name in os.environ):
+        yield  # the SDK takes a while to import
         return
-    from opentelemetry import trace
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+    from process.telemetry import set_up_tracing
 
-    exporter: SpanExporter
-    if exporter_name == "console":
-        exporter = ConsoleSpanExporter(out=sys.stderr)
-    elif os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc") == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-
-        exporter = GrpcExporter()
-    else:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
-
-        exporter = HttpExporter()
-    name = os.environ.get("OTEL_SERVICE_NAME", "recycling-cli")
-    provider = TracerProvider(resource=Resource.create({"service.name": name}))
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
+    provider = set_up_tracing("recycling-cli")
     try:
         yield
     finally:

@@ -53,7 +53,7 @@ class CardTerms:
 
     platform: str = "iqiyi"
     currency: str = "CNY"
-    duration_days: int = 30
+    duration_days: int = 365
     paid_minor: int = 2999
 
 

@@ -7,6 +7,7 @@ role `recycling_server`; statements are planned once for index access, since all
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -25,6 +26,7 @@ from server.store import rows
 from server.store.policy_document import parse_policy
 from server.store.statements import statement
 
+log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
 ROLE = "recycling_server"
@@ -191,10 +193,6 @@ class PostgresStore:
             return False
         return True
 
-    async def tables_too_open(self) -> list[str]:
-        """Append-only tables that this connection could change; there must be none."""
-        return [row["name"] for row in await self._query("privileges")]
-
     async def close(self) -> None:
         """Closes the pool, when its work is done."""
         await self._pool.close()
@@ -283,10 +281,18 @@ async def connect(url: str, *, connections: int) -> PostgresStore:
         statement_cache_size=100,
         max_cached_statement_lifetime=0,
         max_cacheable_statement_size=0,
+        init=_refuse_power,
         reset=_keep_session,
         timeout=ACQUIRE_TIMEOUT_S,
     )
     return PostgresStore(pool, other_connections=max(1, connections - BATCHES_IN_FLIGHT))
+
+
+async def _refuse_power(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """A role that could change append-only tables must not serve."""
+    if too_open := [row["name"] for row in await connection.fetch(statement("privileges").text)]:
+        log.critical("not serving: this database role may change append-only tables: %s", ", ".join(too_open))
+        raise StoreUnavailable("the database role has too much power")
 
 
 async def _keep_session(connection: asyncpg.Connection) -> None:

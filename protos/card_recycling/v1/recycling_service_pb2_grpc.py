@@ -32,7 +32,7 @@ class RecyclingServiceStub:
     stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
-    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, INTERNAL.
+    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
     """
 
     def __init__(self, channel):
@@ -85,7 +85,7 @@ class RecyclingServiceServicer:
     stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
-    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, INTERNAL.
+    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
     """
 
     def QuoteRecycle(self, request, context):
@@ -100,7 +100,7 @@ class RecyclingServiceServicer:
     def Recycle(self, request, context):
         """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk.
         Errors: IDEMPOTENCY_KEY_REUSED, QUOTE_STALE, CARD_NOT_FOUND, CARD_ALREADY_RECYCLED, CARD_STATE_INVALID,
-        TRIGGER_NOT_ALLOWED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
+        TRIGGER_NOT_ALLOWED, LIMIT_EXCEEDED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,7 +201,7 @@ class RecyclingService:
     stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
-    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, INTERNAL.
+    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
     """
 
     @staticmethod

@@ -33,7 +33,7 @@ class RecyclingServiceStub:
     stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
-    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, INTERNAL.
+    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
     """
 
     @typing.overload
@@ -48,7 +48,7 @@ class RecyclingServiceStub:
     Recycle: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.RecycleRequest, recycling_service_pb2.RecycleResponse]
     """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk.
     Errors: IDEMPOTENCY_KEY_REUSED, QUOTE_STALE, CARD_NOT_FOUND, CARD_ALREADY_RECYCLED, CARD_STATE_INVALID,
-    TRIGGER_NOT_ALLOWED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
+    TRIGGER_NOT_ALLOWED, LIMIT_EXCEEDED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
     """
     BatchRecycle: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.BatchRecycleRequest, recycling_service_pb2.BatchRecycleResponse]
     """Takes back up to 1,000 cards; one result for each request, in order. Decides as the same requests one after the
@@ -79,7 +79,7 @@ class RecyclingServiceAsyncStub(RecyclingServiceStub):
     stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
-    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, INTERNAL.
+    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
     """
 
     def __init__(self, channel: aio.Channel) -> None: ...
@@ -91,7 +91,7 @@ class RecyclingServiceAsyncStub(RecyclingServiceStub):
     Recycle: aio.UnaryUnaryMultiCallable[recycling_service_pb2.RecycleRequest, recycling_service_pb2.RecycleResponse]  # type: ignore[assignment]
     """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk.
     Errors: IDEMPOTENCY_KEY_REUSED, QUOTE_STALE, CARD_NOT_FOUND, CARD_ALREADY_RECYCLED, CARD_STATE_INVALID,
-    TRIGGER_NOT_ALLOWED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
+    TRIGGER_NOT_ALLOWED, LIMIT_EXCEEDED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
     """
     BatchRecycle: aio.UnaryUnaryMultiCallable[recycling_service_pb2.BatchRecycleRequest, recycling_service_pb2.BatchRecycleResponse]  # type: ignore[assignment]
     """Takes back up to 1,000 cards; one result for each request, in order. Decides as the same requests one after the
@@ -121,7 +121,7 @@ class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
     stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
-    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, INTERNAL.
+    Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
     """
 
     @abc_1.abstractmethod
@@ -143,7 +143,7 @@ class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[recycling_service_pb2.RecycleResponse, abc.Awaitable[recycling_service_pb2.RecycleResponse]]:
         """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk.
         Errors: IDEMPOTENCY_KEY_REUSED, QUOTE_STALE, CARD_NOT_FOUND, CARD_ALREADY_RECYCLED, CARD_STATE_INVALID,
-        TRIGGER_NOT_ALLOWED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
+        TRIGGER_NOT_ALLOWED, LIMIT_EXCEEDED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
         """
 
     @abc_1.abstractmethod

@@ -1,8 +1,8 @@
-"""OpenTelemetry's SDK and structured logs, set up once by the composition root. Must not know the service.
+"""OpenTelemetry's SDK and structured logs, set up once, by a composition root.
 
-Spans go where the standard variables say: OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) switches export on,
-OTEL_EXPORTER_OTLP_PROTOCOL chooses grpc or http/protobuf, OTEL_TRACES_SAMPLER the share kept. Without an endpoint
-nothing is exported, and trace ids still go into logs and errors.
+Spans go where the standard variables say: OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT), or
+OTEL_TRACES_EXPORTER=otlp, switches export on, OTEL_EXPORTER_OTLP_PROTOCOL chooses grpc or http/protobuf,
+OTEL_TRACES_SAMPLER the share kept. With neither nothing is exported, and trace ids still go into logs and errors.
 """
 
 from __future__ import annotations
@@ -20,21 +20,30 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 
 def set_up_tracing(service_name: str) -> TracerProvider:
-    """The process's tracer provider; shut it down at the end, so that the last spans leave."""
+    """The process's tracer provider; shut it down at the end, so that the last spans leave.
+
+    OTEL_SERVICE_NAME overrides `service_name`.
+    """
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service_name)})
-    endpoint = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not endpoint or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        provider = TracerProvider(resource=resource, sampler=ALWAYS_OFF)
-    else:
+    if _exports():
         provider = TracerProvider(resource=resource)
         provider.add_span_processor(BatchSpanProcessor(_exporter()))
+    else:
+        provider = TracerProvider(resource=resource, sampler=ALWAYS_OFF)
     trace.set_tracer_provider(provider)
     return provider
 
 
+def _exports() -> bool:
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if exporter := os.environ.get("OTEL_TRACES_EXPORTER"):
+        return exporter == "otlp"
+    return bool(_of_traces("ENDPOINT"))
+
+
 def _exporter() -> SpanExporter:
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if protocol == "http/protobuf":
+    if _of_traces("PROTOCOL") == "http/protobuf":
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
         return HttpExporter()
@@ -43,9 +52,13 @@ def _exporter() -> SpanExporter:
     return OTLPSpanExporter()
 
 
+def _of_traces(setting: str) -> str | None:
+    """An exporter setting; the one for traces alone goes before the one for all signals."""
+    return os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{setting}") or os.environ.get(f"OTEL_EXPORTER_OTLP_{setting}")
+
+
 def set_up_logs(level: str) -> None:
     """JSON lines on standard error, each with the trace it belongs to."""
-    structlog.configure(cache_logger_on_first_use=True)
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
