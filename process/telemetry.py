@@ -1,7 +1,7 @@
 """OpenTelemetry's SDK and structured logs, set up once, by a composition root.
 
 Spans go where the standard variables say: OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT), or
-OTEL_TRACES_EXPORTER=otlp, switches export on, OTEL_EXPORTER_OTLP_PROTOCOL chooses grpc or http/protobuf,
+OTEL_TRACES_EXPORTER (otlp or console), switches export on, OTEL_EXPORTER_OTLP_PROTOCOL chooses grpc or http/protobuf,
 OTEL_TRACES_SAMPLER the share kept. With neither nothing is exported, and trace ids still go into logs and errors.
 """
 
@@ -15,7 +15,7 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 
@@ -38,11 +38,13 @@ def _exports() -> bool:
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     if exporter := os.environ.get("OTEL_TRACES_EXPORTER"):
-        return exporter == "otlp"
+        return exporter in ("otlp", "console")
     return bool(_of_traces("ENDPOINT"))
 
 
 def _exporter() -> SpanExporter:
+    if os.environ.get("OTEL_TRACES_EXPORTER") == "console":
+        return ConsoleSpanExporter(out=sys.stderr)
     if _of_traces("PROTOCOL") == "http/protobuf":
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 

@@ -16,7 +16,7 @@ import grpc.aio
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
 
-from server.domain.decision import Score
+from server.domain.snapshot import Score
 from server.engine.ports import Features, ScoreUnavailable
 
 FEATURE_REGISTRY = "v1"

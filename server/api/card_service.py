@@ -35,10 +35,10 @@ class CardServicer(card_service_pb2_grpc.CardServiceServicer):
         for place, item in enumerate(request.items):
             try:
                 check_shape(item)
+                items.append(self._parser.issue_item(item))
             except Refusal as refusal:
                 outcomes[place] = refusal
             else:
-                items.append(self._parser.issue_item(item))
                 places.append(place)
         for place, outcome in zip(places, await self._issuer.issue(items) if items else (), strict=True):
             outcomes[place] = outcome

@@ -22,8 +22,9 @@ from server.domain.commands import (
     Recycle,
     Void,
 )
-from server.domain.decision import Change
+from server.domain.errors import Reason, Refusal
 from server.domain.recycling import Alternative, Compensation, Decision, RecycleReason, Recycling, Unit, Wallet
+from server.domain.snapshot import Change
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SIGNALS_OF_DEVICE = ("emulator", "rooted", "vpn")
@@ -154,7 +155,7 @@ class CommandParser:
             currency=item.currency,
             duration_days=item.duration_days,
             external_serial=item.external_serial if item.HasField("external_serial") else None,
-            activate_by_time=_time(item.activate_by_time) if item.HasField("activate_by_time") else None,
+            activate_by_time=_time(item, "activate_by_time"),
         )
 
     def _circumstances(
@@ -194,7 +195,14 @@ def _wanted_unit(number: int) -> Unit | None:
     return Unit(name) if name else None
 
 
-def _time(timestamp: Timestamp) -> datetime:
+def _time(message: Message, field: str) -> datetime | None:
+    """An optional time. Raises Refusal for nanoseconds that are none; the schema has checked the seconds."""
+    if not message.HasField(field):
+        return None
+    timestamp: Timestamp = getattr(message, field)
+    if not 0 <= timestamp.nanos < 1_000_000_000:
+        text = "nanos must lie between 0 and 999999999"
+        raise Refusal(Reason.FIELD_INVALID, f"{field}: {text}", fields=((field, text),))
     return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
 
 

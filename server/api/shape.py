@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import protovalidate
 from google.protobuf.message import Message
-from protovalidate import FieldPathPb
+from protovalidate import ViolationPb
 
 from server.domain.errors import Reason, Refusal
 
@@ -16,11 +16,14 @@ def check_shape(message: Message) -> None:
     violations = protovalidate.collect_violations(message)
     if violations:
         fields = tuple(
-            (_path(violation.proto.field), violation.proto.message) for violation in violations[:FIELDS_REPORTED_MAX]
+            (_field(violation.proto), violation.proto.message) for violation in violations[:FIELDS_REPORTED_MAX]
         )
         raise Refusal(Reason.FIELD_INVALID, "; ".join(f"{field}: {text}" for field, text in fields), fields=fields)
 
 
-def _path(path: FieldPathPb | None) -> str:
-    """E.g. `device.ip`. Repeated messages are checked one by one, so no index is needed."""
-    return ".".join(element.field_name or "" for element in path.elements) if path else "(message)"
+def _field(violation: ViolationPb) -> str:
+    """E.g. `device.ip`. A rule over several fields is named by the one at fault: `issue_cards.paid_minor`. Repeated
+    messages are checked one by one, so no index is needed."""
+    if violation.field and violation.field.elements:
+        return ".".join(element.field_name or "" for element in violation.field.elements)
+    return violation.rule_id.rpartition(".")[2]

@@ -107,6 +107,11 @@ class Policy:
     settle_after_days: int
     risk: RiskRule
 
+    def renewals_exhausted(self, renewals_used: int) -> bool:
+        """Whether a card with so many renewals behind it can no longer come back."""
+        rule = self.reactivation
+        return rule is not None and rule.renewals_max is not None and renewals_used >= rule.renewals_max
+
     def __post_init__(self) -> None:
         offered = {rule.disposition for rule in self.dispositions}
         if len(offered) != len(self.dispositions):
@@ -114,7 +119,7 @@ class Policy:
         rule = self.compensation
         units = {
             CompensationKind.REFUND: {Unit.COIN},
-            CompensationKind.PER_UNUSED_DAY: {Unit.COIN, Unit.GROWTH_POINT},
+            CompensationKind.PER_UNUSED_DAY: {Unit.GROWTH_POINT},
             CompensationKind.DISCOUNT: {Unit.COUPON},
         }
         if rule.unit not in units[rule.kind]:
@@ -125,14 +130,21 @@ class Policy:
             raise ValueError("basis_points and valid_days are required with DISCOUNT")
         if self.fee_basis_points and rule.kind is not CompensationKind.REFUND:
             raise ValueError("a fee is kept back from a REFUND only")
-        if self.reactivation is None:
+        self._check_reactivation(offered - {Disposition.CANCEL})
+
+    def _check_reactivation(self, waiting: set[Disposition]) -> None:
+        """A card that waits must be able to come back, and must not earn by coming back."""
+        rule = self.reactivation
+        if waiting != set(rule.dispositions if rule else ()):
+            raise ValueError("reactivation must name exactly the dispositions offered other than CANCEL")
+        if rule is None:
             return
-        if rule.kind is CompensationKind.DISCOUNT:
+        if self.compensation.kind is CompensationKind.DISCOUNT:
             raise ValueError("a coupon cannot be taken back, so a policy that gives one cannot reactivate")
-        if not set(self.reactivation.dispositions) <= offered - {Disposition.CANCEL}:
-            raise ValueError("reactivation names a disposition that is not offered, or CANCEL")
-        if self.reactivation.validity is RestoredValidity.FULL:
-            if self.reactivation.renewals_max is None:
+        if rule.validity is RestoredValidity.FULL:
+            if rule.renewals_max is None:
                 raise ValueError("renewals_max is required where reactivation gives the full validity")
-            if rule.kind is not CompensationKind.PER_UNUSED_DAY or rule.renewed_card_earns:
+            if self.compensation.kind is not CompensationKind.PER_UNUSED_DAY or self.compensation.renewed_card_earns:
                 raise ValueError("where reactivation gives the full validity, a renewed card must not earn")
+        if rule.renewals_max is not None and len(self.dispositions) == len(waiting):
+            raise ValueError("CANCEL must be offered, for cards whose renewals are used up")

@@ -17,9 +17,10 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from server.domain.commands import Command
-from server.domain.decision import Score, check, decide
+from server.domain.decision import check, decide
 from server.domain.errors import Reason, Refusal
 from server.domain.quote import QuoteSigner
+from server.domain.snapshot import Score
 from server.engine.ports import (
     Answered,
     Entry,

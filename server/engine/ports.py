@@ -10,8 +10,8 @@ from uuid import UUID
 
 from server.domain.card import Card
 from server.domain.commands import Command, IssueItem
-from server.domain.decision import Change, Score, Snapshot
 from server.domain.policy import Policy
+from server.domain.snapshot import Change, Score, Snapshot
 
 Features = Mapping[str, float | int | bool | None]
 """One request's features by name, as `fraud_scoring.v1.FeatureRow` has them; None is unknown."""

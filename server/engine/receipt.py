@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from server.domain.commands import Command
-from server.domain.decision import Score
+from server.domain.snapshot import Score
 from server.engine.ports import Loaded
 
 _encoder = msgspec.json.Encoder()

@@ -24,13 +24,26 @@ class PolicyInvalid(ValueError):
 def parse_policy(document: str) -> Policy:
     """The policy of a JSON document. Raises PolicyInvalid saying what is wrong and where."""
     try:
-        body = json.loads(document)
+        body = json.loads(document, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
         jsonschema.validate(body, _schema())
         return msgspec.convert(body, Policy)
     except jsonschema.ValidationError as error:
         raise PolicyInvalid(f"{error.json_path}: {error.message}") from error
-    except (json.JSONDecodeError, msgspec.ValidationError) as error:
+    except RecursionError as error:
+        raise PolicyInvalid("nested too deeply") from error
+    except ValueError as error:
         raise PolicyInvalid(str(error)) from error
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    body = dict(pairs)
+    if len(body) < len(pairs):
+        raise ValueError(f"a key comes twice among {', '.join(key for key, _ in pairs)}")
+    return body
 
 
 @cache
@@ -43,10 +56,10 @@ def _documents(folder: Path) -> list[tuple[str, str]]:
     for file in sorted(folder.glob("*.json")):
         if file.name == "policy.schema.json":
             continue
-        text = file.read_text("utf-8")
         try:
+            text = file.read_text("utf-8")
             platform = parse_policy(text).platform
-        except PolicyInvalid as error:
+        except ValueError as error:
             raise PolicyInvalid(f"{file.name}: {error}") from error
         documents.append((platform, json.dumps(json.loads(text), sort_keys=True)))
     return documents

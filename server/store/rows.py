@@ -10,7 +10,6 @@ import msgspec
 
 from server.domain.card import MICROSECOND, Card, CardState
 from server.domain.commands import Command, Compensate, Reactivate
-from server.domain.decision import Change
 from server.domain.recycling import (
     Balance,
     Compensation,
@@ -25,6 +24,7 @@ from server.domain.recycling import (
     Unit,
     Wallet,
 )
+from server.domain.snapshot import Change
 from server.engine.ports import Entry
 
 Row = Mapping[str, Any]

@@ -18,9 +18,9 @@ from opentelemetry import trace
 
 from server.domain.card import Card
 from server.domain.commands import Command, IssueItem
-from server.domain.decision import Snapshot
 from server.domain.policy import Policy
 from server.domain.recycling import Recycling, Wallet
+from server.domain.snapshot import Snapshot
 from server.engine.ports import Answered, Entry, IssuedEntry, Loaded, LoadedItem, StoreUnavailable
 from server.store import rows
 from server.store.policy_document import parse_policy

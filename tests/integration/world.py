@@ -31,10 +31,10 @@ from server.domain.commands import (
     Recycle,
     Void,
 )
-from server.domain.decision import Score
 from server.domain.errors import Reason, Refusal
 from server.domain.quote import QuoteSigner
 from server.domain.recycling import RecycleReason
+from server.domain.snapshot import Score
 from server.engine.engine import Engine, Outcome
 from server.engine.issue import Issuer
 from server.engine.ports import Features, ScoreUnavailable, Store

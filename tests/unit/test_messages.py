@@ -16,6 +16,7 @@ from migrations.risk_log import TraceHasher
 from server.api.messages import CommandParser, MessageRenderer, card_message, recycling_message, wallet_message
 from server.domain.card import DAY, CardState, VoidReason
 from server.domain.commands import Circumstances, Recycle
+from server.domain.errors import Refusal
 from server.domain.recycling import (
     Compensation,
     CompensationState,
@@ -389,3 +390,13 @@ def test_ids_are_parsed_whatever_their_case() -> None:
     assert PARSER.recycle(request) == PARSER.recycle(recycle_request())
     named = recycling_service_pb2.CompensateRequest(request_id=str(REQUEST_ID), recycling_id=str(RECYCLING_ID).upper())
     assert PARSER.compensate(named).recycling_id == RECYCLING_ID
+
+
+@pytest.mark.parametrize("nanos", [-1, 10**9, 2**31 - 1, -(2**31)])
+def test_nanoseconds_that_are_none_are_refused(nanos: int) -> None:
+    """A time with nanoseconds out of range is FIELD_INVALID, not another time."""
+    item = card_service_pb2.IssueCardsRequest.Item(request_id=str(REQUEST_ID), tier=types_pb2.TIER_BASIC)
+    item.activate_by_time.seconds, item.activate_by_time.nanos = 5, nanos
+    with pytest.raises(Refusal) as refused:
+        PARSER.issue_item(item)
+    assert [field for field, _ in refused.value.fields] == ["activate_by_time"]

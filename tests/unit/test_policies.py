@@ -7,7 +7,6 @@ import pytest
 
 from server.domain.card import DAY, Card, CardEventKind, CardState, VoidReason
 from server.domain.commands import Activate, Compensate, Reactivate, Recycle, Void
-from server.domain.decision import Score
 from server.domain.errors import Reason
 from server.domain.recycling import (
     Compensation,
@@ -19,6 +18,7 @@ from server.domain.recycling import (
     RiskBand,
     Unit,
 )
+from server.domain.snapshot import Score
 from tests.builders import (
     ACCOUNT_ID,
     CARD_ID,
@@ -903,3 +903,17 @@ def test_decision_names_its_policy_revision() -> None:
     account.recycle()
     assert account.recycling.decision.policy_revision == "iqiyi@1"
     assert account.recycling.card_id == CARD_ID
+
+
+def test_reactivation_of_an_anomaly_is_judged() -> None:
+    """The band never refuses to take an anomalous account's card, but it may refuse to give it back."""
+    account = Account(issued("tencent"))
+    account.recycle()
+    assert account.reactivate(HIGH).refused
+
+
+def test_decision_says_when_its_price_steps() -> None:
+    """`valid_until` is the next whole day that the owner loses, where that comes before the card's expiry."""
+    account = Account(active("tencent", unused=18 * DAY + timedelta(minutes=2)))
+    account.recycle()
+    assert account.recycling.decision.valid_until == account.now + timedelta(minutes=2, microseconds=1)

@@ -123,11 +123,18 @@ def test_schema_violation_names_its_place(place: str, edit: Edit) -> None:
         ("tencent", "fee", lambda body: body.update(fee_basis_points=1)),
         ("netflix", "fee", lambda body: body.update(fee_basis_points=1)),
         ("tencent", "disposition", lambda body: body["dispositions"].append(body["dispositions"][0])),
-        ("tencent", "CANCEL", lambda body: body["reactivation"].update(dispositions=["CANCEL"])),
-        ("iqiyi", "not offered", lambda body: body["reactivation"].update(dispositions=["RESET_VALIDITY"])),
+        ("tencent", "other than CANCEL", lambda body: body["reactivation"].update(dispositions=["CANCEL"])),
+        ("iqiyi", "other than CANCEL", lambda body: body["reactivation"].update(dispositions=["RESET_VALIDITY"])),
+        ("iqiyi", "other than CANCEL", lambda body: body.update(reactivation=None)),
+        ("tencent", "CANCEL must be offered", lambda body: body["dispositions"].pop()),
+        ("tencent", "cannot be paid in COIN", lambda body: body["compensation"].update(unit="COIN")),
         ("tencent", "renewals_max", lambda body: body["reactivation"].pop("renewals_max")),
         ("tencent", "renewals_max", lambda body: body["reactivation"].update(renewals_max=None)),
-        ("netflix", "coupon", lambda body: body.update(reactivation=document("iqiyi")["reactivation"])),
+        (
+            "iqiyi",
+            "coupon",
+            lambda body: body.update(fee_basis_points=0, compensation=document("netflix")["compensation"]),
+        ),
     ],
 )
 def test_unsound_combination_is_named(platform: str, words: str, edit: Edit) -> None:
@@ -171,9 +178,35 @@ def test_fourth_platform_may_mix_what_the_three_do() -> None:
     """Points for an issued card, a reset and a voucher to choose from, in a currency of its own."""
     body = document("tencent") | {"platform": "fourth", "currency": "EUR"}
     body["compensation"] |= {"amount_per_day": 7}
-    body["dispositions"][1] |= {"disposition": "VOUCHER", "cost_minor": 0, "revenue_basis_points": 10_000}
+    voucher = {"disposition": "VOUCHER", "cost_minor": 0, "revenue_basis_points": 10_000}
+    body["dispositions"].append(body["dispositions"][1] | voucher)
     body["reactivation"]["dispositions"] = ["RESET_VALIDITY", "VOUCHER"]
     account = Account(issued("fourth", currency="EUR"), policies={"fourth": parse_policy(json.dumps(body))})
     account.recycle()
     assert account.recycling.disposition is Disposition.VOUCHER
     assert (account.compensation.unit, account.compensation.amount) == (Unit.GROWTH_POINT, 210)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda body: body["dispositions"][0].update(probability=float("nan")),
+        lambda body: body.update(platform="iqiyi\n"),
+        lambda body: body.update(currency="CNY\n"),
+    ],
+)
+def test_value_that_only_seems_fine_is_refused(edit: Edit) -> None:
+    """NaN passes every bound, and a newline at the end passes a pattern's `$`: neither passes here."""
+    with pytest.raises(PolicyInvalid):
+        parse_policy(edited("iqiyi", edit))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a": ' + "1" * 5_000 + "}", json.dumps(document("iqiyi"))[:-1] + ', "fee_basis_points": 0}'],
+    ids=["nested", "digits", "repeated key"],
+)
+def test_hostile_document_is_refused(text: str) -> None:
+    """What JSON readers choke on, or silently read another way, is invalid like anything else."""
+    with pytest.raises(PolicyInvalid):
+        parse_policy(text)

@@ -12,7 +12,7 @@ import pytest
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
 
-from server.domain.decision import Score
+from server.domain.snapshot import Score
 from server.engine.ports import ScoreUnavailable
 from server.scorer import FAILURES_MAX, FEATURE_REGISTRY, PAUSE_S, GrpcFraudScorer
 

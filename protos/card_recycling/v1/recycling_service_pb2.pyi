@@ -103,7 +103,7 @@ class QuoteRecycleResponse(message.Message):
     QUOTE_TOKEN_FIELD_NUMBER: builtins.int
     QUOTE_EXPIRE_TIME_FIELD_NUMBER: builtins.int
     quote_token: builtins.str
-    """Hand this to `Recycle` to hold it to these terms. Empty when the recycle would be refused."""
+    """Hand this to `Recycle` to hold it to this fee and compensation. Empty when the recycle would be refused."""
     @builtins.property
     def recycling(self) -> types_pb2.Recycling:
         """The recycling as it would be, without id."""

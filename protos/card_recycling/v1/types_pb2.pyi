@@ -746,7 +746,9 @@ class Decision(message.Message):
 
     @builtins.property
     def valid_until(self) -> timestamp_pb2.Timestamp:
-        """The next moment at which the same question would be answered differently. Absent: none is known."""
+        """The next moment at which time alone would change the answer: the price steps, or the card's state or a window ends.
+        Absent: none is known.
+        """
 
     def __init__(
         self,

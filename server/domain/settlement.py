@@ -1,0 +1,58 @@
+"""Compensate: whether a compensation may be settled, and what the wallet then holds. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.domain.errors import Reason, Refusal
+from server.domain.recycling import CompensationState, Coupon, RecyclingState
+from server.domain.snapshot import Change, Snapshot, Transfer
+
+
+def check_compensate(snapshot: Snapshot) -> None:
+    recycling = snapshot.known_recycling()
+    if recycling.state is not RecyclingState.APPROVED:
+        raise Refusal(Reason.RECYCLING_STATE_INVALID, f"a recycling that is {recycling.state} pays nothing")
+    if recycling.compensation is None:
+        raise Refusal(Reason.RECYCLING_STATE_INVALID, "this recycling came with no compensation")
+    if recycling.compensation.state is CompensationState.SETTLED:
+        raise Refusal(Reason.ALREADY_COMPENSATED, "the compensation is settled already")
+    if recycling.compensation.state is CompensationState.BLOCKED:
+        raise Refusal(Reason.COMPENSATION_BLOCKED, "the card was paid back elsewhere")
+    if recycling.settlement_held:
+        raise Refusal(Reason.SETTLEMENT_NOT_DUE, "settlement is held until a review")
+    if recycling.settle_after_time is not None and snapshot.now < recycling.settle_after_time:
+        raise Refusal(Reason.SETTLEMENT_NOT_DUE, f"settlement is due from {recycling.settle_after_time.isoformat()}")
+
+
+def decide_compensate(snapshot: Snapshot) -> Change:
+    recycling, card = snapshot.known_recycling(), snapshot.known_card()
+    owed = recycling.compensation
+    assert owed is not None and recycling.recycling_id is not None
+    coupon = None
+    if owed.basis_points is not None and owed.expire_time is not None and owed.max_discount_minor is not None:
+        coupon = Coupon(
+            coupon_id=recycling.recycling_id,
+            platform=recycling.platform,
+            basis_points=owed.basis_points,
+            max_discount_minor=owed.max_discount_minor,
+            expire_time=owed.expire_time,
+        )
+    return Change(
+        now=snapshot.now,
+        card=card,
+        recycling=replace(
+            recycling,
+            compensation=replace(owed, state=CompensationState.SETTLED),
+            version=recycling.version + 1,
+        ),
+        recycling_changed=True,
+        wallet=snapshot.wallet.after(recycling.platform, owed.unit, owed.amount, coupon),
+        transfer=Transfer(
+            platform=recycling.platform,
+            unit=owed.unit,
+            amount=owed.amount,
+            recycling_id=recycling.recycling_id,
+            coupon=coupon,
+        ),
+    )
