@@ -25,6 +25,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1
 COPY protos protos
 COPY migrations migrations
+COPY process process
 
 
 FROM runtime AS worker
@@ -33,7 +34,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/*
 COPY fraud_worker fraud_worker
-RUN python -m compileall -q protos migrations fraud_worker
+RUN python -m compileall -q protos migrations process fraud_worker
 USER recycling
 EXPOSE 50052
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", \
@@ -44,7 +45,7 @@ CMD ["python", "-m", "fraud_worker", "serve", "--listen", "0.0.0.0:50052"]
 FROM runtime AS server
 COPY policies policies
 COPY server server
-RUN python -m compileall -q protos migrations policies server
+RUN python -m compileall -q protos migrations process policies server
 USER recycling
 # Outside of loopback the server listens only when INSECURE_PLAINTEXT is set, which is left to whoever runs the image.
 ENV LISTEN=0.0.0.0:50051
