@@ -115,10 +115,14 @@ class Stack:
             "DATABASE_URL": server_url,
             **settings.environment,
         }
-        self.worker = self.start_worker(settings.worker_listen)
-        self.worker_address = self.worker.address()
-        self.server = self.start_server(settings.listen)
-        self.address = self.server.address()
+        with contextlib.ExitStack() as started:
+            self.worker = self.start_worker(settings.worker_listen)
+            started.callback(self.worker.stop)
+            self.worker_address = self.worker.address()
+            self.server = self.start_server(settings.listen)
+            started.callback(self.server.stop)
+            self.address = self.server.address()
+            started.pop_all()
 
     def start_worker(self, listen: str) -> Process:
         """A fraud worker; ask the result for its address."""

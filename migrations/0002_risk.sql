@@ -43,7 +43,10 @@ BEGIN
   WHILE lower_bound < to_time LOOP
     upper_bound := date_trunc('quarter', lower_bound + interval '100 days', 'UTC');
     partition_name := 'risk_event_' || to_char(lower_bound AT TIME ZONE 'UTC', 'YYYY"q"Q');
-    IF to_regclass(partition_name) IS NULL THEN
+    IF EXISTS (SELECT FROM risk_event_default WHERE event_time >= lower_bound AND event_time < upper_bound) THEN
+      RAISE WARNING 'risk_event_default holds events of %: they must be moved before it can have a partition',
+        partition_name;
+    ELSIF to_regclass(partition_name) IS NULL THEN
       EXECUTE format('CREATE TABLE %I PARTITION OF risk_event FOR VALUES FROM (%L) TO (%L)',
                      partition_name, lower_bound, upper_bound);
     END IF;

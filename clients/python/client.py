@@ -157,8 +157,8 @@ class RecyclingClient:
 
     Each method is one RPC: it takes the request message and returns the response message, documented in protos/, and
     raises `RecyclingError`. Every call has a deadline of `timeout_s` seconds, within which it is retried as `retries`
-    says, when it failed with UNAVAILABLE, RESOURCE_EXHAUSTED (after the pause that the service asks for),
-    CONFLICT_RETRY, or a DEADLINE_EXCEEDED that came before our own deadline.
+    says, when it failed with UNAVAILABLE, CANCELLED (a server going away), RESOURCE_EXHAUSTED (after the pause that the
+    service asks for), CONFLICT_RETRY, or a DEADLINE_EXCEEDED that came before our own deadline.
 
     A `request_id` left empty is filled in, in the message itself: calling again with the same message repeats the
     request and never duplicates it, in retries and after an error alike.
@@ -355,6 +355,9 @@ class _Method(Protocol[_Request, _Response]):
 def _may_succeed_later(error: RecyclingError) -> bool:
     match error.code:
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return True
+        case grpc.StatusCode.CANCELLED:
+            # By a server that is going away; when we give up ourselves it is asyncio.CancelledError.
             return True
         case grpc.StatusCode.ABORTED:
             return error.reason == "CONFLICT_RETRY"

@@ -95,7 +95,8 @@ async def test_sigterm_under_load(service: Service) -> None:
     stored = await recorded(service, load)
     assert len(load.answers) >= ACKNOWLEDGED_MIN
     assert {request: stored.get(request) for request in load.answers} == load.answers
-    assert {error.code for error in load.refusals} == {grpc.StatusCode.UNAVAILABLE}
+    # CANCELLED is what gRPC gives calls that had arrived, but that no handler had taken when the server closed.
+    assert {error.code for error in load.refusals} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
     # A drained server has answered what it had recorded, but for calls that were cut off on their way back.
     assert len(stored) <= len(load.answers) + CALLERS
     assert not await service.broken()
@@ -164,23 +165,19 @@ def hanging_worker() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def serving(address: str) -> bool:
-    """Whether the server's health says SERVING; raises AssertionError or a gRPC error while it does not."""
+async def serving(address: str, *, wanted: bool = True) -> bool:
+    """Whether the server's health is SERVING; raises AssertionError while it is not as wanted."""
     async with grpc.aio.insecure_channel(address) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE_S)
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    return True
+    found: bool = answer.status == health_pb2.HealthCheckResponse.SERVING
+    assert found is wanted
+    return found
 
 
 async def not_serving(address: str) -> None:
-    """Returns when the server's health says NOT_SERVING."""
-
-    async def asked() -> None:
-        with pytest.raises(AssertionError):
-            await serving(address)
-
-    await eventually(asked)
+    """Returns once the server's health is NOT_SERVING."""
+    await eventually(lambda: serving(address, wanted=False))
 
 
 async def test_any_start_order_and_a_new_postgres(service: Service, open_folder: Path) -> None:

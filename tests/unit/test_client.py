@@ -256,6 +256,15 @@ async def test_items_get_their_own_request_ids() -> None:
     assert len({item.request_id for item in service.calls[0].request.items} - {""}) == 2
 
 
+async def test_call_cancelled_by_the_service_is_retried() -> None:
+    """A server that is going away cancels calls that it has not begun; another attempt, with the same id, is safe."""
+    service = FakeService(failure(grpc.StatusCode.CANCELLED))
+    async with client_of(service) as (client, _):
+        await client.recycle(RecycleRequest(account_id="a", card_id="c"))
+    first, second = (call.request.request_id for call in service.calls)
+    assert first == second
+
+
 @pytest.mark.parametrize(
     "status",
     [
