@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,7 +27,7 @@ BATCHED_EACH = 8_000
 TRANSACTIONS_EACH = 250 * transactions.CLIENTS
 WARM_UP = 1_000
 
-ENVIRONMENT = {"SCORE_TIMEOUT_MS": "5000", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+ENVIRONMENT = {"SCORE_TIMEOUT_MS": "5000"}
 """On a machine that others use too, a late score must be late and not missing."""
 
 DURABILITY = ("fsync", "full_page_writes", "synchronous_commit")
@@ -182,11 +182,15 @@ def scratch() -> Iterator[Path]:
     """A folder for one run. A durable database may keep its data elsewhere, so that is removed too."""
     local = PROJECT / ".local"
     local.mkdir(exist_ok=True)
-    with TemporaryDirectory(prefix="bench-", dir=local) as name, ExitStack() as last:
+    with TemporaryDirectory(prefix="bench-", dir=local) as name:
         folder = Path(name)
         folder.chmod(0o711)
-        last.callback(lambda: shutil.rmtree((folder / "postgres" / "data").resolve(), ignore_errors=True))
-        yield folder
+        try:
+            yield folder
+        finally:
+            data = folder / "postgres" / "data"
+            if data.is_symlink():
+                shutil.rmtree(data.resolve().parent, ignore_errors=True)
 
 
 def main() -> None:

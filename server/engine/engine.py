@@ -109,13 +109,19 @@ class Engine:
 
     def _pump(self) -> None:
         """Starts as many batches as may be in flight."""
-        while len(self._in_flight) < self._batches_in_flight_max and (batch := self._take()):
+        while self._may_start() and (batch := self._take()):
             self._idle.clear()
             task = asyncio.create_task(self._work(batch))
             self._in_flight[task] = batch
             task.add_done_callback(self._landed)
         if not self._in_flight and not self._queue:
             self._idle.set()
+
+    def _may_start(self) -> bool:
+        """A batch starts beside others when as many commands wait as are in flight. What a batch costs whatever it
+        holds is more than a command adds; a busy server that starts one for each arrival is busy with that alone."""
+        commands_in_flight = sum(map(len, self._in_flight.values()))
+        return len(self._in_flight) < self._batches_in_flight_max and len(self._queue) >= commands_in_flight
 
     def _landed(self, task: asyncio.Task[None]) -> None:
         del self._in_flight[task]

@@ -42,6 +42,7 @@ SESSION = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_mergejoin": "off",
+    "enable_material": "off",
     "random_page_cost": "1.0",
     "jit": "off",
     "statement_timeout": "15s",

@@ -28,6 +28,7 @@ found AS MATERIALIZED (
   LEFT JOIN recycling AS r
     ON r.account_id = i.account_id AND r.recycling_id = coalesce(i.recycling_id, c.live_recycling_id)
 ),
+-- A request that was answered before leaves no event and needs no features.
 judged AS (
   SELECT array_agg(account_id ORDER BY position) AS account_ids,
          array_agg(risk_kind ORDER BY position) AS kinds,
@@ -40,10 +41,10 @@ judged AS (
          array_agg(signals ORDER BY position) AS signals,
          array_agg(now ORDER BY position) AS as_of,
          array_agg(9223372036854775807 ORDER BY position) AS as_of_seq,
-         array_agg((c).card_id IS NOT NULL AND input_hash IS NULL ORDER BY position) AS leaves,
+         array_agg((c).card_id IS NOT NULL ORDER BY position) AS leaves,
          array_agg(position ORDER BY position) AS positions
   FROM found
-  WHERE risk_kind IS NOT NULL
+  WHERE risk_kind IS NOT NULL AND input_hash IS NULL
 )
 SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
        found.c AS card, found.r AS recycling, found.policy_revision, found.balances, found.coupons, feature.*
