@@ -7,6 +7,7 @@ not know what they do, except that the first one creates `backtest_clock`.
 import asyncio
 import hashlib
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ async def migrate(
     migrations = read_migrations(directory)
     # A statement that waits long for a table lock would make every later query on that table wait behind it.
     connection = await asyncpg.connect(url, timeout=30, server_settings={"lock_timeout": "10s"})
+    connection.add_log_listener(_show_notice)
     try:
         await _take_advisory_lock(connection, lock_timeout_s)
         await connection.execute(
@@ -105,6 +107,12 @@ def pending_migrations(migrations: Sequence[Migration], applied: dict[str, str])
     if late:
         raise MigrationError(f"{', '.join(late)}: numbered below {max(applied)}, which is applied already; renumber it")
     return pending
+
+
+def _show_notice(_: object, message: asyncpg.PostgresLogMessage) -> None:
+    """What a migration has to say; not the notices of statements that found nothing to do."""
+    if message.severity_en == "WARNING":
+        print(f"migrations: warning: {message}", file=sys.stderr)
 
 
 async def _take_advisory_lock(connection: "asyncpg.Connection[asyncpg.Record]", timeout_s: float) -> None:

@@ -14,6 +14,7 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -41,7 +42,7 @@ from server.api.guard import BATCH_BYTES_MAX, Guard
 from server.api.messages import CommandParser, MessageRenderer
 from server.api.recycling_service import RecyclingServicer
 from server.api.wallet_service import WalletServicer
-from server.config import Config
+from server.config import Config, DatabaseConfig
 from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
@@ -50,6 +51,8 @@ from server.store.policy_document import PolicyInvalid, put_policies
 from server.store.store import PostgresStore, connect
 
 log = logging.getLogger(__name__)
+
+SomeConfig = TypeVar("SomeConfig", bound=DatabaseConfig)
 
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -75,6 +78,13 @@ GARBAGE_MIN = 20_000
 """New objects before the collector looks for cycles among them; Python's own is 700."""
 
 
+BATCHES_IN_FLIGHT = 2
+"""The database works on one while Python works on the other."""
+
+ENGINE_DRAIN_S = 10.0
+"""How long accepted work may take when the calls it came with have ended."""
+
+
 def new_id() -> UUID:
     """A UUIDv7."""
     return uuid_utils.compat.uuid7()
@@ -94,16 +104,11 @@ class CannotListen(Exception):
     """The address cannot be bound."""
 
 
-async def serve(config: Config) -> None:
-    """Serves until SIGTERM or SIGINT, then drains: no new calls, calls in progress end, accepted work is recorded."""
-    store = await connect(config.database_url.get_secret_value(), connections=config.database_connections)
-    provider = telemetry.set_up_tracing("card-recycling-server")
-    channel = grpc.aio.insecure_channel(
-        config.fraud_worker,
-        interceptors=aio_client_interceptors(),  # type: ignore[no-untyped-call]
-        options=[("grpc.max_reconnect_backoff_ms", 1000), ("grpc.initial_reconnect_backoff_ms", 100)],
-    )
-    renderer = MessageRenderer()
+def assemble(
+    config: Config, store: PostgresStore, channel: grpc.aio.Channel
+) -> tuple[grpc.aio.Server, Engine, health_aio.HealthServicer]:
+    """A server with all its services, not yet started; the engine behind it, and its health."""
+    renderer, parser = MessageRenderer(), CommandParser(TraceHasher(_key(config, "trace")))
     engine = Engine(
         store,
         GrpcFraudScorer(channel, timeout_ms=config.score_timeout_ms),
@@ -112,8 +117,9 @@ async def serve(config: Config) -> None:
         new_id,
         batch_max=config.batch_max,
         queue_max=config.queue_max,
+        batches_in_flight_max=BATCHES_IN_FLIGHT,
     )
-    parser = CommandParser(TraceHasher(_key(config, "trace")))
+    issuer, health = Issuer(store, renderer, new_id), health_aio.HealthServicer()
     server = grpc.aio.server(
         interceptors=[
             aio_server_interceptor(filter_=_is_traced),  # type: ignore[no-untyped-call]
@@ -122,16 +128,29 @@ async def serve(config: Config) -> None:
         options=SERVER_OPTIONS,
     )
     recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(RecyclingServicer(engine, store, parser), server)
-    card_service_pb2_grpc.add_CardServiceServicer_to_server(
-        CardServicer(engine, Issuer(store, renderer, new_id), store, parser), server
-    )
+    card_service_pb2_grpc.add_CardServiceServicer_to_server(CardServicer(engine, issuer, store, parser), server)
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
-    health = health_aio.HealthServicer()
-    # Its own beginning is SERVING, and it must not say so before the database was asked.
-    await health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         offer_reflection(server, (*SERVICES, "grpc.health.v1.Health"))
+    return server, engine, health
+
+
+async def serve(config: Config) -> None:
+    """Serves until SIGTERM or SIGINT, then drains: no new calls, calls in progress end, accepted work is recorded."""
+    store = await connect(
+        config.database_url.get_secret_value(),
+        connections=config.database_connections,
+        connections_for_batches=BATCHES_IN_FLIGHT,
+    )
+    provider = telemetry.set_up_tracing("card-recycling-server")
+    channel = grpc.aio.insecure_channel(
+        config.fraud_worker,
+        interceptors=aio_client_interceptors(),  # type: ignore[no-untyped-call]
+        options=[("grpc.max_reconnect_backoff_ms", 1000), ("grpc.initial_reconnect_backoff_ms", 100)],
+    )
+    server, engine, health = assemble(config, store, channel)
+    await set_health(health, serving=False)  # until the database was asked
     try:
         port = server.add_insecure_port(config.listen)
     except RuntimeError as error:
@@ -150,7 +169,10 @@ async def serve(config: Config) -> None:
     watch.cancel()
     await health.enter_graceful_shutdown()
     await server.stop(config.drain_s)
-    await engine.drain()
+    try:
+        await asyncio.wait_for(engine.drain(), ENGINE_DRAIN_S)
+    except TimeoutError:
+        log.error("accepted work was left undone: its callers, gone by now, got no answer")
     await channel.close()
     await store.close()
     provider.shutdown()
@@ -158,45 +180,78 @@ async def serve(config: Config) -> None:
 
 
 async def watch_health(store: PostgresStore, health: health_aio.HealthServicer) -> None:
-    """Keeps health in step with the database: SERVING while it answers. A missing worker does not unserve: policies say
-    what happens without a score."""
+    """Keeps health in step with the database: SERVING while it answers, and logs each change with its cause. A missing
+    worker does not unserve: policies say what happens without a score."""
+    cause: str | None = ""
     while True:
-        ready = await store.is_ready()
-        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", *SERVICES):
-            await health.set(name, status)
-        await asyncio.sleep(1.0 if ready else 0.1)
+        known_cause = cause
+        try:
+            await store.check()
+            cause = None
+        except Exception as error:  # whatever it is, the service is not known to work
+            cause = f"{type(error).__name__}: {error}"
+        if cause is None and known_cause is not None:
+            log.info("serving")
+        elif cause != known_cause:
+            log.warning("not serving: %s", cause)
+        await set_health(health, serving=cause is None)
+        await asyncio.sleep(1.0 if cause is None else 0.1)
+
+
+async def set_health(health: health_aio.HealthServicer, *, serving: bool) -> None:
+    """Says so for every service, and for the whole."""
+    status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    for name in ("", *SERVICES):
+        await health.set(name, status)
 
 
 def main() -> int:
     """Runs one of the two commands; returns the exit code."""
+    match sys.argv[1:]:
+        case []:
+            return _main_serve()
+        case ["put-policies", folder]:
+            return _main_put_policies(Path(folder))
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+def _main_serve() -> int:
+    config = _settings(Config)
+    if config is None:
+        return 2
+    telemetry.set_up_logs(config.log_level)
     try:
-        config = Config()
+        uvloop.run(serve(config))
+    except (CannotListen, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _main_put_policies(folder: Path) -> int:
+    config = _settings(DatabaseConfig)
+    if config is None:
+        return 2
+    try:
+        revisions = asyncio.run(put_policies(config.database_url.get_secret_value(), folder))
+    except (PolicyInvalid, asyncpg.PostgresError, OSError) as error:
+        print(f"the policies were not put: {error}", file=sys.stderr)
+        return 1
+    for platform, revision in revisions.items():
+        print(f"{platform}@{revision}")
+    return 0
+
+
+def _settings(kind: type[SomeConfig]) -> SomeConfig | None:
+    """The settings, or None after saying what is wrong with them."""
+    try:
+        return kind()
     except ValidationError as error:
         for problem in error.errors():
             setting = ".".join(str(part) for part in problem["loc"]).upper() or "settings"
             print(f"{setting}: {problem['msg']}", file=sys.stderr)
-        return 2
-    telemetry.set_up_logs(config.log_level)
-    match sys.argv[1:]:
-        case []:
-            try:
-                uvloop.run(serve(config))
-            except CannotListen as error:
-                print(error, file=sys.stderr)
-                return 1
-            return 0
-        case ["put-policies", folder]:
-            try:
-                revisions = asyncio.run(put_policies(config.database_url.get_secret_value(), Path(folder)))
-            except (PolicyInvalid, asyncpg.PostgresError, OSError) as error:
-                print(f"the policies were not put: {error}", file=sys.stderr)
-                return 1
-            for platform, revision in revisions.items():
-                print(f"{platform}@{revision}")
-            return 0
-    print(__doc__, file=sys.stderr)
-    return 2
+        return None
 
 
 if __name__ == "__main__":

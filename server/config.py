@@ -9,19 +9,31 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class Config(BaseSettings):
-    """Every setting, with the environment variable of the same name in capitals."""
+class DatabaseConfig(BaseSettings):
+    """What every command of the server needs."""
 
     model_config = SettingsConfigDict(frozen=True, case_sensitive=False)
 
     database_url: SecretStr = Field(description="postgresql://... of a login that may become `recycling_server`.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _of_postgres(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must be postgresql://...")
+        return value
+
+
+class Config(DatabaseConfig):
+    """Every setting, with the environment variable of the same name in capitals."""
+
     listen: str = Field("127.0.0.1:50051", description="HOST:PORT; port 0 takes a free one.")
     fraud_worker: str = Field("127.0.0.1:50052", description="HOST:PORT of the fraud worker.")
     secret_key: SecretStr = Field(
         description="At least 32 characters, the same on every server: keys of hashes and quotes."
     )
-    insecure_plaintext: bool = Field(False, description="Allows plaintext outside loopback (inside a container).")
-    reflection: bool = Field(True, description="Whether server reflection is offered.")
+    insecure_plaintext: bool = Field(False, description="Allows plaintext outside loopback: inside a trusted network.")
+    reflection: bool = Field(False, description="Whether server reflection is offered.")
     database_connections: int = Field(8, ge=3, le=100, description="Greatest number of database connections.")
     score_timeout_ms: int = Field(250, ge=1, le=10_000, description="How long a batch waits for its scores.")
     batch_max: int = Field(256, ge=1, le=1000, description="Commands decided and recorded together.")
@@ -46,8 +58,11 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _plaintext_stays_home(self) -> Config:
-        if not self.insecure_plaintext and not _is_loopback(self.listen.rpartition(":")[0]):
-            raise ValueError("without TLS only a loopback address may be listened on, unless INSECURE_PLAINTEXT is set")
+        for name in ("listen", "fraud_worker"):
+            if not self.insecure_plaintext and not _is_loopback(getattr(self, name).rpartition(":")[0]):
+                raise ValueError(
+                    f"{name.upper()} must be a loopback address, since there is no TLS, or INSECURE_PLAINTEXT set"
+                )
         return self
 
 

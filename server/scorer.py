@@ -38,21 +38,21 @@ class GrpcFraudScorer:
         self._timeout_s = timeout_ms / 1000
         self._monotonic = monotonic
         self._failures = 0
-        self._closed_until = 0.0
+        self._open_until = 0.0
 
     async def score(self, rows: Sequence[Features]) -> list[Score]:
         """One score a row, all by the same model. Raises ScoreUnavailable."""
         if self._failures >= FAILURES_MAX:
-            if self._monotonic() < self._closed_until:
+            if self._monotonic() < self._open_until:
                 raise ScoreUnavailable("the breaker is open")
-            self._closed_until = self._monotonic() + PAUSE_S
+            self._open_until = self._monotonic() + PAUSE_S
         request = pb.ScoreRequest(feature_registry=FEATURE_REGISTRY, rows=map(_message, rows))
         try:
             response = await self._stub.Score(request, timeout=self._timeout_s)
             scores = _scores(response, len(rows))
         except (grpc.aio.AioRpcError, ScoreUnavailable) as error:
             self._failures += 1
-            self._closed_until = self._monotonic() + PAUSE_S
+            self._open_until = self._monotonic() + PAUSE_S
             cause = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error)
             raise ScoreUnavailable(cause) from error
         self._failures = 0

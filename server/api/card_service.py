@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 from card_recycling.v1 import card_service_pb2 as pb
 from card_recycling.v1 import card_service_pb2_grpc, types_pb2
 
-from server.api import errors, paging
+from server.api import answers, errors, paging
 from server.api.guard import Context, Served
 from server.api.messages import CommandParser, card_message
 from server.api.ports import Reader
-from server.api.shape import check_shape
-from server.domain.commands import Command, IssueItem
+from server.domain.card import Card
 from server.domain.errors import Reason, Refusal
-from server.engine.engine import Engine, Outcome
+from server.engine.engine import Engine
 from server.engine.issue import Issuer
+from server.engine.queue import Outcome
 
 
 class CardServicer(card_service_pb2_grpc.CardServiceServicer):
@@ -29,19 +30,7 @@ class CardServicer(card_service_pb2_grpc.CardServiceServicer):
 
     async def IssueCards(self, request: pb.IssueCardsRequest, context: Context) -> Served:
         """See the proto."""
-        outcomes: list[Outcome | None] = [None] * len(request.items)
-        items: list[IssueItem] = []
-        places: list[int] = []
-        for place, item in enumerate(request.items):
-            try:
-                check_shape(item)
-                items.append(self._parser.issue_item(item))
-            except Refusal as refusal:
-                outcomes[place] = refusal
-            else:
-                places.append(place)
-        for place, outcome in zip(places, await self._issuer.issue(items) if items else (), strict=True):
-            outcomes[place] = outcome
+        outcomes = await answers.each(request.items, self._parser.issue_item, self._issuer.issue)
         return pb.IssueCardsResponse(results=map(_result, outcomes))
 
     async def GetCard(self, request: pb.GetCardRequest, context: Context) -> Served:
@@ -54,31 +43,25 @@ class CardServicer(card_service_pb2_grpc.CardServiceServicer):
     async def ListCards(self, request: pb.ListCardsRequest, context: Context) -> Served:
         """See the proto."""
         size = request.page_size or paging.PAGE_SIZE_DEFAULT
-        before = paging.position(request.page_token)
-        found = await self._reader.cards(request.account_id, before, size + 1)
-        page, token = found[:size], ""
-        if len(found) > size:
-            last, _ = page[-1]
-            token = paging.token(last.issue_time, last.card_id)
-        return pb.ListCardsResponse(cards=[card_message(*entry) for entry in page], next_page_token=token)
+        found = await self._reader.cards(request.account_id, paging.position(request.page_token), size + 1)
+        shown, token = paging.page(found, size, _position)
+        return pb.ListCardsResponse(cards=[card_message(*entry) for entry in shown], next_page_token=token)
 
     async def ActivateCard(self, request: pb.ActivateCardRequest, context: Context) -> Served:
         """See the proto."""
-        return await self._one(self._parser.activate(request))
+        return await answers.one(self._engine, self._parser.activate(request))
 
     async def VoidCard(self, request: pb.VoidCardRequest, context: Context) -> Served:
         """See the proto."""
-        return await self._one(self._parser.void(request))
-
-    async def _one(self, command: Command) -> bytes:
-        (outcome,) = await self._engine.submit([command])
-        if isinstance(outcome, Refusal):
-            raise outcome
-        return outcome
+        return await answers.one(self._engine, self._parser.void(request))
 
 
-def _result(outcome: Outcome | None) -> pb.IssueCardsResponse.Result:
-    assert outcome is not None
+def _position(read: tuple[Card, datetime]) -> tuple[datetime, UUID]:
+    card, _ = read
+    return card.issue_time, card.card_id
+
+
+def _result(outcome: Outcome) -> pb.IssueCardsResponse.Result:
     if isinstance(outcome, Refusal):
         return pb.IssueCardsResponse.Result(status=errors.status(outcome))
     return pb.IssueCardsResponse.Result(card=types_pb2.Card.FromString(outcome))

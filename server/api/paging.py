@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from server.domain.card import MICROSECOND
 from server.domain.errors import Reason, Refusal
+
+Row = TypeVar("Row")
 
 PAGE_SIZE_DEFAULT = 50
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -29,6 +33,12 @@ def position(token: str) -> tuple[datetime, UUID]:
             "page_token: not a token of this service",
             fields=(("page_token", "not a token of this service"),),
         ) from error
+
+
+def page(found: list[Row], size: int, position_of: Callable[[Row], tuple[datetime, UUID]]) -> tuple[list[Row], str]:
+    """The first `size` of `found`, which has one more if there is a next page, and that page's token."""
+    shown = found[:size]
+    return shown, token(*position_of(shown[-1])) if len(found) > size else ""
 
 
 def token(moment: datetime, identifier: UUID) -> str:

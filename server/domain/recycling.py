@@ -19,7 +19,7 @@ class RecycleReason(StrEnum):
 
 
 class Priority(StrEnum):
-    """The order of work: anomalies before people before bulk."""
+    """How pressing a recycle is: anomalies before people before bulk. Recorded; the queue does not go by it yet."""
 
     BULK = "BULK"
     PERSON = "PERSON"

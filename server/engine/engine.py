@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from opentelemetry import context as otel_context
@@ -31,34 +29,17 @@ from server.engine.ports import (
     Store,
     StoreUnavailable,
 )
+from server.engine.queue import CommandQueue, Outcome, Ticket
 from server.engine.receipt import receipt
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
-Outcome: TypeAlias = bytes | Refusal
-"""The serialized answer, or why there is none."""
-
 ATTEMPTS_MAX = 2
 """The loser of a race re-enters once."""
 
-
-class _Ticket:
-    """One command on its way. `call` names the submission it came with, whose order must seem kept."""
-
-    __slots__ = ("attempts", "call", "command", "context", "future", "keys")
-
-    def __init__(self, command: Command, call: object | None) -> None:
-        self.command = command
-        self.call = call
-        self.keys: set[str | bytes] = {command.account_id, *command.circumstances.shared_keys()}
-        self.context = otel_context.get_current()
-        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.attempts = 0
-
-    def answer(self, outcome: Outcome) -> None:
-        if not self.future.done():
-            self.future.set_result(outcome)
+ALONE_S_MAX = 0.05
+"""How long a small batch may keep others from starting beside it."""
 
 
 class Engine:
@@ -82,10 +63,10 @@ class Engine:
         self._signer = signer
         self._new_id = new_id
         self._batch_max = batch_max
-        self._queue_max = queue_max
         self._batches_in_flight_max = batches_in_flight_max
-        self._queue: deque[_Ticket] = deque()
-        self._in_flight: dict[asyncio.Task[None], list[_Ticket]] = {}
+        self._queue = CommandQueue(queue_max)
+        self._in_flight: dict[asyncio.Task[None], list[Ticket]] = {}
+        self._alone_until = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -95,11 +76,7 @@ class Engine:
         What was accepted finishes even when the caller is cancelled. Raises Refusal OVERLOADED, and accepts none,
         when the queue has no room for all.
         """
-        if len(self._queue) + len(commands) > self._queue_max:
-            raise Refusal(Reason.OVERLOADED, "too much work is waiting")
-        call = object() if len(commands) > 1 else None
-        tickets = [_Ticket(command, call) for command in commands]
-        self._queue.extend(tickets)
+        tickets = self._queue.add(commands)
         self._pump()
         return [await asyncio.shield(ticket.future) for ticket in tickets]
 
@@ -109,69 +86,47 @@ class Engine:
 
     def _pump(self) -> None:
         """Starts as many batches as may be in flight."""
-        while self._may_start() and (batch := self._take()):
+        while self._may_start() and (batch := self._queue.take(self._batch_max)):
             self._idle.clear()
             task = asyncio.create_task(self._work(batch))
             self._in_flight[task] = batch
             task.add_done_callback(self._landed)
+            self._alone_until = asyncio.get_running_loop().time() + ALONE_S_MAX
+            asyncio.get_running_loop().call_later(ALONE_S_MAX, self._pump)
         if not self._in_flight and not self._queue:
             self._idle.set()
 
     def _may_start(self) -> bool:
-        """A batch starts beside others when as many commands wait as are in flight. What a batch costs whatever it
-        holds is more than a command adds; a busy server that starts one for each arrival is busy with that alone."""
+        """A batch starts beside another when as many commands wait as are in flight, or when the other takes long.
+
+        What a batch costs whatever it holds is more than what a command adds: a busy server that started one for each
+        arrival would be busy with that alone.
+        """
+        if len(self._in_flight) >= self._batches_in_flight_max:
+            return False
         commands_in_flight = sum(map(len, self._in_flight.values()))
-        return len(self._in_flight) < self._batches_in_flight_max and len(self._queue) >= commands_in_flight
+        return self._queue.in_reach >= commands_in_flight or asyncio.get_running_loop().time() >= self._alone_until
 
     def _landed(self, task: asyncio.Task[None]) -> None:
-        del self._in_flight[task]
+        self._queue.landed(self._in_flight.pop(task))
         self._pump()
 
-    def _take(self) -> list[_Ticket]:
-        """The next batch: each account once, none that is in flight.
-
-        Within one call, a command that shares anything (account, device, address, ...) with an earlier one that is in
-        flight or must wait, waits too: so its history features will count the earlier one.
-        """
-        busy = {ticket.command.account_id for batch in self._in_flight.values() for ticket in batch}
-        held: dict[object, set[str | bytes]] = {}
-
-        def hold(tickets: Iterable[_Ticket]) -> None:
-            for ticket in tickets:
-                if ticket.call is not None:
-                    held.setdefault(ticket.call, set()).update(ticket.keys)
-
-        for batch in self._in_flight.values():
-            hold(batch)
-        taken: list[_Ticket] = []
-        waiting: deque[_Ticket] = deque()
-        while self._queue and len(taken) < self._batch_max:
-            ticket = self._queue.popleft()
-            if ticket.command.account_id in busy or not ticket.keys.isdisjoint(held.get(ticket.call, ())):
-                waiting.append(ticket)
-                hold([ticket])
-            else:
-                taken.append(ticket)
-                busy.add(ticket.command.account_id)
-        self._queue.extendleft(reversed(waiting))
-        return taken
-
-    async def _work(self, batch: list[_Ticket]) -> None:
+    async def _work(self, batch: list[Ticket]) -> None:
         links = [trace.Link(span) for span in map(_span_context, batch[1:]) if span.is_valid]
         with tracer.start_as_current_span(
             "engine.batch", context=batch[0].context, links=links, attributes={"batch.size": len(batch)}
         ):
             await self._run(batch)
 
-    async def _run(self, batch: list[_Ticket]) -> None:
-        """Answers every ticket of `batch`, or puts it back in front of the queue."""
+    async def _run(self, batch: list[Ticket]) -> None:
+        """Answers every ticket of `batch`, but those that must go again."""
         try:
             await self._attempt(batch)
         except StoreUnavailable:
             for ticket in batch:
                 ticket.answer(Refusal(Reason.STORE_UNAVAILABLE, "the database cannot be reached at the moment"))
         except Exception as error:
-            unanswered = [ticket for ticket in batch if not ticket.future.done()]
+            unanswered = [ticket for ticket in batch if not ticket.answered]
             if len(unanswered) > 1:
                 log.warning("a batch of %d failed and is halved: %r", len(unanswered), error)
                 middle = len(unanswered) // 2
@@ -189,37 +144,32 @@ class Engine:
                     otel_context.detach(token)
                     ticket.answer(Refusal(Reason.INTERNAL, "internal error"))
 
-    async def _attempt(self, batch: list[_Ticket]) -> None:
+    async def _attempt(self, batch: list[Ticket]) -> None:
         loaded = await self._store.load([ticket.command for ticket in batch])
-        judged, deferred = self._sift(batch, loaded)
+        judged = self._sift(batch, loaded)
         scores = await self._score(judged)
-        entries: list[tuple[_Ticket, Entry]] = []
+        entries: list[tuple[Ticket, Entry]] = []
         for ticket, found in judged:
             entry = self._decide(ticket, found, scores.get(ticket))
             if entry is not None:
                 entries.append((ticket, entry))
         written = await self._store.record([entry for _, entry in entries]) if entries else set()
-        lost = []
         for position, (ticket, entry) in enumerate(entries):
             if position in written:
                 ticket.answer(entry.response)
             elif ticket.attempts + 1 < ATTEMPTS_MAX:
                 ticket.attempts += 1
-                lost.append(ticket)
             else:
                 ticket.answer(Refusal(Reason.CONFLICT_RETRY, "another request changed the same account; try again"))
-        again = set(map(id, lost)) | set(map(id, deferred))
-        self._queue.extendleft(ticket for ticket in reversed(batch) if id(ticket) in again)
 
-    def _sift(self, batch: list[_Ticket], loaded: list[Loaded]) -> tuple[list[tuple[_Ticket, Loaded]], list[_Ticket]]:
-        """Answers replays and what fails before risk; returns what is to be judged, and what must wait.
+    def _sift(self, batch: list[Ticket], loaded: list[Loaded]) -> list[tuple[Ticket, Loaded]]:
+        """Answers replays and what fails before risk; returns what is to be judged now.
 
         The features of a command count the earlier ones of its batch. If one of those turns out to leave no event, the
-        later ones that share something with it were told too much, and wait for the next batch. What fails before risk
-        is answered at once all the same, since no check reads features: so nothing has to wait twice for refusals.
+        later ones that share something with it were told too much, and go again. What fails before risk is answered at
+        once all the same, since no check reads features: so nothing has to go again twice for refusals.
         """
-        judged: list[tuple[_Ticket, Loaded]] = []
-        deferred: list[_Ticket] = []
+        judged: list[tuple[Ticket, Loaded]] = []
         not_events: set[str | bytes] = set()
         for ticket, found in zip(batch, loaded, strict=True):
             command = ticket.command
@@ -232,15 +182,14 @@ class Engine:
             except Refusal as refusal:
                 ticket.answer(refusal)
             else:
-                if not counted or ticket.keys.isdisjoint(not_events):
+                if not counted or not_events.isdisjoint(ticket.keys):
                     judged.append((ticket, found))
                     continue
-                deferred.append(ticket)
             if counted:
                 not_events.update(ticket.keys)
-        return judged, deferred
+        return judged
 
-    async def _score(self, judged: list[tuple[_Ticket, Loaded]]) -> dict[_Ticket, Score]:
+    async def _score(self, judged: list[tuple[Ticket, Loaded]]) -> dict[Ticket, Score]:
         """The scores of those that need one; none at all when the worker cannot give them."""
         rows = [(ticket, found.features) for ticket, found in judged if ticket.command.scored]
         if not rows:
@@ -252,7 +201,7 @@ class Engine:
             return {}
         return {ticket: score for (ticket, _), score in zip(rows, scores, strict=True)}
 
-    def _decide(self, ticket: _Ticket, found: Loaded, score: Score | None) -> Entry | None:
+    def _decide(self, ticket: Ticket, found: Loaded, score: Score | None) -> Entry | None:
         command = ticket.command
         try:
             change = decide(command, found.snapshot, score, recycling_id=self._new_id(), signer=self._signer)
@@ -275,5 +224,5 @@ def replayed(answered: Answered, input_hash: bytes) -> Outcome:
     return Refusal(Reason.IDEMPOTENCY_KEY_REUSED, "this request id was used before, with other input")
 
 
-def _span_context(ticket: _Ticket) -> trace.SpanContext:
+def _span_context(ticket: Ticket) -> trace.SpanContext:
     return trace.get_current_span(ticket.context).get_span_context()

@@ -12,8 +12,9 @@ from uuid import UUID
 from server.domain.card import Card, CardState
 from server.domain.commands import IssueItem
 from server.domain.errors import Reason, Refusal
-from server.engine.engine import ATTEMPTS_MAX, Outcome, replayed
+from server.engine.engine import ATTEMPTS_MAX, replayed
 from server.engine.ports import IssuedEntry, LoadedItem, Renderer, Store, StoreUnavailable
+from server.engine.queue import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +31,20 @@ class Issuer:
         """The outcome of each item, in order: the serialized card, or why it was not issued."""
         outcomes: dict[int, Outcome] = {}
         waiting = list(range(len(items)))
+        issued: set[tuple[str, object]] = set()
         while waiting:
-            # A request id or a serial that comes twice in one call is met again in the next round.
-            now: list[int] = []
+            # What has a request id or a serial in common with an earlier item waits until that one's fate is known.
+            going: list[int] = []
             later: list[int] = []
-            seen: set[tuple[str, object]] = set()
+            pending: set[tuple[str, object]] = set()
             for position in waiting:
-                item = items[position]
-                keys: set[tuple[str, object]] = {(item.account_id, item.request_id)}
-                if item.external_serial is not None:
-                    keys.add((item.platform, item.external_serial))
-                (later if keys & seen else now).append(position)
-                seen |= keys
-            outcomes.update(zip(now, await self._round([items[p] for p in now]), strict=True))
+                keys = _keys(items[position]) - issued
+                (going if pending.isdisjoint(keys) else later).append(position)
+                pending |= keys
+            for position, outcome in zip(going, await self._round([items[p] for p in going]), strict=True):
+                outcomes[position] = outcome
+                if not isinstance(outcome, Refusal):
+                    issued |= _keys(items[position])
             waiting = later
         return [outcomes[position] for position in range(len(items))]
 
@@ -90,6 +92,12 @@ class Issuer:
         written = await self._store.record_items(entries) if entries else set()
         fresh = (entry.response if entry.card.card_id in written else None for entry in entries)
         return [next(fresh) if outcome is None else outcome for outcome in outcomes]
+
+
+def _keys(item: IssueItem) -> set[tuple[str, object]]:
+    """What may be used once: the account's request id, the platform's serial."""
+    request: tuple[str, object] = (item.account_id, item.request_id)
+    return {request} if item.external_serial is None else {request, (item.platform, item.external_serial)}
 
 
 def check_item(item: IssueItem, found: LoadedItem) -> None:

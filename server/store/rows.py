@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -37,9 +38,27 @@ _json = msgspec.json.Encoder()
 
 def card(row: Row, segment: str | None) -> Card:
     """A card from its row and its account's segment."""
-    fields = dict(row.items())
-    fields["state"] = CardState(fields["state"])
-    return Card(segment=segment, **fields)
+    return Card(
+        card_id=row["card_id"],
+        account_id=row["account_id"],
+        external_serial=row["external_serial"],
+        platform=row["platform"],
+        tier=row["tier"],
+        segment=segment,
+        state=CardState(row["state"]),
+        face_value_minor=row["face_value_minor"],
+        paid_minor=row["paid_minor"],
+        currency=row["currency"],
+        duration_days=row["duration_days"],
+        issue_time=row["issue_time"],
+        activate_by_time=row["activate_by_time"],
+        activate_time=row["activate_time"],
+        expire_time=row["expire_time"],
+        generation=row["generation"],
+        renewals_used=row["renewals_used"],
+        live_recycling_id=row["live_recycling_id"],
+        version=row["version"],
+    )
 
 
 def recycling(row: Row) -> Recycling:
@@ -142,6 +161,8 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
             )
             if change.transfer.coupon is not None:
                 inputs["coupon"].append(_coupon_row(position, change.transfer.coupon))
+    # Two servers that lock the same accounts must do so in the same order.
+    inputs["command"].sort(key=itemgetter("account_id"))
     return inputs
 
 

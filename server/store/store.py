@@ -7,7 +7,6 @@ role `recycling_server`; statements are planned once for index access, since all
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -26,14 +25,11 @@ from server.store import rows
 from server.store.policy_document import parse_policy
 from server.store.statements import statement
 
-log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
 ROLE = "recycling_server"
 STATEMENT_TIMEOUT_S = 10.0
 ACQUIRE_TIMEOUT_S = 2.0
-BATCHES_IN_FLIGHT = 2
-"""So many connections are kept for the engine."""
 
 SESSION = {
     "role": ROLE,
@@ -54,12 +50,20 @@ _CANNOT_REACH = (
     TimeoutError,
     asyncpg.InterfaceError,
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.ReadOnlySQLTransactionError,
 )
+"""It is down, going down, starting, full, only a standby, or does not let us in."""
+
+
+class StatementFailed(Exception):
+    """The database refused a statement. Tells where, and no value of any row: what it says may be logged."""
+
+    def __init__(self, error: asyncpg.PostgresError) -> None:
+        place = error.constraint_name or error.table_name or "no constraint"
+        super().__init__(f"{type(error).__name__} ({error.sqlstate}) at {place}")
 
 
 class PostgresStore:
@@ -186,17 +190,16 @@ class PostgresStore:
         """Moves a back-test database's clock forward to `moment`; False where the clock is real."""
         return bool(await self._query("move_clock", moment))
 
-    async def is_ready(self) -> bool:
-        """Whether the database answers, which one without our tables or role does not."""
-        try:
-            await self._query("wallet", "")
-        except (StoreUnavailable, asyncpg.PostgresError):
-            return False
-        return True
+    async def check(self) -> None:
+        """Returns when the database answers, with our tables and role. Raises StoreUnavailable or StatementFailed."""
+        await self._run(statement("wallet").text, "")
 
     async def close(self) -> None:
         """Closes the pool, when its work is done."""
-        await self._pool.close()
+        try:
+            await asyncio.wait_for(self._pool.close(), STATEMENT_TIMEOUT_S)
+        except TimeoutError:
+            self._pool.terminate()
 
     # Inside
 
@@ -224,13 +227,23 @@ class PostgresStore:
 
     async def _run(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
         try:
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                fetched: list[asyncpg.Record] = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
-                return fetched
+            try:
+                return await self._run_once(text, *arguments)
+            except asyncpg.OutdatedSchemaCacheError:  # a migration has added a column
+                return await self._run_once(text, *arguments)
+        except asyncpg.DeadlockDetectedError:
+            raise
         except _CANNOT_REACH as error:
             if isinstance(error, ValueError):  # an InterfaceError too: an argument that cannot be encoded
                 raise
             raise StoreUnavailable(type(error).__name__) from error
+        except asyncpg.PostgresError as error:
+            raise StatementFailed(error) from None
+
+    async def _run_once(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
+        async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            fetched: list[asyncpg.Record] = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
+            return fetched
 
     def _snapshot(self, command: Command, row: asyncpg.Record) -> Snapshot:
         card = rows.card(row["card"], row["segment"]) if row["card"] is not None else None
@@ -255,7 +268,7 @@ class PostgresStore:
         """A revision never changes, so it is read once."""
         key = (platform, revision)
         if key not in self._policies:
-            (found,) = await self._query("policy", platform, revision)
+            (found,) = await self._run(statement("policy").text, platform, revision)
             self._policies[key] = parse_policy(found["document"])
         return self._policies[key]
 
@@ -271,9 +284,11 @@ def _span(operation: str) -> dict[str, str]:
     return {"db.system.name": "postgresql", "db.operation.name": operation}
 
 
-async def connect(url: str, *, connections: int) -> PostgresStore:
-    """A store over a new pool of at most `connections`. Connections are made when first needed, so the database may
-    come up later."""
+async def connect(url: str, *, connections: int, connections_for_batches: int) -> PostgresStore:
+    """A store over a new pool of at most `connections`, of which some are kept for the engine's batches.
+
+    Connections are made when first needed, so the database may come up later. Raises ValueError for a URL that is none.
+    """
     pool = await asyncpg.create_pool(
         url,
         min_size=0,
@@ -286,14 +301,13 @@ async def connect(url: str, *, connections: int) -> PostgresStore:
         reset=_keep_session,
         timeout=ACQUIRE_TIMEOUT_S,
     )
-    return PostgresStore(pool, other_connections=max(1, connections - BATCHES_IN_FLIGHT))
+    return PostgresStore(pool, other_connections=connections - connections_for_batches)
 
 
 async def _refuse_power(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """A role that could change append-only tables must not serve."""
     if too_open := [row["name"] for row in await connection.fetch(statement("privileges").text)]:
-        log.critical("not serving: this database role may change append-only tables: %s", ", ".join(too_open))
-        raise StoreUnavailable("the database role has too much power")
+        raise StoreUnavailable(f"its role may change append-only tables: {', '.join(too_open)}")
 
 
 async def _keep_session(connection: asyncpg.Connection) -> None:

@@ -152,15 +152,18 @@ async def test_full_batch(service: Service) -> None:
 
 async def test_lists_page(service: Service) -> None:
     """Cards and recyclings of an account come newest first, in pages, each once."""
-    (card,) = await service.issue("iqiyi")
-    items = [await service.issue("iqiyi", account_id=card.account_id) for _ in range(4)]
-    cards = [each async for each in service.client.cards(card.account_id, page_size=2)]
-    assert [c.card_id for c in cards[:-1]] == [item[0].card_id for item in reversed(items)] or len(
-        {c.card_id for c in cards}
-    ) == 5
-    done = {(await service.recycled(each)).recycling_id for each in cards}
-    listed = [each.recycling_id async for each in service.client.recyclings(card.account_id, page_size=2)]
-    assert len(listed) == 5 and set(listed) == done
+    account_id, issued, recycled = f"lists-{uuid.uuid4()}", [], []
+    for _ in range(5):
+        (card,) = await service.issue("iqiyi", account_id=account_id)
+        issued.append(card)
+        service.pass_time(timedelta(seconds=1))
+    cards = [each.card_id async for each in service.client.cards(account_id, page_size=2)]
+    assert cards == [card.card_id for card in reversed(issued)]
+    for card in issued:
+        recycled.append((await service.recycled(card)).recycling_id)
+        service.pass_time(timedelta(seconds=1))
+    listed = [each.recycling_id async for each in service.client.recyclings(account_id, page_size=2)]
+    assert listed == recycled[::-1]
 
 
 # Errors

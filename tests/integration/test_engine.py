@@ -652,3 +652,53 @@ async def test_receipt_repeats_the_decision(world: World) -> None:
         "SELECT receipt FROM command WHERE account_id = $1 AND method = 'Recycle'", card.account_id
     )
     assert by_all_features(json.loads(receipt)["features"]) == answer.decision.risk_score
+
+
+async def test_busy_account_keeps_nobody_waiting(world: World) -> None:
+    """A thousand commands of one account go one a batch, and another account's command goes with the next one."""
+    busy, other = await world.issue(), await world.issue()
+    gate = GatedStore(world)
+    engine = world.another_engine(gate, batches_in_flight_max=1)
+    flood = asyncio.create_task(engine.submit([recycle(busy, dry_run=True) for _ in range(1000)]))  # noqa: RUF006 - awaited below
+    await asyncio.wait_for(gate.waiting.wait(), PATIENCE_S)
+    neighbour = asyncio.create_task(engine.submit([recycle(other)]))
+    await asyncio.sleep(0)
+    gate.open.set()
+    finished, _ = await asyncio.wait([flood, neighbour], timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+    assert finished == {neighbour}
+    assert len(await asyncio.wait_for(flood, PATIENCE_S)) == 1000
+
+
+async def test_slow_batch_does_not_stop_others(world: World) -> None:
+    """While a full batch hangs, a single command of another account still goes beside it."""
+    cards = await world.issue_many(11)
+    gate = GatedStore(world)
+    hanging = recycle(cards[0]).account_id
+
+    class HangsOne(PassingStore):
+        """Holds back only batches with the first account."""
+
+        async def load(self, commands: Sequence[Command]) -> list[Any]:
+            """Through the gate, or straight."""
+            if any(command.account_id == hanging for command in commands):
+                return await gate.load(commands)
+            return await super().load(commands)
+
+    engine = world.another_engine(HangsOne(world.store))
+    slow = asyncio.create_task(engine.submit([recycle(card) for card in cards[:10]]))
+    await asyncio.wait_for(gate.waiting.wait(), PATIENCE_S)
+    (outcome,) = await asyncio.wait_for(engine.submit([recycle(cards[10])]), PATIENCE_S)
+    assert parsed(outcome).card_id == cards[10].card_id
+    assert not slow.done()
+    gate.open.set()
+    assert len(await asyncio.wait_for(slow, PATIENCE_S)) == 10
+
+
+async def test_refund_leaves_what_was_settled(world: World) -> None:
+    """Voiding blocks what is pending; what was settled before stays in the wallet, and the card cannot come back."""
+    card = await world.issue()
+    recycling = await world.settled(card)
+    await world.answer(void(card, reason=VoidReason.REFUNDED))
+    wallet = await world.store.wallet(card.account_id)
+    assert [balance.amount for balance in wallet.balances] == [recycling.compensation.amount]
+    assert reason(await world.run(reactivate(recycling))) is Reason.CARD_STATE_INVALID

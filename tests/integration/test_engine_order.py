@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from server.domain.commands import Command
 from server.domain.errors import Reason
 from server.domain.recycling import RecycleReason
-from server.engine.engine import Outcome
+from server.engine.queue import Outcome
 from tests.conftest import FreshDatabase
 from tests.integration.world import (
     World,

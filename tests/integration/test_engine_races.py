@@ -18,8 +18,9 @@ from server.domain.card import VoidReason
 from server.domain.commands import Command, IssueItem
 from server.domain.errors import Reason
 from server.domain.recycling import RecycleReason
-from server.engine.engine import Engine, Outcome
+from server.engine.engine import Engine
 from server.engine.issue import Issuer
+from server.engine.queue import Outcome
 from server.store.store import PostgresStore, connect
 from tests.integration.world import (
     PATIENCE_S,
@@ -77,7 +78,7 @@ async def rivals(world: World, how_many: int) -> AsyncIterator[list[Engine]]:
 @asynccontextmanager
 async def stores(world: World, how_many: int) -> AsyncIterator[list[PostgresStore]]:
     """Stores of their own on the world's database."""
-    each = [await connect(world.server_url, connections=3) for _ in range(how_many)]
+    each = [await connect(world.server_url, connections=3, connections_for_batches=2) for _ in range(how_many)]
     try:
         yield each
     finally:

@@ -1,10 +1,12 @@
-"""The worker as a process: it announces itself, scores, refuses, and drains."""
+"""The worker as a process: it announces itself, scores, refuses, logs, and drains."""
 
+import json
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -21,13 +23,25 @@ from fraud_worker.scorer import Model
 from fraud_worker.service import SERVICE, feature_matrix
 
 DEADLINE_S = 10
+PROJECT = Path(__file__).resolve().parents[2]
+SERVE = [sys.executable, "-m", "fraud_worker", "serve", "--listen", "127.0.0.1:0"]
+BROKEN_WORKER = """
+from fraud_worker.__main__ import DEFAULT_MODEL
+from fraud_worker.scorer import Model
+from fraud_worker.service import run
+
+class Broken(Model):
+    def score(self, rows):
+        raise RuntimeError("planted")
+
+run(Broken.load(DEFAULT_MODEL), "127.0.0.1:0")
+"""
 
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[subprocess.Popen[str]]:
     """A worker with the shipped model."""
-    command = [sys.executable, "-m", "fraud_worker", "serve", "--listen", "127.0.0.1:0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*SERVE, "--reflection"], stdout=subprocess.PIPE, text=True)
     yield process
     process.kill()
     process.communicate()
@@ -36,12 +50,17 @@ def worker() -> Iterator[subprocess.Popen[str]]:
 @pytest.fixture(scope="module")
 def channel(worker: subprocess.Popen[str]) -> Iterator[grpc.Channel]:
     """A channel to the address that it announced."""
+    with grpc.insecure_channel(announced(worker)) as channel:
+        yield channel
+
+
+def announced(worker: subprocess.Popen[str]) -> str:
+    """The address in the worker's first line."""
     assert worker.stdout is not None
     line = worker.stdout.readline()
-    announced = re.fullmatch(r"fraud-worker listening on (127\.0\.0\.1:\d+) model [0-9a-f]{12}\n", line)
-    assert announced, line
-    with grpc.insecure_channel(announced[1]) as channel:
-        yield channel
+    found = re.fullmatch(r"fraud-worker listening on (127\.0\.0\.1:\d+) model [0-9a-f]{12}\n", line)
+    assert found, line
+    return found[1]
 
 
 def score(channel: grpc.Channel, *rows: pb.FeatureRow, registry: str = "v1") -> pb.ScoreResponse:
@@ -99,28 +118,72 @@ def test_health_is_serving(channel: grpc.Channel) -> None:
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 def test_reflection_lists_the_service(channel: grpc.Channel, version: str) -> None:
     """grpcurl finds the service under both names of reflection."""
+    assert SERVICE in reflected(channel, version)
+
+
+def reflected(channel: grpc.Channel, version: str) -> list[str]:
+    """The services that reflection lists."""
     call = channel.stream_stream(
         f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
     responses = call(iter([reflection_pb2.ServerReflectionRequest(list_services="*")]), timeout=DEADLINE_S)
-    assert SERVICE in [service.name for service in next(iter(responses)).list_services_response.service]
+    return [service.name for service in next(iter(responses)).list_services_response.service]
 
 
 def test_sigterm_drains() -> None:
     """SIGTERM ends a worker in order, with code 0."""
-    command = [sys.executable, "-m", "fraud_worker", "serve", "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("fraud-worker listening on 127.0.0.1:")
+    with subprocess.Popen(SERVE, stdout=subprocess.PIPE, text=True) as process:
+        announced(process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0
 
 
+def test_reflection_is_off_unless_asked_for() -> None:
+    """A worker keeps its contract to itself by default."""
+    with subprocess.Popen(SERVE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            with grpc.insecure_channel(announced(process)) as channel, pytest.raises(grpc.RpcError) as failed:
+                reflected(channel, "v1")
+        finally:
+            process.kill()
+    assert failed.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_failing_score_is_a_line_in_the_log() -> None:
+    """What fails inside is logged as JSON with the caller's trace, and the caller is told nothing of it."""
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    command = [sys.executable, "-c", BROKEN_WORKER]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            with grpc.insecure_channel(announced(process)) as channel, pytest.raises(grpc.RpcError) as failed:
+                pb_grpc.FraudScoringServiceStub(channel).Score(
+                    pb.ScoreRequest(feature_registry="v1", rows=[pb.FeatureRow()]),
+                    timeout=DEADLINE_S,
+                    metadata=(("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),),
+                )
+        finally:
+            process.terminate()
+        _, errors = process.communicate(timeout=DEADLINE_S)
+    (line,) = map(json.loads, errors.splitlines())
+    assert (line["event"], line["level"], line["trace_id"]) == ("Score failed", "error", trace_id)
+    assert "planted" in line["exception"]
+    assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "worker:0", ":0"])
+def test_plaintext_outside_of_loopback_must_be_asked_for(listen: str) -> None:
+    """Without TLS a worker listens on loopback only, unless told otherwise."""
+    command = [sys.executable, "-m", "fraud_worker", "serve", "--listen", listen]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert f"--listen {listen}: without TLS only a loopback address" in done.stderr
+
+
 def test_taken_address_is_named() -> None:
     """A worker that cannot listen says where, and leaves with code 1."""
-    command = [sys.executable, "-m", "fraud_worker", "serve", "--listen", "203.0.113.1:1"]
+    command = [sys.executable, "-m", "fraud_worker", "serve", "--listen", "203.0.113.1:1", "--insecure-plaintext"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "cannot listen on 203.0.113.1:1" in done.stderr

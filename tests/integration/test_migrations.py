@@ -271,3 +271,18 @@ async def test_the_projects_own_migrations(fresh_database: FreshDatabase) -> Non
     owner, server = await fresh_database()
     assert await fetch_value(owner, "SELECT singleton FROM backtest_clock") is True
     assert await fetch_value(server, "SELECT current_user") == "recycling_server"
+
+
+async def test_late_partition_warns(fresh_database: FreshDatabase, capsys: pytest.CaptureFixture[str]) -> None:
+    """Events that came before their partition keep it from being made, and each run of the migrations says so."""
+    owner_url, _ = await fresh_database()
+    connection = await asyncpg.connect(owner_url)
+    await connection.execute(
+        "DO $$ DECLARE name text; BEGIN FOR name IN SELECT inhrelid::regclass::text FROM pg_inherits"
+        " WHERE inhparent = 'risk_event'::regclass AND inhrelid <> 'risk_event_default'::regclass"
+        " LOOP EXECUTE 'DROP TABLE ' || name; END LOOP; END $$"
+    )
+    await connection.execute("INSERT INTO risk_event (account_id, event_time, kind) VALUES ('a', now(), 'ISSUE')")
+    await connection.close()
+    assert await migrate(owner_url) == []
+    assert "risk_event_default holds events" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import ipaddress
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from tests.integration.world import (
     START,
     World,
     again,
+    answers,
     item,
     parsed,
     quote,
@@ -278,11 +279,11 @@ async def test_store_survives_its_database(open_folder: Path) -> None:
     assert reason(await world.run(recycle(other))) is Reason.STORE_UNAVAILABLE
     (issued,) = await world.issuer.issue([item("iqiyi", "nobody")])
     assert reason(issued) is Reason.STORE_UNAVAILABLE
-    assert not await world.store.is_ready()
+    assert not await answers(world.store)
     with pytest.raises(StoreUnavailable):
         await world.store.wallet(card.account_id)
     with EmbeddedPostgres(folder):
-        assert await world.store.is_ready()
+        assert await answers(world.store)
         assert await world.run(command) == answer
         assert parsed(await world.run(recycle(other))).card_id == other.card_id
         world.owner = await asyncpg.connect(owner_url)
@@ -290,23 +291,74 @@ async def test_store_survives_its_database(open_folder: Path) -> None:
         await world.close()
 
 
+_EVERYTHING = ((datetime(9000, 1, 1, tzinfo=UTC), uuid.UUID(int=2**128 - 1)), 10)
+"""The first page of anything."""
+
+
 async def test_store_without_schema_is_not_ready(postgres: EmbeddedPostgres) -> None:
     """A database that was not migrated yet is not ready, and is once it was, under the same store."""
     name = f"bare_{uuid.uuid4().hex[:8]}"
     postgres.create_database(name)
-    store = await store_module.connect(postgres.server_url(name), connections=3)
+    store = await store_module.connect(postgres.server_url(name), connections=3, connections_for_batches=2)
     try:
-        assert not await store.is_ready()
+        assert not await answers(store)
         await migrate(postgres.owner_url(name))
-        assert await store.is_ready()
+        assert await answers(store)
     finally:
         await store.close()
 
 
 async def test_store_of_no_database_is_not_ready(postgres: EmbeddedPostgres) -> None:
     """A database that does not exist is not ready."""
-    store = await store_module.connect(postgres.server_url(f"no_{uuid.uuid4().hex[:8]}"), connections=3)
+    store = await store_module.connect(
+        postgres.server_url(f"no_{uuid.uuid4().hex[:8]}"), connections=3, connections_for_batches=2
+    )
     try:
-        assert not await store.is_ready()
+        assert not await answers(store)
     finally:
         await store.close()
+
+
+async def test_role_with_too_much_power_is_not_used(fresh_database: FreshDatabase) -> None:
+    """A role that could change what was recorded for ever is not served with, and the cause says which table it is."""
+    owner_url, server_url = await fresh_database()
+    owner = await asyncpg.connect(owner_url)
+    await owner.execute("GRANT UPDATE (amount) ON posting TO recycling_server")
+    store = await store_module.connect(server_url, connections=3, connections_for_batches=2)
+    try:
+        with pytest.raises(StoreUnavailable, match="posting"):
+            await store.check()
+        await owner.execute("REVOKE UPDATE (amount) ON posting FROM recycling_server")
+        assert await answers(store)
+    finally:
+        await store.close()
+        await owner.close()
+
+
+async def test_added_columns_are_no_matter(new_world: MakeWorld) -> None:
+    """A newer migration that adds columns leaves running servers at work."""
+    world = await new_world()
+    card = await world.issue()
+    for table in ("card", "recycling", "account", "command"):
+        await world.owner.execute(f"ALTER TABLE {table} ADD COLUMN later text")
+    recycling = await world.settled(card)
+    assert (await world.store.recyclings(card.account_id, *_EVERYTHING))[0].recycling_id == uuid.UUID(
+        recycling.recycling_id
+    )
+    assert len(await world.store.cards(card.account_id, *_EVERYTHING)) == 1
+
+
+async def test_failed_statement_tells_no_values(new_world: MakeWorld) -> None:
+    """What a refused statement says, which is logged, names the constraint and no value of the row."""
+    world = await new_world()
+    card = await world.issue()
+    command = recycle(card)
+    await world.answer(command)
+    with pytest.raises(store_module.StatementFailed) as failed:
+        await world.store._run(
+            "INSERT INTO command SELECT account_id, request_id, method, input_hash, response, receipt, create_time"
+            " FROM command WHERE account_id = $1",
+            card.account_id,
+        )
+    assert "command_pkey" in str(failed.value)
+    assert card.account_id not in repr(failed.value) and failed.value.__cause__ is None

@@ -35,11 +35,12 @@ from server.domain.errors import Reason, Refusal
 from server.domain.quote import QuoteSigner
 from server.domain.recycling import RecycleReason
 from server.domain.snapshot import Score
-from server.engine.engine import Engine, Outcome
+from server.engine.engine import Engine
 from server.engine.issue import Issuer
-from server.engine.ports import Features, ScoreUnavailable, Store
+from server.engine.ports import Features, ScoreUnavailable, Store, StoreUnavailable
+from server.engine.queue import Outcome
 from server.store.policy_document import put_policies
-from server.store.store import PostgresStore, connect
+from server.store.store import PostgresStore, StatementFailed, connect
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 POLICIES = Path(__file__).resolve().parents[2] / "policies"
@@ -137,7 +138,7 @@ class World:
         """A world in a new back-test database, with the shipped policies, at START."""
         owner_url, server_url = urls
         await put_policies(server_url, POLICIES)
-        store = await connect(server_url, connections=6)
+        store = await connect(server_url, connections=6, connections_for_batches=2)
         world = cls(
             owner_url=owner_url,
             server_url=server_url,
@@ -223,6 +224,15 @@ class World:
     async def broken(self) -> dict[str, Any]:
         """The invariants that do not hold, with samples."""
         return {result.name: result.samples for result in await check_invariants(self.owner_url) if not result.holds}
+
+
+async def answers(store: PostgresStore) -> bool:
+    """Whether the database behind `store` can be served from."""
+    try:
+        await store.check()
+    except (StoreUnavailable, StatementFailed):
+        return False
+    return True
 
 
 # Commands

@@ -152,7 +152,7 @@ class _PriorityEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Priority.Valu
     """System anomalies."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """The order in which waiting work is taken: anomalies before people, people before bulk."""
+    """How pressing a recycle is: anomalies before people, people before bulk. Recorded; waiting work does not go by it yet."""
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
 """Not stated."""
@@ -803,7 +803,7 @@ class Recycling(message.Message):
     reason: RecycleReason.ValueType
     """Why the card came back."""
     priority: Priority.ValueType
-    """Its place in the order of work."""
+    """How pressing it is."""
     state: RecyclingState.ValueType
     """What became of the request."""
     disposition: Disposition.ValueType
@@ -931,7 +931,7 @@ class Wallet(message.Message):
 
     @builtins.property
     def coupons(self) -> containers.RepeatedCompositeFieldContainer[Coupon]:
-        """The coupons held, newest first, at most 100."""
+        """The coupons held, newest first, at most 100; expired ones too."""
 
     def __init__(
         self,
