@@ -38,8 +38,9 @@ RUN python -m compileall -q protos migrations process fraud_worker
 USER recycling
 EXPOSE 50052
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", \
-    "import grpc, sys; from grpc_health.v1 import health_pb2 as m, health_pb2_grpc as s; sys.exit(s.HealthStub(grpc.insecure_channel('127.0.0.1:50052')).Check(m.HealthCheckRequest(), timeout=3).status != 1)"]
-CMD ["python", "-m", "fraud_worker", "serve", "--listen", "0.0.0.0:50052"]
+    "import grpc, sys; from grpc_health.v1 import health_pb2 as m, health_pb2_grpc as s; sys.exit(s.HealthStub(grpc.insecure_channel('localhost:50052')).Check(m.HealthCheckRequest(), timeout=3).status != 1)"]
+# [::] is IPv6 and IPv4. There is no TLS: the port is for the server's network only.
+CMD ["python", "-m", "fraud_worker", "serve", "--listen", "[::]:50052", "--insecure-plaintext"]
 
 
 FROM runtime AS server
@@ -48,8 +49,8 @@ COPY server server
 RUN python -m compileall -q protos migrations process policies server
 USER recycling
 # Outside of loopback the server listens only when INSECURE_PLAINTEXT is set, which is left to whoever runs the image.
-ENV LISTEN=0.0.0.0:50051
+ENV LISTEN=[::]:50051
 EXPOSE 50051
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", \
-    "import grpc, sys; from grpc_health.v1 import health_pb2 as m, health_pb2_grpc as s; sys.exit(s.HealthStub(grpc.insecure_channel('127.0.0.1:50051')).Check(m.HealthCheckRequest(), timeout=3).status != 1)"]
+    "import grpc, sys; from grpc_health.v1 import health_pb2 as m, health_pb2_grpc as s; sys.exit(s.HealthStub(grpc.insecure_channel('localhost:50051')).Check(m.HealthCheckRequest(), timeout=3).status != 1)"]
 CMD ["python", "-m", "server"]

@@ -26,18 +26,18 @@ replay: setup ## play an event log through the running system: make replay EVENT
 test: check ## the quick checks, then every test
 	$(PYTHON) -m pytest
 
-check: setup
+check: setup ## ruff, mypy, import-linter; stubs, buf and squawk
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-lint: check ## the quick checks, then those of the contract and the migrations
 	tools/generate-protos --check
 	tools/generate-protos --lint
 	$(BIN)/squawk --pg-version 18.0 --assume-in-transaction \
 		--exclude require-lock-timeout,require-statement-timeout,prefer-bigint-over-int,prefer-bigint-over-smallint \
 		migrations/*.sql
+
+lint: check ## the same as check
 
 proto: setup ## regenerate the stubs beside their .proto files
 	tools/generate-protos

@@ -10,9 +10,11 @@ import json
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from process.addresses import is_loopback
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -97,8 +99,18 @@ def serve(
     listen: Annotated[
         str, typer.Option(help="HOST:PORT; port 0 takes a free one.", metavar="HOST:PORT")
     ] = "127.0.0.1:50052",
+    insecure_plaintext: Annotated[
+        bool, typer.Option("--insecure-plaintext", help="Allow plaintext outside loopback (inside a container).")
+    ] = False,
+    reflection: Annotated[bool, typer.Option(help="Offer server reflection.")] = False,
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option(help="Least severity logged.")
+    ] = "INFO",
 ) -> None:
     """Serve a model over gRPC until SIGTERM or SIGINT, then finish what was begun."""
+    if not insecure_plaintext and not is_loopback(listen):
+        why = f"--listen {listen}: without TLS only a loopback address may be listened on, unless --insecure-plaintext"
+        raise _stopped(f"{why} is given", code=2)
     from fraud_worker.scorer import Model, ModelRefused
 
     try:
@@ -108,7 +120,7 @@ def serve(
     from fraud_worker.service import ListenError, run
 
     try:
-        run(loaded, listen)
+        run(loaded, listen, reflection=reflection, log_level=log_level)
     except ListenError as error:
         raise _stopped(error) from error
 
@@ -148,9 +160,9 @@ def default_model(
     )
 
 
-def _stopped(error: Exception) -> typer.Exit:
-    typer.echo(f"fraud-worker: {error}", err=True)
-    return typer.Exit(1)
+def _stopped(why: object, code: int = 1) -> typer.Exit:
+    typer.echo(f"fraud-worker: {why}", err=True)
+    return typer.Exit(code)
 
 
 def main() -> None:

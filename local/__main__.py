@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from local.stack import DEFAULT_MODEL, PROJECT, Settings, Stack, StackError, running
+from local.stack import DEFAULT_MODEL, PROJECT, Settings, Stack, StackError, private_file, running
 from migrations.postgres import EmbeddedPostgresError
 from migrations.runner import MigrationError
 
@@ -40,12 +40,19 @@ def run(
         model=model,
         listen=f"127.0.0.1:{port if _is_free(port) else 0}",
     )
-    with _stopped_by_signals(), _started(settings) as stack:
+    url_file = settings.folder / "database_url"
+    with (
+        _stopped_by_signals(is_the_end=True),
+        _started(settings) as stack,
+        private_file(url_file, stack.database_url),
+    ):
         console.print(f"[bold green]serving on {stack.address}[/]  (Ctrl-C stops)")
         console.print(f"  grpcurl -plaintext -max-time 5 {stack.address} list", highlight=False)
         console.print(f"  .venv/bin/recycling --address {stack.address} --help", highlight=False)
         console.print(
-            f"  .venv/bin/recycling verify --database-url '{stack.database_url}'", highlight=False, soft_wrap=True
+            f"  DATABASE_URL=$(cat {url_file.relative_to(PROJECT)}) .venv/bin/recycling verify",
+            highlight=False,
+            soft_wrap=True,
         )
         while (dead := stack.dead()) is None:
             time.sleep(0.2)
@@ -82,7 +89,8 @@ def replay(
             played = subprocess.run(
                 [*command, "--address", stack.address, "replay", "--events", str(events)], check=False
             )
-            verified = subprocess.run([*command, "verify", "--database-url", stack.database_url], check=False)
+            environment = {**os.environ, "DATABASE_URL": stack.database_url}
+            verified = subprocess.run([*command, "verify"], env=environment, check=False)
     raise typer.Exit(played.returncode or verified.returncode)
 
 
@@ -122,14 +130,23 @@ def _scratch(purpose: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and Ctrl-C both end the run in order."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _stopped_by_signals(*, is_the_end: bool = False) -> Iterator[None]:
+    """SIGTERM and Ctrl-C both stop everything in order, and the exit code tells which; 0 where that `is_the_end`."""
+    code = 128 + signal.SIGINT
+
+    def terminated(*_: object) -> None:
+        nonlocal code
+        code = 128 + signal.SIGTERM
+        signal.raise_signal(signal.SIGINT)  # which asyncio knows how to take
+
+    # A shell starts jobs in the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, terminated)
     try:
         yield
     except KeyboardInterrupt:
         console.print("stopped")
-        raise typer.Exit(0) from None
+        raise typer.Exit(0 if is_the_end else code) from None
 
 
 def _is_free(port: int) -> bool:

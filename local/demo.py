@@ -90,23 +90,24 @@ class Story:
         heapq.heappush(self._agenda, (moment, next(self._order), act))
 
     async def run(self, console: Console) -> None:
-        """Plays everything, with a progress bar."""
+        """Plays everything, and shows how far it is: a bar on a terminal, elsewhere a line each tenth."""
         self._plan_honest()
         self._plan_farm()
         self._plan_burst()
+        total = len(self._agenda)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("playing", total=len(self._agenda))
-            while self._agenda:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task("playing", total=total)
+            for done in range(1, total + 1):
                 moment, _, act = heapq.heappop(self._agenda)
                 self._client.backtest_time = moment
                 try:
                     await act(moment)
                 except RecyclingError as error:
                     self.tally.errors[error.reason or error.code.name] += 1
-                done = progress.tasks[task].completed + 1
-                label = f"{moment:%d %B}"
-                progress.update(task, completed=done, total=done + len(self._agenda), description=label)
+                progress.update(task, completed=done, description=f"{moment:%d %B}")
+                if not console.is_terminal and done * 10 // total > (done - 1) * 10 // total:
+                    console.print(f"{moment:%d %B}: {done} of {total}")
 
     # Who does what
 

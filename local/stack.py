@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import secrets
+import selectors
 import signal
 import subprocess
 import sys
@@ -27,6 +29,9 @@ DEFAULT_MODEL = PROJECT / "fraud_worker" / "model"
 DATABASE = "recycling"
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 40
+
+_SECRETS = ("DATABASE_URL", "SECRET_KEY")
+"""What a process gets only when it is given it, never from our own environment."""
 
 
 class StackError(Exception):
@@ -54,16 +59,17 @@ class Process:
 
     def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str], log: Path | None) -> None:
         self.name = name
+        self._address: str | None = None
+        inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
         with contextlib.ExitStack() as files:
             errors = files.enter_context(log.open("ab")) if log else None
             self._popen = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", *arguments],
                 cwd=PROJECT,
-                env={**os.environ, **environment},
+                env={**inherited, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                text=True,
                 start_new_session=True,
             )
 
@@ -72,13 +78,28 @@ class Process:
         """The process id."""
         return self._popen.pid
 
-    def address(self) -> str:
-        """HOST:PORT, once it listens. Raises StackError when it ends instead."""
+    def address(self, timeout_s: float = START_TIMEOUT_S) -> str:
+        """HOST:PORT, once it listens. Raises StackError when it ends instead, or has not said so in time."""
+        if self._address is None:
+            self._address = self._announced(timeout_s)
+        return self._address
+
+    def _announced(self, timeout_s: float) -> str:
         assert self._popen.stdout is not None
-        for line in self._popen.stdout:
-            if " listening on " in line:
-                return line.split(" listening on ")[1].split()[0]
-        raise StackError(f"the {self.name} did not start (exit code {self._popen.wait()})")
+        deadline = time.monotonic() + timeout_s
+        said = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._popen.stdout, selectors.EVENT_READ)
+            while selector.select(max(0.0, deadline - time.monotonic())):
+                part = os.read(self._popen.stdout.fileno(), 4096)
+                if not part:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._popen.wait(max(0.0, deadline - time.monotonic()))
+                    raise StackError(f"the {self.name} did not start (exit code {self._popen.returncode})")
+                said += part
+                if line := re.search(rb" listening on (\S+).*\n", said):
+                    return line[1].decode()
+        raise StackError(f"the {self.name} did not start within {timeout_s:g} s")
 
     def running(self) -> bool:
         """Whether it still runs."""
@@ -110,10 +131,9 @@ class Stack:
         self.settings = settings
         self.database_url = database_url
         self.server_url = server_url
-        self._environment = {
+        self._secrets = {
             "SECRET_KEY": os.environ.get("SECRET_KEY") or _secret(settings.folder),
             "DATABASE_URL": server_url,
-            **settings.environment,
         }
         with contextlib.ExitStack() as started:
             self.worker = self.start_worker(settings.worker_listen)
@@ -127,11 +147,13 @@ class Stack:
     def start_worker(self, listen: str) -> Process:
         """A fraud worker; ask the result for its address."""
         model = str(self.settings.model)
-        return self._process("fraud worker", ["fraud_worker", "serve", "--model", model, "--listen", listen])
+        arguments = ["fraud_worker", "serve", "--model", model, "--listen", listen, "--reflection"]
+        return self._process("fraud worker", arguments, {})
 
     def start_server(self, listen: str) -> Process:
         """A server that uses the worker; ask the result for its address."""
-        return self._process("server", ["server"], {"LISTEN": listen, "FRAUD_WORKER": self.worker_address})
+        environment = {"LISTEN": listen, "FRAUD_WORKER": self.worker_address, "REFLECTION": "true"}
+        return self._process("server", ["server"], self._secrets | environment)
 
     def restart_worker(self) -> None:
         """A new worker process at the same address."""
@@ -145,8 +167,8 @@ class Stack:
         self.server = self.start_server(self.address)
         self.server.address()
 
-    def _process(self, name: str, arguments: list[str], more: Mapping[str, str] | None = None) -> Process:
-        return Process(name, arguments, {**self._environment, **(more or {})}, self.settings.log)
+    def _process(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> Process:
+        return Process(name, arguments, {**self.settings.environment, **environment}, self.settings.log)
 
     def dead(self) -> Process | None:
         """A part that has ended by itself, if there is one."""
@@ -196,11 +218,26 @@ def wait_until_serving(stack: Stack) -> None:
     raise StackError("the server does not serve")
 
 
+@contextlib.contextmanager
+def private_file(file: Path, text: str) -> Iterator[None]:
+    """While it lasts, `file` holds `text`, for nobody else to read."""
+    file.unlink(missing_ok=True)
+    _write_private(file, text)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
 def _secret(folder: Path) -> str:
     """The secret of this folder's service, made once."""
     file = folder / "secret_key"
     if not file.exists():
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as new:
-            new.write(secrets.token_urlsafe(48))
+        _write_private(file, secrets.token_urlsafe(48))
     return file.read_text()
+
+
+def _write_private(file: Path, text: str) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as new:
+        new.write(text)

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from process.addresses import is_loopback
 
 
 class DatabaseConfig(BaseSettings):
@@ -59,17 +59,8 @@ class Config(DatabaseConfig):
     @model_validator(mode="after")
     def _plaintext_stays_home(self) -> Config:
         for name in ("listen", "fraud_worker"):
-            if not self.insecure_plaintext and not _is_loopback(getattr(self, name).rpartition(":")[0]):
+            if not self.insecure_plaintext and not is_loopback(getattr(self, name)):
                 raise ValueError(
                     f"{name.upper()} must be a loopback address, since there is no TLS, or INSECURE_PLAINTEXT set"
                 )
         return self
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -11,6 +11,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from clients.python.card_terms import DEFAULT_TERMS, CardTerms
+from clients.python.client import RecyclingError
 from clients.python.options import Circumstances, Command, Connection, command_of, instant
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -53,17 +55,17 @@ def _defaults(
 async def issue(
     account_id: AccountId,
     connection: Connection,
-    platform: Annotated[str, typer.Option(help="The platform, whose policy holds.")] = "iqiyi",
+    platform: Annotated[str, typer.Option(help="The platform, whose policy holds.")] = DEFAULT_TERMS.platform,
     tier: Annotated[Literal["BASIC", "PREMIUM"], typer.Option(help="The membership's tier.")] = "BASIC",
     segment: Annotated[
         Literal["YOUNG", "MIDDLE", "SENIOR"] | None,
         typer.Option(help="The account's segment; it keeps the one it has."),
     ] = None,
-    paid_minor: Annotated[int, typer.Option(help="What was paid, minor units.")] = 2999,
+    paid_minor: Annotated[int, typer.Option(help="What was paid, minor units.")] = DEFAULT_TERMS.paid_minor,
     face_value_minor: Annotated[
         int | None, typer.Option(help="Price on the card; what was paid when left out.")
     ] = None,
-    currency: Annotated[str, typer.Option(help="ISO 4217 code; the platform's.")] = "CNY",
+    currency: Annotated[str, typer.Option(help="ISO 4217 code; the platform's.")] = DEFAULT_TERMS.currency,
     duration_days: Annotated[int, typer.Option(help="Days of service.")] = 30,
     serial: Annotated[str | None, typer.Option(help="The seller's serial number, once per platform.")] = None,
     activate_by: Annotated[
@@ -74,8 +76,6 @@ async def issue(
     """Issue a card to an account."""
     from card_recycling.v1.card_service_pb2 import IssueCardsRequest
     from card_recycling.v1.types_pb2 import Segment, Tier
-
-    from clients.python.client import RecyclingError
 
     item = IssueCardsRequest.Item(
         request_id=request_id,
@@ -244,16 +244,23 @@ async def replay(
     events: Annotated[
         Path, typer.Option(exists=True, dir_okay=False, metavar="LOG", help="The event log: CSV, CSV.gz or Parquet.")
     ],
-    platform: Annotated[str, typer.Option(help="Of cards whose platform the log does not say.")] = "iqiyi",
-    currency: Annotated[str, typer.Option(help="Of cards whose currency the log does not say.")] = "CNY",
-    duration_days: Annotated[int, typer.Option(help="Of cards whose duration the log does not say.")] = 365,
-    paid_minor: Annotated[int, typer.Option(help="Of cards whose price the log does not say, minor units.")] = 2999,
+    platform: Annotated[
+        str, typer.Option(help="Of cards whose platform the log does not say.")
+    ] = DEFAULT_TERMS.platform,
+    currency: Annotated[
+        str, typer.Option(help="Of cards whose currency the log does not say.")
+    ] = DEFAULT_TERMS.currency,
+    duration_days: Annotated[
+        int, typer.Option(help="Of cards whose duration the log does not say.")
+    ] = DEFAULT_TERMS.duration_days,
+    paid_minor: Annotated[
+        int, typer.Option(help="Of cards whose price the log does not say, minor units.")
+    ] = DEFAULT_TERMS.paid_minor,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows, from the log's beginning.")] = None,
 ) -> None:
     """Drive a service over a back-test database with an event log, and compare its decisions with the log's labels."""
     from clients.python import views
     from clients.python.event_log import LogError, read_events
-    from clients.python.replay import CardTerms
     from clients.python.replay import replay as drive
 
     try:
@@ -286,7 +293,7 @@ async def verify(
         results = await check_invariants(database_url)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
         typer.echo(f"the database cannot be checked: {error}", err=True)
-        raise typer.Exit(2) from error
+        raise typer.Exit(1) from error
     views.show_results(results, as_json=as_json)
     if not all(result.holds for result in results):
         raise typer.Exit(1)

@@ -64,12 +64,12 @@ def read_events(path: Path, *, limit: int | None = None) -> list[Event]:
     missing = [name for name in ("event_time", "event_kind", "account_id") if name not in frame.columns]
     if missing:
         raise LogError(f"{path}: no column {', '.join(missing)}")
-    parsers = {name: parse for name, parse in _COLUMNS.items() if name in frame.columns}
-    rows = frame.select(*parsers).head(frame.height if limit is None else limit)
+    known = [name for name in _COLUMNS if name in frame.columns]
+    rows = frame.select(known).head(frame.height if limit is None else limit)
     events = []
     for row, cells in enumerate(rows.iter_rows(named=True)):
         try:
-            events.append(_event(row, {name: parsers[name](cell) for name, cell in cells.items() if _is_known(cell)}))
+            events.append(_event(row, {name: _parsed(name, cell) for name, cell in cells.items() if _is_known(cell)}))
         except ValueError as error:
             raise LogError(f"{path}: row {row}: {error}") from error
     return sorted(events, key=lambda event: event.time)
@@ -97,6 +97,13 @@ def _is_known(cell: object) -> bool:
     return cell is not None and cell != "" and cell == cell  # NaN does not equal itself
 
 
+def _parsed(name: str, cell: object) -> Any:
+    try:
+        return _COLUMNS[name](cell)
+    except ValueError as error:
+        raise ValueError(f"column {name}: {error}") from error
+
+
 def _instant(cell: object) -> datetime:
     instant = cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell))
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
@@ -106,6 +113,8 @@ def _integer(cell: object, bits: int = 64) -> int:
     number = float(str(cell))
     if not -(2.0 ** (bits - 1)) <= number < 2.0 ** (bits - 1):
         raise ValueError(f"{cell} is out of range")
+    if not number.is_integer():
+        raise ValueError(f"{cell} is not a whole number")
     return int(number)
 
 
@@ -124,6 +133,10 @@ def _flag(cell: object) -> bool:
     if text in ("0", "0.0", "false", "f", "no"):
         return False
     raise ValueError(f"{cell} is neither true nor false")
+
+
+def _label(cell: object) -> int:
+    return int(_flag(cell))
 
 
 def _address(cell: object) -> str:
@@ -166,7 +179,7 @@ _COLUMNS: dict[str, Callable[[object], Any]] = {
     "currency": str,
     "duration_days": _small_integer,
     "age": _integer,
-    "label": _integer,
+    "label": _label,
     **_DEVICE,
     **_BEHAVIOR,
 }

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
+from clients.python.client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, RecyclingClient, RecyclingError
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-
-    from clients.python.client import RecyclingClient, RecyclingError
 
 Command: TypeAlias = Callable[..., Coroutine[Any, Any, None]]
 _Message = TypeVar("_Message", bound="Message")
@@ -39,10 +39,10 @@ class Connection:
 
     address: Annotated[
         str, _option("--address", metavar="HOST:PORT", help="Where the service listens.", show_default=True)
-    ] = "127.0.0.1:50051"
+    ] = DEFAULT_ADDRESS
     timeout_s: Annotated[
         float, _option("--timeout", metavar="SECONDS", min=0.001, help="For each call.", show_default=True)
-    ] = 5.0
+    ] = DEFAULT_TIMEOUT_S
     backtest_time: Annotated[
         datetime | None,
         _option(
@@ -53,10 +53,8 @@ class Connection:
         False
     )
 
-    def open(self) -> "RecyclingClient":
+    def open(self) -> RecyclingClient:
         """A client of the service."""
-        from clients.python.client import RecyclingClient
-
         return RecyclingClient(self.address, timeout_s=self.timeout_s, backtest_time=self.backtest_time)
 
     def show(self, *messages: "Message", **named: "Message | list[Message]") -> None:
@@ -134,8 +132,6 @@ def _parsed(option: str, text: str, message: _Message) -> _Message:
 
 
 async def _reporting_errors(work: Coroutine[Any, Any, None]) -> None:
-    from clients.python.client import RecyclingError
-
     try:
         await work
     except RecyclingError as error:
@@ -143,7 +139,7 @@ async def _reporting_errors(work: Coroutine[Any, Any, None]) -> None:
         raise typer.Exit(1) from error
 
 
-def _print_error(error: "RecyclingError") -> None:
+def _print_error(error: RecyclingError) -> None:
     typer.echo(f"{error.reason or error.code.name}: {error.message}", err=True)
     for violation in error.field_violations:
         typer.echo(f"  {violation.field}: {violation.description}", err=True)

@@ -36,6 +36,7 @@ from card_recycling.v1.types_pb2 import (
 )
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from clients.python.card_terms import CardTerms
 from clients.python.client import RecyclingClient, RecyclingError
 from clients.python.event_log import CardKey, Event
 
@@ -45,16 +46,6 @@ FAILURES_IN_A_ROW_MAX = 20
 
 BUSINESS_CODES = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ABORTED}
 """Errors that answer an event. Any other means that it was not driven."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CardTerms:
-    """What the log does not say about the cards to issue. `paid_minor` in minor units of `currency`."""
-
-    platform: str = "iqiyi"
-    currency: str = "CNY"
-    duration_days: int = 365
-    paid_minor: int = 2999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

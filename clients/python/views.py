@@ -94,9 +94,14 @@ def show_results(results: Sequence[InvariantResult], *, as_json: bool) -> None:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error while it lasts; gives a function to call with the number of events done."""
+    """Progress on standard error while it lasts: a bar on a terminal, elsewhere a line each tenth. Gives a function to
+    call with the number of events done."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _tenths(total)
+        return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}/s"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("replay", total=total, rate="-")
 
         def on_progress(done: int) -> None:
@@ -104,6 +109,19 @@ def progress(total: int) -> Iterator[Callable[[int], None]]:
             bar.update(task, completed=done, rate=f"{done / elapsed_s:.0f}" if elapsed_s else "-")
 
         yield on_progress
+
+
+def _tenths(total: int) -> Callable[[int], None]:
+    told = 0
+
+    def on_progress(done: int) -> None:
+        nonlocal told
+        if (tenths := done * 10 // total) > told:
+            told = tenths
+            sys.stderr.write(f"{done} of {total} events\n")
+            sys.stderr.flush()
+
+    return on_progress
 
 
 def _console() -> Console:

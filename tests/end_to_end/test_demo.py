@@ -1,11 +1,14 @@
-"""The demo keeps what it promises, and can fail to."""
+"""The demo keeps what it promises, and can fail to; what runs the service locally starts and stops it well."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+
+from local.stack import Process, Stack, StackError, private_file
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -44,3 +47,59 @@ def test_demo_fails_with_a_model_that_knows_nothing(shuffled_model: Path) -> Non
     """A model trained on shuffled labels cannot tell the farm from honest owners, and the demo says so."""
     shown = run("local", "demo", "--model", str(shuffled_model), expect=1)
     assert "BROKEN" in shown
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_demo_tells_so(number: signal.Signals, code: int) -> None:
+    """A demo that was stopped on its way has not kept its promises, and its exit code names the signal."""
+    command = [sys.executable, "-m", "local", "demo"]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        assert " of " in demo.stdout.readline()  # its first tenth
+        demo.send_signal(number)
+        _, errors = demo.communicate(timeout=60)
+    assert (demo.returncode, errors.splitlines()[-1]) == (code, "stopped")
+
+
+def test_silent_process_has_no_address() -> None:
+    """A process that runs and never says where it listens is waited for so long and no longer."""
+    process = Process("mute", ["http.server", "--bind", "127.0.0.1", "0"], {}, None)
+    try:
+        with pytest.raises(StackError, match=r"the mute did not start within 0\.1 s"):
+            process.address(0.1)
+    finally:
+        process.stop()
+
+
+def test_ended_process_has_no_address() -> None:
+    """A process that ends before it listens is told with its exit code."""
+    process = Process("broken", ["fraud_worker", "serve", "--listen", "nowhere:1"], {}, None)
+    try:
+        with pytest.raises(StackError, match=r"the broken did not start \(exit code 2\)"):
+            process.address()
+    finally:
+        process.stop()
+
+
+def test_address_may_be_asked_for_again(stack: Stack) -> None:
+    """A process's address is remembered."""
+    assert (stack.server.address(), stack.worker.address()) == (stack.address, stack.worker_address)
+
+
+def test_worker_is_not_told_the_servers_secrets(stack: Stack) -> None:
+    """Database and secret key are for the server alone."""
+
+    def secrets_of(process: Process) -> set[str]:
+        environment = Path(f"/proc/{process.pid}/environ").read_text().split("\0")
+        return {"DATABASE_URL", "SECRET_KEY"} & {setting.partition("=")[0] for setting in environment}
+
+    assert (secrets_of(stack.server), secrets_of(stack.worker)) == ({"DATABASE_URL", "SECRET_KEY"}, set())
+
+
+def test_private_file_is_the_owners_alone(tmp_path: Path) -> None:
+    """A file with a secret is closed to others, whatever was there before, and does not stay."""
+    file = tmp_path / "database_url"
+    file.touch(mode=0o644)
+    with private_file(file, "postgresql://..."):
+        assert (file.stat().st_mode & 0o777, file.read_text()) == (0o600, "postgresql://...")
+    assert not file.exists()

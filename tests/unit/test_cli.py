@@ -137,10 +137,21 @@ async def test_replay_of_failing_service_exits_1(tmp_path: Path) -> None:
     assert "INTERNAL" in done.out
 
 
-async def test_verify_of_no_database_exits_2() -> None:
-    """A database that cannot be read is neither sound nor violated."""
-    done = await recycling("verify", "--database-url", "postgresql://nobody@127.0.0.1:1/none")
-    assert done.code == 2
+async def test_progress_of_a_replay_is_told_in_a_log(tmp_path: Path) -> None:
+    """Where no terminal is, each tenth of a replay is a line on standard error."""
+    path = tmp_path / "log.csv"
+    rows = [f"2026-01-01T00:{minute}:00Z,ISSUE,a{minute}\n" for minute in range(10, 30)]
+    path.write_text("event_time,event_kind,account_id\n" + "".join(rows))
+    async with served(FakeService()) as address:
+        done = await recycling("replay", "--events", str(path), "--address", address)
+    assert done.err.splitlines() == [f"{count} of 20 events" for count in range(2, 21, 2)]
+
+
+async def test_verify_of_no_database_exits_1() -> None:
+    """A database that cannot be reached cannot be verified."""
+    done = await recycling("verify", DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("the database cannot be checked: ")
 
 
 async def test_spans_are_exported_when_asked_for() -> None:

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from clients.python import Retries
+from clients.python.card_terms import CardTerms
 from clients.python.event_log import Event, LogError, read_events
-from clients.python.replay import FAILURES_IN_A_ROW_MAX, CardTerms, replay, runs
+from clients.python.replay import FAILURES_IN_A_ROW_MAX, replay, runs
 from tests.unit.test_client import FakeService, client_of, failure
 
 HEADER = "event_time,event_kind,account_id,card_id,amount_minor,device_id,ip,age,vpn,label\n"
@@ -194,6 +195,8 @@ def test_other_formats_read_alike(tmp_path: Path, name: str) -> None:
         ("2026-01-01T00:00:00Z,ISSUE,,,,,,,,", "row 0: no account_id"),
         ("2026-01-01T00:00:00Z,ISSUE,a,,much,,,,,", "row 0.*much"),
         ("2026-01-01T00:00:00Z,ISSUE,a,,1e400,,,,,", "row 0.*out of range"),
+        ("2026-01-01T00:00:00Z,ISSUE,a,,2.7,,,,,", "row 0: column amount_minor: 2.7 is not a whole number"),
+        ("2026-01-01T00:00:00Z,ISSUE,a,,,,,,,7", "row 0: column label: 7 is neither true nor false"),
         ("2026-01-01T00:00:00Z,ISSUE,a,,,,,,perhaps,", "row 0.*perhaps"),
     ],
 )
