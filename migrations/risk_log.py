@@ -40,9 +40,11 @@ class TraceHasher:
 
     def traces(self, *, device_id: str | None, ip: str | None, profile: Mapping[str, str | None]) -> Traces:
         """The hashes of one request. Empty strings count as unknown; `ip` may be IPv4, IPv6 or unparsable (unknown)."""
+        # Ids are hexadecimal or UUIDs: another case or a space about them is the same device, or an attempt to hide it.
+        device = (device_id or "").strip().casefold()
         address_hash, prefix_hash = self._address(ip) if ip else (None, None)
         return Traces(
-            device_hash=self._hash("device", device_id) if device_id else None,
+            device_hash=self._hash("device", device) if device else None,
             address_hash=address_hash,
             prefix_hash=prefix_hash,
             profile_hash=self._profile(profile),

@@ -43,7 +43,7 @@ def terms(card: Card, policy: Policy, now: datetime) -> Terms:
         base_minor=base,
         fee_minor=fee,
         compensation=compensation,
-        change_time=_change_time(card, policy.compensation, base, unused_us, now),
+        change_time=_change_time(card, policy.compensation, base, unused_us, now) if compensation or fee else None,
     )
 
 

@@ -76,9 +76,26 @@ class Engine:
         What was accepted finishes even when the caller is cancelled. Raises Refusal OVERLOADED, and accepts none,
         when the queue has no room for all.
         """
-        tickets = self._queue.add(commands)
+        known = await self._answered(commands) if len(commands) > 1 else {}
+        tickets = self._queue.add([command for place, command in enumerate(commands) if place not in known])
         self._pump()
-        return [await asyncio.shield(ticket.future) for ticket in tickets]
+        waiting = iter(tickets)
+        return [
+            known[place] if place in known else await asyncio.shield(next(waiting).future)
+            for place in range(len(commands))
+        ]
+
+    async def _answered(self, commands: Sequence[Command]) -> dict[int, Outcome]:
+        """The answers that commands got before, by place. Who repeats a large call should not queue for it again."""
+        try:
+            found = await self._store.answered(commands)
+        except StoreUnavailable:
+            return {}  # the queue will find out
+        return {
+            place: replayed(answered, command.input_hash())
+            for place, (command, answered) in enumerate(zip(commands, found, strict=True))
+            if answered is not None
+        }
 
     async def drain(self) -> None:
         """Returns when all accepted work is done. Stop accepting first."""

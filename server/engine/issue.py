@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from server.domain.card import Card, CardState
@@ -77,6 +78,7 @@ class Issuer:
         """The outcomes; None for those whose request id was answered between reading and writing."""
         outcomes: list[Outcome | None] = []
         entries: list[IssuedEntry] = []
+        segments: dict[str, str | None] = {}
         for item, found in zip(items, await self._store.load_items(items), strict=True):
             if found.answered is not None:
                 outcomes.append(replayed(found.answered, item.input_hash()))
@@ -86,7 +88,9 @@ class Issuer:
             except Refusal as refusal:
                 outcomes.append(refusal)
                 continue
-            card = issued_card(item, found, self._new_id())
+            segment = item.segment or segments.get(item.account_id, found.segment)
+            segments[item.account_id] = segment
+            card = issued_card(item, segment, found.now, self._new_id())
             entries.append(IssuedEntry(item=item, card=card, response=self._renderer.card(card, found.now)))
             outcomes.append(None)
         written = await self._store.record_items(entries) if entries else set()
@@ -115,16 +119,15 @@ def check_item(item: IssueItem, found: LoadedItem) -> None:
         raise Refusal(Reason.FIELD_INVALID, f"{problem[0]}: {problem[1]}", fields=(problem,))
 
 
-def issued_card(item: IssueItem, found: LoadedItem, card_id: UUID) -> Card:
-    """The card as it begins."""
-    now = found.now
+def issued_card(item: IssueItem, segment: str | None, now: datetime, card_id: UUID) -> Card:
+    """The card as it begins; `segment` is its account's."""
     return Card(
         card_id=card_id,
         account_id=item.account_id,
         external_serial=item.external_serial,
         platform=item.platform,
         tier=item.tier,
-        segment=item.segment or found.segment,
+        segment=segment,
         state=CardState.ISSUED,
         face_value_minor=item.face_value_minor,
         paid_minor=item.paid_minor,

@@ -77,6 +77,10 @@ class IssuedEntry:
 class Store(Protocol):
     """The database. Every method raises StoreUnavailable when it cannot be reached."""
 
+    async def answered(self, commands: Sequence[Command]) -> list[Answered | None]:
+        """What each command's request id was answered before."""
+        ...
+
     async def load(self, commands: Sequence[Command]) -> list[Loaded]:
         """All that the decisions may read, in one round trip. Each account comes once."""
         ...

@@ -52,7 +52,7 @@ def _schema() -> Any:
 
 
 def _documents(folder: Path) -> list[tuple[str, str]]:
-    documents = []
+    documents: list[tuple[str, str]] = []
     for file in sorted(folder.glob("*.json")):
         if file.name == "policy.schema.json":
             continue
@@ -62,6 +62,8 @@ def _documents(folder: Path) -> list[tuple[str, str]]:
         except ValueError as error:
             raise PolicyInvalid(f"{file.name}: {error}") from error
         documents.append((platform, json.dumps(json.loads(text), sort_keys=True)))
+    if not documents:
+        raise PolicyInvalid(f"{folder} holds no policy (*.json)")
     return documents
 
 

@@ -30,6 +30,7 @@ tracer = trace.get_tracer(__name__)
 ROLE = "recycling_server"
 STATEMENT_TIMEOUT_S = 10.0
 ACQUIRE_TIMEOUT_S = 2.0
+CHECK_TIMEOUT_S = 2.0
 
 SESSION = {
     "role": ROLE,
@@ -54,8 +55,10 @@ _CANNOT_REACH = (
     asyncpg.InsufficientResourcesError,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedFunctionError,
 )
-"""It is down, going down, starting, full, only a standby, or does not let us in."""
+"""It is down, going down, starting, full, only a standby, does not let us in, or has not been migrated."""
 
 
 class StatementFailed(Exception):
@@ -75,6 +78,11 @@ class PostgresStore:
         self._policies: dict[tuple[str, int], Policy] = {}
 
     # The engine's port
+
+    async def answered(self, commands: Sequence[Command]) -> list[Answered | None]:
+        """What each command's request id was answered before."""
+        requests = [{"account_id": command.account_id, "request_id": command.request_id} for command in commands]
+        return [_answered(row) for row in await self._fetch_beside("answered", request=requests)]
 
     async def load(self, commands: Sequence[Command]) -> list[Loaded]:
         """All that the decisions may read, in one round trip."""
@@ -192,7 +200,10 @@ class PostgresStore:
 
     async def check(self) -> None:
         """Returns when the database answers, with our tables and role. Raises StoreUnavailable or StatementFailed."""
-        await self._run(statement("wallet").text, "")
+        try:
+            await asyncio.wait_for(self._run(statement("wallet").text, ""), CHECK_TIMEOUT_S)
+        except TimeoutError:
+            raise StoreUnavailable("it takes too long") from None
 
     async def close(self) -> None:
         """Closes the pool, when its work is done."""

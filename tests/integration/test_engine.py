@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from server.domain.card import VoidReason
 from server.domain.commands import Command
 from server.domain.errors import Reason, Refusal
 from server.domain.recycling import RecycleReason
+from server.engine.queue import Outcome
 from tests.integration.conftest import MakeWorld
 from tests.integration.world import (
     PATIENCE_S,
@@ -31,6 +32,7 @@ from tests.integration.world import (
     circumstances,
     compensate,
     item,
+    new_account,
     parsed,
     quote,
     reactivate,
@@ -52,9 +54,11 @@ class GatedStore(PassingStore):
         super().__init__(world.store)
         self.open = asyncio.Event()
         self.waiting = asyncio.Event()
+        self.loads = 0
 
     async def load(self, commands: Sequence[Command]) -> list[Any]:
         """Waits first."""
+        self.loads += 1
         self.waiting.set()
         await asyncio.wait_for(self.open.wait(), PATIENCE_S)
         return await super().load(commands)
@@ -591,7 +595,7 @@ async def test_full_queue_accepts_nothing(world: World) -> None:
     # Two are in flight at the gate, ten fill the queue.
     waiting = [asyncio.create_task(engine.submit([recycle(card)])) for card in cards[:2]]
     await asyncio.wait_for(gate.waiting.wait(), PATIENCE_S)
-    waiting.append(asyncio.create_task(engine.submit([recycle(card) for card in cards[2:12]])))
+    waiting += [asyncio.create_task(engine.submit([recycle(card)])) for card in cards[2:12]]
     await asyncio.sleep(0)
     with pytest.raises(Refusal) as refused:
         await engine.submit([recycle(cards[12])])
@@ -702,3 +706,71 @@ async def test_refund_leaves_what_was_settled(world: World) -> None:
     wallet = await world.store.wallet(card.account_id)
     assert [balance.amount for balance in wallet.balances] == [recycling.compensation.amount]
     assert reason(await world.run(reactivate(recycling))) is Reason.CARD_STATE_INVALID
+
+
+def issued(outcomes: Sequence[Outcome]) -> list[types_pb2.Card]:
+    """The cards in the answers to items of IssueCards."""
+    assert all(isinstance(outcome, bytes) for outcome in outcomes)
+    return [types_pb2.Card.FromString(outcome) for outcome in outcomes if isinstance(outcome, bytes)]
+
+
+async def test_repeated_call_does_not_queue_again(world: World) -> None:
+    """A large call for one account that is sent again while it runs joins it, and afterwards is answered at once."""
+    account_id = new_account()
+    cards = issued(await world.issuer.issue([item("iqiyi", account_id) for _ in range(50)]))
+    commands = [recycle(card) for card in cards]
+    gate = GatedStore(world)
+    engine = world.another_engine(gate, queue_max=60)
+    first = asyncio.create_task(engine.submit(commands))
+    await asyncio.wait_for(gate.waiting.wait(), PATIENCE_S)
+    again = [asyncio.create_task(engine.submit(commands)) for _ in range(5)]
+    gate.open.set()
+    outcomes = await asyncio.wait_for(first, PATIENCE_S)
+    assert all(isinstance(outcome, bytes) for outcome in outcomes)
+    assert await asyncio.wait_for(asyncio.gather(*again), PATIENCE_S) == [outcomes] * 5
+    loads = gate.loads
+    assert await engine.submit(commands) == outcomes
+    assert gate.loads == loads
+
+
+async def test_one_account_cannot_fill_the_queue(world: World) -> None:
+    """More than a thousand waiting commands of one account are OVERLOADED; another account's command is taken."""
+    card, other = await world.issue(), await world.issue()
+    gate = GatedStore(world)
+    engine = world.another_engine(gate)
+    first = asyncio.create_task(engine.submit([recycle(card, dry_run=True)]))
+    await asyncio.wait_for(gate.waiting.wait(), PATIENCE_S)
+    many = [asyncio.create_task(engine.submit([recycle(card, dry_run=True)])) for _ in range(1001)]
+    await asyncio.sleep(0)
+    neighbour = asyncio.create_task(engine.submit([recycle(other)]))
+    gate.open.set()
+    refused = await asyncio.gather(*many, return_exceptions=True)
+    assert [outcome.reason for outcome in refused if isinstance(outcome, Refusal)] == [Reason.OVERLOADED]
+    await asyncio.wait_for(asyncio.gather(first, neighbour), PATIENCE_S)
+
+
+async def test_simultaneous_calls_from_one_device_are_judged_in_turn(new_world: MakeWorld) -> None:
+    """Unary calls of forty accounts at once, from one device: each is judged upon all before it."""
+    world = await new_world()
+    cards = await world.issue_many(40)
+    world.scorer.probability = lambda row: 0.9 if (row["device_accounts_1h"] or 0) >= 2 else 0.1
+    device = circumstances(device="one-device")
+    calls = [world.engine.submit([recycle(card, circumstances=device)]) for card in cards]
+    outcomes = [parsed(outcome) for (outcome,) in await asyncio.wait_for(asyncio.gather(*calls), PATIENCE_S)]
+    approved = [each for each in outcomes if each.state == types_pb2.RECYCLING_STATE_APPROVED]
+    assert len(approved) == 2
+
+
+async def test_last_segment_said_is_the_account_s(world: World) -> None:
+    """Items of one call that say different segments are answered in turn, and the last one stays."""
+    account_id = new_account()
+    items = [item("iqiyi", account_id, segment=segment) for segment in ("SENIOR", None, "MIDDLE", None)]
+    told = issued(await world.issuer.issue(items))
+    assert [types_pb2.Segment.Name(card.segment) for card in told] == [
+        "SEGMENT_SENIOR",
+        "SEGMENT_SENIOR",
+        "SEGMENT_MIDDLE",
+        "SEGMENT_MIDDLE",
+    ]
+    ((stored, _), *_) = await world.store.cards(account_id, (datetime(9000, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1)), 1)
+    assert stored.segment == "MIDDLE"

@@ -101,6 +101,10 @@ class PassingStore:
     def __init__(self, inner: Store) -> None:
         self.inner = inner
 
+    async def answered(self, commands: Sequence[Command]) -> list[Any]:
+        """See the port."""
+        return await self.inner.answered(commands)
+
     async def load(self, commands: Sequence[Command]) -> list[Any]:
         """See the port."""
         return await self.inner.load(commands)

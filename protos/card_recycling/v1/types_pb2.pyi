@@ -746,8 +746,8 @@ class Decision(message.Message):
 
     @builtins.property
     def valid_until(self) -> timestamp_pb2.Timestamp:
-        """The next moment at which time alone would change the answer: the price steps, or the card's state or a window ends.
-        Absent: none is known.
+        """The next moment at which time alone changes fee, compensation or the card's state, or a window ends. Absent: none is
+        known. Which disposition is best may change before, where their values are close.
         """
 
     def __init__(

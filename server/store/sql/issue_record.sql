@@ -1,7 +1,8 @@
 -- Issues cards in one transaction. An item whose request id was answered meanwhile writes nothing; a serial taken
 -- meanwhile fails the whole. Returns the card ids issued.
 WITH input AS (
-  SELECT * FROM :card(account_id text, request_id uuid, input_hash bytea, response bytea, receipt json, card_id uuid,
+  SELECT card.*, row_number() OVER () AS position
+  FROM :card(account_id text, request_id uuid, input_hash bytea, response bytea, receipt json, card_id uuid,
                       external_serial text, platform text, tier text, segment text, face_value_minor bigint,
                       paid_minor bigint, currency text, duration_days integer, issue_time timestamptz,
                       activate_by_time timestamptz)
@@ -17,7 +18,9 @@ issued AS (
 ),
 opened AS (
   INSERT INTO account AS a (account_id, version, segment, create_time)
-  SELECT account_id, 1, max(segment), min(issue_time) FROM issued GROUP BY account_id
+  -- The last item that says a segment decides.
+  SELECT account_id, 1, (array_agg(segment ORDER BY position DESC) FILTER (WHERE segment IS NOT NULL))[1], min(issue_time)
+  FROM issued GROUP BY account_id
   ON CONFLICT (account_id) DO UPDATE SET segment = excluded.segment, version = a.version + 1
   WHERE excluded.segment IS NOT NULL AND a.segment IS DISTINCT FROM excluded.segment
 ),
