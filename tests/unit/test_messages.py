@@ -400,3 +400,11 @@ def test_nanoseconds_that_are_none_are_refused(nanos: int) -> None:
     with pytest.raises(Refusal) as refused:
         PARSER.issue_item(item)
     assert [field for field, _ in refused.value.fields] == ["activate_by_time"]
+
+
+@pytest.mark.parametrize("device_id", ["AB-12", " ab-12", "ab-12\t"])
+def test_device_id_is_the_same_in_another_guise(device_id: str) -> None:
+    """Another case, or a space about it, makes no new device."""
+    hasher = TraceHasher(b"k" * 32)
+    plain = hasher.traces(device_id="ab-12", ip=None, profile={})
+    assert hasher.traces(device_id=device_id, ip=None, profile={}) == plain

@@ -12,7 +12,7 @@ import pytest
 from server.domain.card import DAY
 from server.domain.policy import Policy
 from server.domain.recycling import Disposition, RecycleReason, Unit
-from server.store.policy_document import PolicyInvalid, parse_policy
+from server.store.policy_document import PolicyInvalid, parse_policy, put_policies
 from tests.builders import PLATFORMS, Account, active, document, issued
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -210,3 +210,10 @@ def test_hostile_document_is_refused(text: str) -> None:
     """What JSON readers choke on, or silently read another way, is invalid like anything else."""
     with pytest.raises(PolicyInvalid):
         parse_policy(text)
+
+
+async def test_folder_without_policies_is_refused(tmp_path: Path) -> None:
+    """Putting the policies of an empty or missing folder is an error, not a success that did nothing."""
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(PolicyInvalid, match="holds no policy"):
+            await put_policies("postgresql://nobody@127.0.0.1:1/none", folder)
