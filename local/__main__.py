@@ -56,7 +56,7 @@ def run(
         )
         while (dead := stack.dead()) is None:
             time.sleep(0.2)
-        raise StackError(f"the {dead.name} has ended")
+        raise StackError(f"the {dead} has ended")
 
 
 @app.command()
@@ -76,12 +76,18 @@ def demo(
 
 @app.command()
 def replay(
-    events: Annotated[Path, typer.Option(help="Event log, CSV or Parquet.")],
+    events: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Event log, CSV or Parquet.")],
     model: Annotated[Path, typer.Option(help="Model directory of the fraud worker.")] = DEFAULT_MODEL,
 ) -> None:
     """Play an event log through a new back-test service, then verify."""
     import subprocess
 
+    from clients.python.event_log import LogError, read_events
+
+    try:
+        read_events(events)
+    except LogError as error:
+        raise typer.BadParameter(str(error), param_hint="--events") from error
     with _stopped_by_signals(), _scratch("replay") as folder:
         settings = Settings(folder=folder, backtest=True, durable=False, model=model, log=folder / "service.log")
         with _started(settings) as stack:
@@ -89,6 +95,8 @@ def replay(
             played = subprocess.run(
                 [*command, "--address", stack.address, "replay", "--events", str(events)], check=False
             )
+            if played.returncode == 2:  # used wrongly: nothing was played
+                raise typer.Exit(2)
             environment = {**os.environ, "DATABASE_URL": stack.database_url}
             verified = subprocess.run([*command, "verify"], env=environment, check=False)
     raise typer.Exit(played.returncode or verified.returncode)
@@ -103,7 +111,7 @@ def _started(settings: Settings) -> Iterator[Stack]:
             yield stack
             console.print("stopping")
     except (StackError, EmbeddedPostgresError, MigrationError) as error:
-        console.print(f"[bold red]{error}[/]")
+        console.print(str(error), style="bold red", highlight=False, markup=False, soft_wrap=True)
         if settings.log and settings.log.exists():
             console.print(settings.log.read_text(errors="replace")[-4000:], highlight=False, markup=False)
         raise typer.Exit(1) from error

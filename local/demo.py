@@ -420,7 +420,7 @@ def _examples_table(tally: Tally) -> Table:
             continue
         seen.add(kind)
         decision = recycling.decision
-        alternatives = ", ".join(
+        alternatives = "\n".join(
             f"{_name(types_pb2.Disposition, a.disposition)} {a.y:.0f}" for a in decision.alternatives
         )
         table.add_row(
@@ -431,7 +431,7 @@ def _examples_table(tally: Tally) -> Table:
             str(recycling.fee_minor),
             _compensation(recycling),
             f"{decision.risk_score:.4f} {_name(types_pb2.RiskBand, decision.risk_band)}",
-            ", ".join(alternatives),
+            alternatives,
             ", ".join(decision.reason_codes),
         )
     return table

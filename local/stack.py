@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+
 from migrations.postgres import EmbeddedPostgres
 from migrations.runner import migrate
 from server.store.policy_document import put_policies
@@ -125,10 +127,14 @@ class Process:
 
 
 class Stack:
-    """The running service. `address` is the server's; `database_url` is for ops, `server_url` what the server uses."""
+    """The running service. `address` is the server's; `database_url` is for ops, `server_url` what the server uses.
+    `postgres` is the embedded one, None where the database is another's."""
 
-    def __init__(self, settings: Settings, database_url: str, server_url: str) -> None:
+    def __init__(
+        self, settings: Settings, database_url: str, server_url: str, postgres: EmbeddedPostgres | None
+    ) -> None:
         self.settings = settings
+        self.postgres = postgres
         self.database_url = database_url
         self.server_url = server_url
         self._secrets = {
@@ -170,9 +176,11 @@ class Stack:
     def _process(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> Process:
         return Process(name, arguments, {**self.settings.environment, **environment}, self.settings.log)
 
-    def dead(self) -> Process | None:
-        """A part that has ended by itself, if there is one."""
-        return next((process for process in (self.worker, self.server) if not process.running()), None)
+    def dead(self) -> str | None:
+        """The name of a part that has ended by itself, if there is one."""
+        if self.postgres is not None and not self.postgres.running():
+            return "embedded Postgres"
+        return next((process.name for process in (self.worker, self.server) if not process.running()), None)
 
     def stop(self) -> None:
         """Server first, so that nothing it accepted lacks a worker."""
@@ -190,13 +198,21 @@ def running(settings: Settings) -> Iterator[Stack]:
             postgres.create_database(DATABASE)
             owner_url, server_url = postgres.owner_url(DATABASE), postgres.server_url(DATABASE)
         else:
+            postgres = None
             owner_url = server_url = settings.database_url
-        asyncio.run(migrate(owner_url, backtest=settings.backtest))
-        asyncio.run(put_policies(server_url, PROJECT / "policies"))
-        stack = Stack(settings, owner_url, server_url)
+        _prepare_database(owner_url, server_url, backtest=settings.backtest)
+        stack = Stack(settings, owner_url, server_url, postgres)
         parts.callback(stack.stop)
         wait_until_serving(stack)
         yield stack
+
+
+def _prepare_database(owner_url: str, server_url: str, *, backtest: bool) -> None:
+    try:
+        asyncio.run(migrate(owner_url, backtest=backtest))
+        asyncio.run(put_policies(server_url, PROJECT / "policies"))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        raise StackError(f"the database cannot be prepared: {' '.join(str(error).split())}") from error
 
 
 def wait_until_serving(stack: Stack) -> None:
@@ -209,7 +225,7 @@ def wait_until_serving(stack: Stack) -> None:
         health: Any = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline:
             if dead := stack.dead():
-                raise StackError(f"the {dead.name} has ended")
+                raise StackError(f"the {dead} has ended")
             with contextlib.suppress(grpc.RpcError):
                 status = health.Check(health_pb2.HealthCheckRequest(), timeout=1).status
                 if status == health_pb2.HealthCheckResponse.SERVING:

@@ -49,6 +49,33 @@ WHERE state IN ('APPROVED', 'IN_REVIEW')
 GROUP BY account_id, card_id, generation
 HAVING count(*) > 1;
 
+-- name: unique_keys_stand (2)
+-- What may be there only once is kept so by a valid unique index.
+SELECT wanted.*
+FROM (VALUES
+  ('account', 'account_id', NULL),
+  ('card', 'account_id, card_id', NULL),
+  ('card_event', 'account_id, card_id, version', NULL),
+  ('card_serial', 'platform, external_serial', NULL),
+  ('command', 'account_id, request_id', NULL),
+  ('coupon', 'account_id, coupon_id', NULL),
+  ('policy_revision', 'platform, revision', NULL),
+  ('posting', 'account_id, request_id, ledger, platform, unit', NULL),
+  ('posting', 'account_id, recycling_id, kind, ledger', NULL),
+  ('recycling', 'account_id, recycling_id', NULL),
+  ('recycling', 'account_id, card_id, generation', '(state = ANY (ARRAY[''APPROVED''::text, ''IN_REVIEW''::text]))'),
+  ('wallet_balance', 'account_id, platform, unit', NULL)
+) AS wanted (relation, columns, condition)
+WHERE NOT EXISTS (
+  SELECT FROM pg_index AS i
+  WHERE i.indrelid = to_regclass(wanted.relation) AND i.indisunique AND i.indisvalid AND i.indisready
+    AND pg_get_expr(i.indpred, i.indrelid) IS NOT DISTINCT FROM wanted.condition
+    AND wanted.columns = (
+      SELECT string_agg(pg_get_indexdef(i.indexrelid, place, true), ', ' ORDER BY place)
+      FROM generate_series(1, i.indnkeyatts) AS place
+    )
+);
+
 -- name: cards_match_live_recycling (2)
 -- A card points to the one approved recycling of its generation, and is RECYCLED or VOID as that disposed.
 SELECT account_id, card_id, c.state, c.generation, c.live_recycling_id, r.recycling_id, r.disposition
@@ -115,20 +142,142 @@ WHERE NOT coalesce(CASE kind
     AND (generation, renewals_used) = (prior_generation, prior_renewals)
 END, false);
 
+-- name: validity_follows_events (3)
+-- Activating starts a card's validity, giving it back restores what the policy says, and nothing else moves it.
+SELECT account_id, card_id, version, kind, event_time, activate_by_time, activate_time, expire_time, renewals_used
+FROM (
+  SELECT e.*, c.issue_time, c.duration_days * interval '24 hours' AS duration,
+         r.create_time AS taken_time, r.unused_us * interval '1 microsecond' AS unused,
+         p.document #>> '{reactivation,validity}' AS validity
+  FROM (
+    SELECT *, lag(activate_by_time) OVER life AS prior_activate_by_time,
+           lag(activate_time) OVER life AS prior_activate_time, lag(expire_time) OVER life AS prior_expire_time,
+           lag(renewals_used) OVER life AS prior_renewals, lag(recycling_id) OVER life AS undone_id
+    FROM card_event
+    WINDOW life AS (PARTITION BY account_id, card_id ORDER BY version)
+  ) AS e
+  JOIN card AS c USING (account_id, card_id)
+  LEFT JOIN recycling AS r ON (r.account_id, r.recycling_id) = (e.account_id, e.undone_id) AND e.kind = 'REACTIVATED'
+  LEFT JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
+) AS e
+WHERE CASE
+  WHEN kind = 'ISSUED' THEN
+    (event_time, activate_time, expire_time) IS DISTINCT FROM (issue_time, NULL::timestamptz, NULL::timestamptz)
+  WHEN kind = 'ACTIVATED' THEN
+    (activate_by_time, activate_time, expire_time)
+    IS DISTINCT FROM (prior_activate_by_time, event_time, event_time + duration)
+  WHEN kind = 'REACTIVATED' AND validity = 'FULL' THEN
+    (state, activate_by_time, activate_time, expire_time, renewals_used)
+    IS DISTINCT FROM
+    ('ACTIVE', prior_activate_by_time, coalesce(prior_activate_time, event_time), event_time + duration,
+     prior_renewals + 1)
+  WHEN kind = 'REACTIVATED' AND validity = 'AS_TAKEN' AND prior_activate_time IS NULL THEN
+    (state, activate_by_time, activate_time, expire_time, renewals_used)
+    IS DISTINCT FROM
+    ('ISSUED', prior_activate_by_time + (event_time - taken_time), NULL::timestamptz, NULL::timestamptz, prior_renewals)
+  WHEN kind = 'REACTIVATED' AND validity = 'AS_TAKEN' THEN
+    (state, activate_by_time, activate_time, expire_time, renewals_used)
+    IS DISTINCT FROM ('ACTIVE', prior_activate_by_time, prior_activate_time, event_time + unused, prior_renewals)
+  WHEN kind = 'REACTIVATED' THEN true
+  ELSE
+    (activate_by_time, activate_time, expire_time)
+    IS DISTINCT FROM (prior_activate_by_time, prior_activate_time, prior_expire_time)
+END;
+
+-- name: recyclings_match_events (3)
+-- A recycling took its card as the card's event tells: by the same command, in that generation, state and validity.
+SELECT r.account_id, r.recycling_id, r.card_id, r.generation, r.prior_state, r.unused_us, e.version
+FROM recycling AS r
+JOIN card AS c USING (account_id, card_id)
+LEFT JOIN (
+  SELECT *, CASE WHEN coalesce(expire_time, activate_by_time) <= event_time THEN 'EXPIRED'
+                 WHEN activate_time IS NULL THEN 'ISSUED' ELSE 'ACTIVE' END AS prior_state
+  FROM card_event
+  WHERE kind = 'RECYCLED'
+) AS e USING (account_id, recycling_id)
+WHERE r.state <> 'REJECTED'
+  AND (r.request_id, r.card_id, r.generation, r.create_time, r.prior_state, r.unused_us * interval '1 microsecond')
+      IS DISTINCT FROM
+      (e.request_id, e.card_id, e.generation, e.event_time, e.prior_state,
+       CASE e.prior_state WHEN 'ISSUED' THEN c.duration_days * interval '24 hours'
+                          WHEN 'ACTIVE' THEN e.expire_time - e.event_time ELSE interval '0' END);
+
+-- name: cards_match_receipts (3)
+-- What a card was sold as never changes: each command's receipt tells the same, and its issue the same price.
+-- Compensate and Reactivate, which follow a Recycle of the same card, have nothing to add.
+SELECT c.account_id, c.card_id, n.request_id, c.paid_minor, k.paid_minor AS told_paid_minor, c.duration_days,
+       k.duration_days AS told_duration_days
+FROM (
+  SELECT account_id, request_id, receipt -> 'card' AS card
+  FROM command
+  WHERE method IN ('IssueCards', 'ActivateCard', 'Recycle', 'VoidCard')
+) AS n
+CROSS JOIN json_populate_record(NULL::card, n.card) AS k
+JOIN card AS c ON (c.account_id, c.card_id) = (n.account_id, k.card_id)
+WHERE (c.external_serial, c.platform, c.tier, c.face_value_minor, c.paid_minor, c.currency, c.duration_days,
+       c.issue_time)
+      IS DISTINCT FROM
+      (k.external_serial, k.platform, k.tier, k.face_value_minor, k.paid_minor, k.currency, k.duration_days,
+       k.issue_time)
+UNION ALL
+SELECT c.account_id, c.card_id, NULL, c.paid_minor, e.amount_minor, NULL, NULL
+FROM card AS c
+JOIN risk_event AS e ON (e.account_id, e.card_id, e.kind) = (c.account_id, c.card_id::text, 'ISSUE')
+WHERE e.amount_minor <> c.paid_minor;
+
+-- name: commands_have_effects (4)
+-- Each accepted command has left what its method leaves, but for a reactivation that was refused for its risk.
+SELECT c.account_id, c.request_id, c.method
+FROM command AS c
+WHERE NOT EXISTS (
+  SELECT
+  FROM (
+    SELECT account_id, request_id, 'Recycle' AS method FROM recycling
+    UNION ALL
+    SELECT account_id, request_id, 'Compensate' FROM posting WHERE kind = 'SETTLEMENT'
+    UNION ALL
+    SELECT account_id, request_id,
+           CASE kind WHEN 'ISSUED' THEN 'IssueCards' WHEN 'ACTIVATED' THEN 'ActivateCard' WHEN 'VOIDED' THEN 'VoidCard'
+                     WHEN 'REACTIVATED' THEN 'Reactivate' END
+    FROM card_event
+  ) AS effect
+  WHERE (effect.account_id, effect.request_id, effect.method) = (c.account_id, c.request_id, c.method)
+)
+AND NOT coalesce(CASE c.method
+  -- The receipt holds the score that refused it.
+  WHEN 'Reactivate' THEN
+    (c.receipt #>> '{score,probability}')::float8 >= (c.receipt #>> '{score,medium_threshold}')::float8
+  -- A card that was VOID already leaves no event: what it does then is told by blocked_when_paid_back.
+  WHEN 'VoidCard' THEN
+    c.receipt #>> '{card,state}' = 'VOID' AND c.receipt #>> '{recycling,compensation,state}' = 'PENDING'
+END, false);
+
 -- name: recyclings_have_commands (4)
--- Each recycling stems from one accepted command, and no two from the same.
+-- Each recycling stems from one accepted Recycle of that moment, and no two from the same.
 SELECT r.account_id, r.recycling_id, r.request_id, c.method
 FROM (SELECT *, count(*) OVER (PARTITION BY account_id, request_id) AS twins FROM recycling) AS r
 LEFT JOIN command AS c USING (account_id, request_id)
-WHERE c.request_id IS NULL OR r.twins > 1;
+WHERE (c.method, c.create_time) IS DISTINCT FROM ('Recycle', r.create_time) OR r.twins > 1;
+
+-- name: events_have_commands (4)
+-- Each event of a card stems from one accepted command of the fitting method and moment, and no two from the same.
+SELECT e.account_id, e.card_id, e.version, e.kind, e.request_id, c.method
+FROM (SELECT *, count(*) OVER (PARTITION BY account_id, request_id) AS twins FROM card_event) AS e
+LEFT JOIN command AS c USING (account_id, request_id)
+WHERE (c.method, c.create_time)
+      IS DISTINCT FROM
+      (CASE e.kind WHEN 'ISSUED' THEN 'IssueCards' WHEN 'ACTIVATED' THEN 'ActivateCard' WHEN 'RECYCLED' THEN 'Recycle'
+                   WHEN 'REACTIVATED' THEN 'Reactivate' WHEN 'VOIDED' THEN 'VoidCard' END, e.event_time)
+   OR e.twins > 1;
 
 -- name: postings_have_commands (4)
--- Each transfer stems from an accepted command.
-SELECT DISTINCT p.account_id, p.request_id, p.recycling_id
+-- Each transfer stems from an accepted command of that moment: a settlement's Compensate, a clawback's Reactivate.
+SELECT p.account_id, p.request_id, p.recycling_id, p.ledger, p.kind, c.method
 FROM posting AS p
-WHERE NOT EXISTS (
-  SELECT FROM command AS c WHERE (c.account_id, c.request_id) = (p.account_id, p.request_id)
-);
+LEFT JOIN command AS c USING (account_id, request_id)
+WHERE (c.method, c.create_time)
+      IS DISTINCT FROM
+      (CASE p.kind WHEN 'SETTLEMENT' THEN 'Compensate' WHEN 'CLAWBACK' THEN 'Reactivate' END, p.create_time);
 
 -- name: amounts_in_range (6)
 -- Amounts lie between 1 and the cap, fees between 0 and the price, and no wallet is below zero.
@@ -144,6 +293,48 @@ UNION ALL
 SELECT 'wallet_balance', account_id, platform || ' ' || unit, amount, NULL
 FROM wallet_balance
 WHERE amount < 0;
+
+-- name: terms_match_policy (6)
+-- Each recycling that was not refused pays, keeps back and waits exactly as its policy revision prices its card.
+SELECT account_id, recycling_id, paid_minor, unused_us, base, fee, fee_minor, payout, amount, cap, max_discount_minor
+FROM (
+  SELECT priced.*, rule ->> 'kind' AS rule_kind, (rule ->> 'amount_max')::numeric AS amount_max,
+         NULLIF(CASE rule ->> 'kind'
+           WHEN 'REFUND' THEN base - fee
+           WHEN 'PER_UNUSED_DAY' THEN
+             CASE WHEN renewals_used = 0 OR coalesce((rule ->> 'renewed_card_earns')::boolean, true)
+                  THEN (rule ->> 'amount_per_day')::numeric * div(unused_us, 86400000000) END
+           WHEN 'DISCOUNT' THEN least(cap, 1)
+         END, 0) AS payout
+  FROM (
+    SELECT based.*, div(base * (document ->> 'fee_basis_points')::numeric + 9999, 10000) AS fee,
+           CASE WHEN rule ->> 'kind' = 'DISCOUNT'
+                THEN div(paid_minor * (rule ->> 'basis_points')::numeric, 10000) END AS cap
+    FROM (
+      SELECT r.*, c.paid_minor, e.renewals_used, p.document, p.document -> 'compensation' AS rule,
+             div(c.paid_minor::numeric * r.unused_us, c.duration_days * 86400000000::numeric) AS base
+      FROM recycling AS r
+      JOIN card AS c USING (account_id, card_id)
+      JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
+      LEFT JOIN card_event AS e
+        ON (e.account_id, e.recycling_id, e.kind) = (r.account_id, r.recycling_id, 'RECYCLED')
+      WHERE r.state <> 'REJECTED'
+    ) AS based
+  ) AS priced
+) AS r
+WHERE (fee_minor, amount, settle_after_time)
+      IS DISTINCT FROM
+      (fee, payout, create_time + (document ->> 'settle_after_days')::integer * interval '24 hours')
+   OR amount > amount_max
+   OR NOT document -> 'trigger' -> 'reasons' ? reason
+   OR NOT document -> 'trigger' -> 'card_states' ? prior_state
+   OR NOT document -> 'dispositions' @> jsonb_build_array(jsonb_build_object('disposition', disposition))
+   OR (payout IS NOT NULL
+       AND (unit, basis_points, max_discount_minor, coupon_expire_time)
+           IS DISTINCT FROM
+           (rule ->> 'unit', CASE WHEN rule_kind = 'DISCOUNT' THEN (rule ->> 'basis_points')::integer END, cap,
+            CASE WHEN rule_kind = 'DISCOUNT'
+                 THEN create_time + (rule ->> 'valid_days')::integer * interval '24 hours' END));
 
 -- name: cards_never_gain (7)
 -- What a card has paid and still owes, over all its generations, is never worth more than was paid for it.
@@ -172,6 +363,27 @@ WHERE p.settled IS DISTINCT FROM
    OR p.clawed_back IS DISTINCT FROM
         CASE WHEN r.compensation_state = 'CLAWED_BACK' THEN ARRAY[r.amount, -r.amount] END
    OR (p.units IS NOT NULL AND (p.units, p.platform, p.unit) IS DISTINCT FROM (1::bigint, r.platform, r.unit));
+
+-- name: settlements_were_due (8)
+-- Nothing was settled before it was due, or that the risk of its recycling held back.
+SELECT p.account_id, p.recycling_id, p.create_time, r.settle_after_time, r.settlement_held,
+       r.decision ->> 'risk_band' AS risk_band
+FROM posting AS p
+JOIN recycling AS r USING (account_id, recycling_id)
+WHERE p.kind = 'SETTLEMENT' AND p.ledger = 'WALLET'
+  AND (r.settlement_held OR r.decision ->> 'risk_band' IS DISTINCT FROM 'LOW' OR p.create_time < r.settle_after_time);
+
+-- name: blocked_when_paid_back (8)
+-- A compensation is blocked exactly when a VoidCard found it pending for a card paid back elsewhere.
+SELECT account_id, recycling_id, r.compensation_state, v.request_id
+FROM (SELECT * FROM recycling WHERE compensation_state = 'BLOCKED') AS r
+FULL JOIN (
+  SELECT account_id, request_id, (receipt #>> '{recycling,recycling_id}')::uuid AS recycling_id
+  FROM command
+  WHERE method = 'VoidCard' AND receipt #>> '{input,1}' IN ('REFUNDED', 'CHARGEBACK')
+    AND receipt #>> '{recycling,compensation,state}' = 'PENDING'
+) AS v USING (account_id, recycling_id)
+WHERE r.recycling_id IS NULL OR v.recycling_id IS NULL;
 
 -- name: reversals_take_back (8)
 -- A compensation is taken back or lapses exactly when its recycling is undone.

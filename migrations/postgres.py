@@ -120,7 +120,8 @@ class EmbeddedPostgres:
             self._sockets = stack.enter_context(_socket_folder(self._directory, account))
             settings = SETTINGS | (DURABLE_SETTINGS if self._durable else SCRATCH_SETTINGS)
             settings["unix_socket_directories"] = str(self._sockets)
-            stack.enter_context(_running(binaries, account, data, settings, self._directory / "postgres.log"))
+            log = self._directory / "postgres.log"
+            self._process = stack.enter_context(_running(binaries, account, data, settings, log))
             self._resources = stack.pop_all()
         return self
 
@@ -128,6 +129,10 @@ class EmbeddedPostgres:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._resources.close()
+
+    def running(self) -> bool:
+        """Whether the server still runs."""
+        return self._process.poll() is None
 
     @property
     def superuser_url(self) -> str:
@@ -414,7 +419,7 @@ def _finish(command: list[str], name: str, text: str = "") -> None:
 @contextlib.contextmanager
 def _running(
     binaries: Path, account: pwd.struct_passwd, data: Path, settings: dict[str, str], log: Path
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     options = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
     command = _command_as(account, binaries / "postgres", "-D", data, *options, dies_with_parent=True)
     if log.exists() and log.stat().st_size > LOG_SIZE_MAX:
@@ -433,7 +438,7 @@ def _running(
         )
     try:
         _await(lambda: _ready(process, data, log), START_TIMEOUT_S, f"Postgres is not ready; see {log}")
-        yield
+        yield process
     finally:
         # Fast: clients are cut off. Immediate, if that takes too long: recovery at the next start.
         for stop in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from migrations.invariants import InvariantResult
 
-WIDTH_WITHOUT_TERMINAL = 200
+WIDTH_WITHOUT_TERMINAL = 240  # unless COLUMNS says another
 
 # What a list shows of each record; one record alone is shown in full.
 COLUMNS = {
@@ -50,7 +51,8 @@ def show(what: Message | Mapping[str, Message | Sequence[Message]], *, as_json: 
         if isinstance(part, Message):
             _console().print(_record(name, part))
         else:
-            _console().print(_records(name, part) if part else f"{name}: none")
+            console = _console()
+            console.print(_records(name, part, console) if part else f"{name}: none")
 
 
 def show_report(report: Mapping[str, Any], *, as_json: bool) -> None:
@@ -125,7 +127,8 @@ def _tenths(total: int) -> Callable[[int], None]:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    is_told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(width=None if is_told else WIDTH_WITHOUT_TERMINAL, highlight=False)
 
 
 def _print_json(value: object) -> None:
@@ -146,16 +149,27 @@ def _record(name: str, message: Message) -> Table:
     return table
 
 
-def _records(name: str, messages: Sequence[Message]) -> Table:
-    """Some columns of messages of one kind."""
-    table = Table(title=f"{name} ({len(messages)})", title_justify="left")
+def _records(name: str, messages: Sequence[Message], console: Console) -> Table:
+    """Some columns of messages of one kind; where a row would not fit, a block of lines for each."""
+    title = f"{name} ({len(messages)})"
+    table = Table(title=title, title_justify="left")
     columns = COLUMNS[messages[0].DESCRIPTOR.name]
     for column in columns:
         table.add_column(column.replace(".", "\n"), no_wrap=column.endswith("_id"), overflow="fold")
     for message in messages:
         texts = dict(_flat(message))
         table.add_row(*(texts.get(column, "") for column in columns))
-    return table
+    # The least width in which no word is broken.
+    if console.measure(table, options=console.options.update(max_width=1000)).minimum <= console.width:
+        return table
+    blocks = Table("field", "value", title=title, title_justify="left")
+    for message in messages:
+        texts = dict(_flat(message))
+        for column in columns:
+            if column in texts:
+                blocks.add_row(column, texts[column])
+        blocks.add_section()
+    return blocks
 
 
 def _rows(title: str, rows: Sequence[Mapping[str, object]]) -> Table:

@@ -16,6 +16,7 @@ from server.domain.errors import Reason, Refusal
 from server.engine.engine import ATTEMPTS_MAX, replayed
 from server.engine.ports import IssuedEntry, LoadedItem, Renderer, Store, StoreUnavailable
 from server.engine.queue import Outcome
+from server.engine.receipt import issue_receipt
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ class Issuer:
             segment = item.segment or segments.get(item.account_id, found.segment)
             segments[item.account_id] = segment
             card = issued_card(item, segment, found.now, self._new_id())
-            entries.append(IssuedEntry(item=item, card=card, response=self._renderer.card(card, found.now)))
+            response = self._renderer.card(card, found.now)
+            entries.append(IssuedEntry(item=item, card=card, response=response, receipt=issue_receipt(card)))
             outcomes.append(None)
         written = await self._store.record_items(entries) if entries else set()
         fresh = (entry.response if entry.card.card_id in written else None for entry in entries)

@@ -72,6 +72,7 @@ class IssuedEntry:
     item: IssueItem
     card: Card
     response: bytes
+    receipt: str
 
 
 class Store(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from server.domain.card import Card
 from server.domain.commands import Command
 from server.domain.snapshot import Score
 from server.engine.ports import Loaded
@@ -34,3 +35,8 @@ def receipt(command: Command, loaded: Loaded, score: Score | None) -> str:
         body["features"] = loaded.features
         body["score"] = score
     return _encoder.encode(body).decode()
+
+
+def issue_receipt(card: Card) -> str:
+    """JSON: the card as it was issued, which tells all that was read: its policy's currency, and the clock."""
+    return _encoder.encode({"now": card.issue_time, "method": "IssueCards", "card": card}).decode()

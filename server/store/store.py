@@ -147,7 +147,7 @@ class PostgresStore:
                 "request_id": entry.item.request_id,
                 "input_hash": entry.item.input_hash(),
                 "response": entry.response,
-                "receipt": "{}",
+                "receipt": entry.receipt,
                 "card_id": entry.card.card_id,
                 "external_serial": entry.card.external_serial,
                 "platform": entry.card.platform,

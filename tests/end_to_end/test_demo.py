@@ -1,5 +1,7 @@
 """The demo keeps what it promises, and can fail to; what runs the service locally starts and stops it well."""
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,18 +10,30 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from local.stack import Process, Stack, StackError, private_file
+from local.stack import Process, Settings, Stack, StackError, private_file, running
+from migrations.postgres import EmbeddedPostgres
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: str, expect: int) -> str:
     """Runs a module of the project and returns what it printed; its exit code must be `expect`."""
+    return finished(*arguments, expect=expect).stdout
+
+
+def finished(*arguments: str, expect: int, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a module of the project to its end; its exit code must be `expect`."""
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", *arguments],
+        cwd=PROJECT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
-    return done.stdout
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +55,7 @@ def test_demo_keeps_its_promises() -> None:
     shown = run("local", "demo", expect=0)
     assert "BROKEN" not in shown
     assert shown.count("kept") >= 7
+    assert re.search(r"│ VOUCHER \d+ +│", shown)  # the Y of each alternative
 
 
 def test_demo_fails_with_a_model_that_knows_nothing(shuffled_model: Path) -> None:
@@ -59,6 +74,43 @@ def test_interrupted_demo_tells_so(number: signal.Signals, code: int) -> None:
         demo.send_signal(number)
         _, errors = demo.communicate(timeout=60)
     assert (demo.returncode, errors.splitlines()[-1]) == (code, "stopped")
+
+
+@pytest.mark.parametrize(("name", "text"), [("missing.csv", None), ("bad.csv", "a,b\n1,2\n"), ("bad.parquet", "x")])
+def test_replay_of_no_log_starts_nothing(tmp_path: Path, name: str, text: str | None) -> None:
+    """A log that cannot be read is told before anything is started, and nothing is verified."""
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    done = finished("local", "replay", "--events", str(tmp_path / name), expect=2)
+    assert done.stdout == ""
+    assert "Invalid value for" in done.stderr and "stopping" not in done.stderr
+
+
+def test_run_tells_of_an_unreachable_database_in_a_line() -> None:
+    """A database that cannot be reached ends `run` with one line."""
+    done = finished("local", "run", expect=1, DATABASE_URL="postgresql://127.0.0.1:1/x")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("the database cannot be prepared: ")
+
+
+def test_run_tells_of_a_login_that_may_not_serve(postgres: EmbeddedPostgres) -> None:
+    """So does a login that owns the database and may not become the server's role."""
+    postgres.create_database("owned")
+    done = finished("local", "run", expect=1, DATABASE_URL=postgres.owner_url("owned"))
+    (line,) = done.stderr.splitlines()
+    assert line == 'the database cannot be prepared: permission denied to set role "recycling_server"'
+
+
+def test_dead_postgres_is_noticed(open_folder: Path) -> None:
+    """An embedded Postgres that was killed is a part that has ended."""
+    folder = open_folder / "killed"
+    with running(Settings(folder=folder, durable=False, log=open_folder / "killed.log")) as stack:
+        assert stack.dead() is None
+        pid = int((folder / "postgres" / "data" / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGKILL)
+        while stack.dead() is None:
+            pass
+        assert stack.dead() == "embedded Postgres"
 
 
 def test_silent_process_has_no_address() -> None:

@@ -10,71 +10,128 @@ from tests.conftest import FreshDatabase
 from tests.unit.test_cli import recycling
 
 # Account a has card 1: recycled (11, settled), given back (clawed back), recycled again (12, settled); card 2: recycled
-# for a coupon (13); card 3: its attempt was refused (14). Ids end in these numbers. A step is a minute.
+# for a coupon (13); card 3: its attempt was refused (14); card 4: recycled unused (15) and voided, its payment charged
+# back; card 5: recycled for points (16, settled), given back at the second attempt (clawed back), recycled again for
+# nothing (17). Ids end in these numbers; a recycling's command is 100 above it. A step is a minute.
 HISTORY = """
 CREATE FUNCTION id(number integer) RETURNS uuid LANGUAGE sql IMMUTABLE
   RETURN ('00000000-0000-7000-8000-' || lpad(number::text, 12, '0'))::uuid;
 CREATE FUNCTION at(step integer) RETURNS timestamptz LANGUAGE sql IMMUTABLE
   RETURN timestamptz '2026-01-01 00:00:00Z' + step * interval '1 minute';
-UPDATE backtest_clock SET shifted_time = at(100);
+UPDATE backtest_clock SET shifted_time = at(2000);
 
 INSERT INTO policy_revision (platform, revision, document, document_sha256, effective_time)
-SELECT platform, 1, '{}', sha256(''), at(0) FROM unnest(ARRAY['iqiyi', 'netflix']) AS platform;
+VALUES ('iqiyi', 1, '{
+          "trigger": {"reasons": ["VOLUNTARY"], "card_states": ["ISSUED", "ACTIVE"]}, "fee_basis_points": 1000,
+          "compensation": {"kind": "REFUND", "unit": "COIN", "amount_max": 3000},
+          "dispositions": [{"disposition": "VOUCHER"}], "reactivation": {"validity": "AS_TAKEN"},
+          "settle_after_days": 0}', sha256(''), at(0)),
+       ('netflix', 1, '{
+          "trigger": {"reasons": ["EXPIRED"], "card_states": ["EXPIRED"]}, "fee_basis_points": 0,
+          "compensation": {"kind": "DISCOUNT", "unit": "COUPON", "basis_points": 500, "valid_days": 90,
+                           "amount_max": 1},
+          "dispositions": [{"disposition": "CANCEL"}], "reactivation": null,
+          "settle_after_days": 0}', sha256(''), at(0)),
+       ('tencent', 1, '{
+          "trigger": {"reasons": ["SYSTEM_ANOMALY"], "card_states": ["ISSUED", "ACTIVE"]}, "fee_basis_points": 0,
+          "compensation": {"kind": "PER_UNUSED_DAY", "unit": "GROWTH_POINT", "amount_per_day": 10,
+                           "renewed_card_earns": false, "amount_max": 1000000},
+          "dispositions": [{"disposition": "RESET_VALIDITY"}, {"disposition": "CANCEL"}],
+          "reactivation": {"validity": "FULL"}, "settle_after_days": 0}', sha256(''), at(0));
 INSERT INTO account (account_id, version, create_time) VALUES ('a', 9, at(0));
 
 INSERT INTO card (account_id, card_id, external_serial, platform, tier, state, face_value_minor, paid_minor, currency,
                   duration_days, issue_time, activate_time, expire_time, generation, renewals_used, live_recycling_id,
                   version)
 VALUES
-  ('a', id(1), 'S1', 'iqiyi', 'BASIC', 'RECYCLED', 2999, 2999, 'CNY', 30, at(1), at(2), at(9000), 2, 0, id(12), 5),
-  ('a', id(2), NULL, 'netflix', 'BASIC', 'VOID', 1990, 1990, 'USD', 30, at(1), at(2), at(3), 1, 0, id(13), 3),
-  ('a', id(3), 'S3', 'iqiyi', 'BASIC', 'ISSUED', 2999, 2999, 'CNY', 30, at(1), NULL, NULL, 1, 0, NULL, 1);
+  ('a', id(1), 'S1', 'iqiyi', 'BASIC', 'RECYCLED', 2999, 2999, 'CNY', 30, at(1), at(2), at(43204), 2, 0, id(12), 5),
+  ('a', id(2), NULL, 'netflix', 'BASIC', 'VOID', 1990, 1990, 'USD', 1, at(1), at(2), at(1442), 1, 0, id(13), 3),
+  ('a', id(3), 'S3', 'iqiyi', 'BASIC', 'ISSUED', 2999, 2999, 'CNY', 30, at(1), NULL, NULL, 1, 0, NULL, 1),
+  ('a', id(4), NULL, 'iqiyi', 'BASIC', 'VOID', 2999, 2999, 'CNY', 30, at(1), NULL, NULL, 1, 0, id(15), 3),
+  ('a', id(5), NULL, 'tencent', 'BASIC', 'VOID', 2999, 2999, 'CNY', 30, at(1), at(2), at(43206), 2, 1, id(17), 5);
 INSERT INTO card_serial (platform, external_serial, account_id, card_id)
 VALUES ('iqiyi', 'S1', 'a', id(1)), ('iqiyi', 'S3', 'a', id(3));
 INSERT INTO card_event (account_id, card_id, version, kind, state, activate_time, expire_time, generation,
                         renewals_used, recycling_id, request_id, event_time)
 VALUES
   ('a', id(1), 1, 'ISSUED', 'ISSUED', NULL, NULL, 1, 0, NULL, id(101), at(1)),
-  ('a', id(1), 2, 'ACTIVATED', 'ACTIVE', at(2), at(8000), 1, 0, NULL, id(102), at(2)),
-  ('a', id(1), 3, 'RECYCLED', 'RECYCLED', at(2), at(8000), 1, 0, id(11), id(111), at(3)),
-  ('a', id(1), 4, 'REACTIVATED', 'ACTIVE', at(2), at(9000), 2, 0, id(11), id(131), at(5)),
-  ('a', id(1), 5, 'RECYCLED', 'RECYCLED', at(2), at(9000), 2, 0, id(12), id(112), at(6)),
-  ('a', id(2), 1, 'ISSUED', 'ISSUED', NULL, NULL, 1, 0, NULL, id(103), at(1)),
-  ('a', id(2), 2, 'ACTIVATED', 'ACTIVE', at(2), at(3), 1, 0, NULL, id(104), at(2)),
-  ('a', id(2), 3, 'RECYCLED', 'VOID', at(2), at(3), 1, 0, id(13), id(113), at(8)),
-  ('a', id(3), 1, 'ISSUED', 'ISSUED', NULL, NULL, 1, 0, NULL, id(105), at(1));
+  ('a', id(1), 2, 'ACTIVATED', 'ACTIVE', at(2), at(43202), 1, 0, NULL, id(106), at(2)),
+  ('a', id(1), 3, 'RECYCLED', 'RECYCLED', at(2), at(43202), 1, 0, id(11), id(111), at(3)),
+  ('a', id(1), 4, 'REACTIVATED', 'ACTIVE', at(2), at(43204), 2, 0, NULL, id(131), at(5)),
+  ('a', id(1), 5, 'RECYCLED', 'RECYCLED', at(2), at(43204), 2, 0, id(12), id(112), at(6)),
+  ('a', id(2), 1, 'ISSUED', 'ISSUED', NULL, NULL, 1, 0, NULL, id(102), at(1)),
+  ('a', id(2), 2, 'ACTIVATED', 'ACTIVE', at(2), at(1442), 1, 0, NULL, id(107), at(2)),
+  ('a', id(2), 3, 'RECYCLED', 'VOID', at(2), at(1442), 1, 0, id(13), id(113), at(1450)),
+  ('a', id(3), 1, 'ISSUED', 'ISSUED', NULL, NULL, 1, 0, NULL, id(103), at(1)),
+  ('a', id(4), 1, 'ISSUED', 'ISSUED', NULL, NULL, 1, 0, NULL, id(104), at(1)),
+  ('a', id(4), 2, 'RECYCLED', 'RECYCLED', NULL, NULL, 1, 0, id(15), id(115), at(3)),
+  ('a', id(4), 3, 'VOIDED', 'VOID', NULL, NULL, 1, 0, id(15), id(141), at(4)),
+  ('a', id(5), 1, 'ISSUED', 'ISSUED', NULL, NULL, 1, 0, NULL, id(105), at(1)),
+  ('a', id(5), 2, 'ACTIVATED', 'ACTIVE', at(2), at(43202), 1, 0, NULL, id(108), at(2)),
+  ('a', id(5), 3, 'RECYCLED', 'RECYCLED', at(2), at(43202), 1, 0, id(16), id(116), at(3)),
+  ('a', id(5), 4, 'REACTIVATED', 'ACTIVE', at(2), at(43206), 2, 1, NULL, id(132), at(6)),
+  ('a', id(5), 5, 'RECYCLED', 'VOID', at(2), at(43206), 2, 1, id(17), id(117), at(7));
 
 INSERT INTO recycling (account_id, recycling_id, request_id, card_id, generation, reason, priority, state, disposition,
                        fee_minor, prior_state, unused_us, unit, amount, basis_points, coupon_expire_time,
-                       max_discount_minor, compensation_state, settlement_held, platform, policy_revision, decision,
-                       create_time, version)
-SELECT 'a', id(number), id(100 + number), id(card), generation, reason, 'PERSON', state, disposition, fee, 'ACTIVE', 1,
-       unit, amount, CASE WHEN unit = 'COUPON' THEN 500 END, CASE WHEN unit = 'COUPON' THEN at(99999) END,
-       CASE WHEN unit = 'COUPON' THEN 99 END, compensation_state, false, platform, 1, '{}', at(step), 2
+                       max_discount_minor, compensation_state, settle_after_time, settlement_held, platform,
+                       policy_revision, decision, create_time, version)
+SELECT 'a', id(number), id(100 + number), id(card), generation, reason, 'PERSON', state, disposition, fee, prior_state,
+       unused * 60000000::bigint, unit, amount, CASE WHEN unit = 'COUPON' THEN 500 END,
+       CASE WHEN unit = 'COUPON' THEN at(step + 129600) END, CASE WHEN unit = 'COUPON' THEN 99 END, compensation_state,
+       CASE WHEN state <> 'REJECTED' THEN at(step) END, false, platform, 1,
+       json_build_object('risk_band', CASE WHEN state = 'REJECTED' THEN 'HIGH' ELSE 'LOW' END), at(step), 2
 FROM (VALUES
-  (11, 1, 1, 'VOLUNTARY', 'REVERSED', 'VOUCHER', 300, 'COIN', 2699, 'CLAWED_BACK', 'iqiyi', 3),
-  (12, 1, 2, 'VOLUNTARY', 'APPROVED', 'VOUCHER', 300, 'COIN', 2690, 'SETTLED', 'iqiyi', 6),
-  (13, 2, 1, 'EXPIRED', 'APPROVED', 'CANCEL', 0, 'COUPON', 1, 'SETTLED', 'netflix', 8),
-  (14, 3, 1, 'VOLUNTARY', 'REJECTED', NULL, 0, NULL, NULL, NULL, 'iqiyi', 8)
-) AS r (number, card, generation, reason, state, disposition, fee, unit, amount, compensation_state, platform, step);
+  (11, 1, 1, 'VOLUNTARY', 'REVERSED', 'VOUCHER', 300, 'ACTIVE', 43199, 'COIN', 2698, 'CLAWED_BACK', 'iqiyi', 3),
+  (12, 1, 2, 'VOLUNTARY', 'APPROVED', 'VOUCHER', 300, 'ACTIVE', 43198, 'COIN', 2698, 'SETTLED', 'iqiyi', 6),
+  (13, 2, 1, 'EXPIRED', 'APPROVED', 'CANCEL', 0, 'EXPIRED', 0, 'COUPON', 1, 'SETTLED', 'netflix', 1450),
+  (14, 3, 1, 'VOLUNTARY', 'REJECTED', NULL, 0, 'ISSUED', 43200, NULL, NULL, NULL, 'iqiyi', 8),
+  (15, 4, 1, 'VOLUNTARY', 'APPROVED', 'VOUCHER', 300, 'ISSUED', 43200, 'COIN', 2699, 'BLOCKED', 'iqiyi', 3),
+  (16, 5, 1, 'SYSTEM_ANOMALY', 'REVERSED', 'RESET_VALIDITY', 0, 'ACTIVE', 43199, 'GROWTH_POINT', 290, 'CLAWED_BACK',
+   'tencent', 3),
+  (17, 5, 2, 'SYSTEM_ANOMALY', 'APPROVED', 'CANCEL', 0, 'ACTIVE', 43199, NULL, NULL, NULL, 'tencent', 7)
+) AS r (number, card, generation, reason, state, disposition, fee, prior_state, unused, unit, amount,
+        compensation_state, platform, step);
 
 INSERT INTO posting (account_id, request_id, ledger, platform, unit, kind, amount, recycling_id, create_time)
 SELECT 'a', id(request), ledger, platform, unit, kind, CASE ledger WHEN 'WALLET' THEN amount ELSE -amount END,
        id(recycling), at(step)
 FROM (VALUES
-  (121, 'iqiyi', 'COIN', 'SETTLEMENT', 2699, 11, 4),
-  (131, 'iqiyi', 'COIN', 'CLAWBACK', -2699, 11, 5),
-  (122, 'iqiyi', 'COIN', 'SETTLEMENT', 2690, 12, 7),
-  (123, 'netflix', 'COUPON', 'SETTLEMENT', 1, 13, 9)
+  (121, 'iqiyi', 'COIN', 'SETTLEMENT', 2698, 11, 4),
+  (131, 'iqiyi', 'COIN', 'CLAWBACK', -2698, 11, 5),
+  (122, 'iqiyi', 'COIN', 'SETTLEMENT', 2698, 12, 7),
+  (123, 'netflix', 'COUPON', 'SETTLEMENT', 1, 13, 1451),
+  (126, 'tencent', 'GROWTH_POINT', 'SETTLEMENT', 290, 16, 4),
+  (132, 'tencent', 'GROWTH_POINT', 'CLAWBACK', -290, 16, 6)
 ) AS t (request, platform, unit, kind, amount, recycling, step)
 CROSS JOIN unnest(ARRAY['WALLET', 'PLATFORM']) AS ledger;
 INSERT INTO wallet_balance (account_id, platform, unit, amount)
-VALUES ('a', 'iqiyi', 'COIN', 2690), ('a', 'netflix', 'COUPON', 1);
+VALUES ('a', 'iqiyi', 'COIN', 2698), ('a', 'netflix', 'COUPON', 1), ('a', 'tencent', 'GROWTH_POINT', 0);
 INSERT INTO coupon (account_id, coupon_id, platform, basis_points, max_discount_minor, expire_time, create_time)
-VALUES ('a', id(13), 'netflix', 500, 99, at(99999), at(9));
+VALUES ('a', id(13), 'netflix', 500, 99, at(131050), at(1451));
 INSERT INTO command (account_id, request_id, method, input_hash, response, receipt, create_time)
-SELECT 'a', id(request), 'Recycle', sha256(''), '', '{}', at(9)
-FROM unnest(ARRAY[101, 102, 103, 104, 105, 111, 112, 113, 114, 121, 122, 123, 131]) AS request;
+SELECT 'a', id(request), method, sha256(''), '',
+       (jsonb_strip_nulls(jsonb_build_object('card', to_jsonb(card))) || more)::json, at(step)
+FROM (VALUES
+  (101, 'IssueCards', NULL, 1, '{}'), (102, 'IssueCards', NULL, 1, '{}'), (103, 'IssueCards', NULL, 1, '{}'),
+  (104, 'IssueCards', NULL, 1, '{}'), (105, 'IssueCards', NULL, 1, '{}'),
+  (106, 'ActivateCard', 1, 2, '{}'), (107, 'ActivateCard', 2, 2, '{}'), (108, 'ActivateCard', 5, 2, '{}'),
+  (111, 'Recycle', 1, 3, '{}'), (112, 'Recycle', 1, 6, '{}'), (113, 'Recycle', 2, 1450, '{}'),
+  (114, 'Recycle', 3, 8, '{}'), (115, 'Recycle', 4, 3, '{}'), (116, 'Recycle', 5, 3, '{}'),
+  (117, 'Recycle', 5, 7, '{}'),
+  (121, 'Compensate', 1, 4, '{}'), (122, 'Compensate', 1, 7, '{}'), (123, 'Compensate', 2, 1451, '{}'),
+  (126, 'Compensate', 5, 4, '{}'),
+  (131, 'Reactivate', 1, 5, '{"score": {"probability": 0.1, "medium_threshold": 0.5}}'),
+  (132, 'Reactivate', 5, 6, '{"score": {"probability": 0.1, "medium_threshold": 0.5}}'),
+  (136, 'Reactivate', 5, 5, '{"score": {"probability": 0.5, "medium_threshold": 0.5}}'),
+  (141, 'VoidCard', 4, 4, '{"input": ["4", "CHARGEBACK", ""],
+     "recycling": {"recycling_id": "00000000-0000-7000-8000-000000000015", "compensation": {"state": "PENDING"}}}')
+) AS c (request, method, number, step, added)
+CROSS JOIN LATERAL (SELECT added::jsonb AS more) AS receipt
+LEFT JOIN card ON card_id = id(number);
+UPDATE command SET receipt = jsonb_set(receipt::jsonb, '{card,state}', '"RECYCLED"')::json WHERE request_id = id(141);
+INSERT INTO risk_event (account_id, event_time, kind, card_id, amount_minor)
+SELECT account_id, issue_time, 'ISSUE', card_id::text, paid_minor FROM card;
 INSERT INTO risk_event (account_id, event_time, kind, card_id, device_hash, address_hash, profile_hash, amount_minor,
                         outcome)
 SELECT 'a', at(step), 'RECYCLE', id(1)::text, decode(repeat('01', 16), 'hex'), decode(repeat('02', 16), 'hex'),
@@ -91,7 +148,7 @@ VIOLATIONS = {
     ),
     "a transfer between two requests": (
         "UPDATE posting SET request_id = id(123) WHERE request_id = id(122) AND ledger = 'PLATFORM'",
-        {"transfers_balance"},
+        {"transfers_balance", "postings_have_commands"},
     ),
     "a balance without postings": (
         "UPDATE wallet_balance SET amount = amount + 1 WHERE unit = 'COIN'",
@@ -104,14 +161,21 @@ VIOLATIONS = {
         """DROP INDEX recycling_live;
            UPDATE recycling SET generation = 2, state = 'APPROVED', compensation_state = 'SETTLED'
            WHERE recycling_id = id(11);
-           DELETE FROM posting WHERE kind = 'CLAWBACK';
-           UPDATE wallet_balance SET amount = amount + 2699 WHERE unit = 'COIN'""",
-        {"one_live_recycling", "cards_match_live_recycling", "reversals_begin_generations", "cards_never_gain"},
+           DELETE FROM posting WHERE request_id = id(131);
+           UPDATE wallet_balance SET amount = amount + 2698 WHERE unit = 'COIN'""",
+        {
+            "one_live_recycling",
+            "cards_match_live_recycling",
+            "reversals_begin_generations",
+            "cards_never_gain",
+            "unique_keys_stand",
+            "recyclings_match_events",
+        },
     ),
     "a taken card that is in use": (
         """UPDATE card SET state = 'ACTIVE', live_recycling_id = NULL WHERE card_id = id(1);
            UPDATE card_event SET state = 'ACTIVE', recycling_id = NULL WHERE card_id = id(1) AND version = 5""",
-        {"cards_match_live_recycling", "transitions_are_legal"},
+        {"cards_match_live_recycling", "transitions_are_legal", "recyclings_match_events"},
     ),
     "a cancelled card that waits": (
         """UPDATE card SET state = 'RECYCLED' WHERE card_id = id(2);
@@ -122,9 +186,12 @@ VIOLATIONS = {
         """UPDATE recycling SET state = 'REJECTED', disposition = NULL, unit = NULL, amount = NULL,
                                 compensation_state = NULL WHERE recycling_id = id(11);
            DELETE FROM posting WHERE recycling_id = id(11)""",
-        {"reversals_begin_generations"},
+        {"reversals_begin_generations", "commands_have_effects"},
     ),
-    "two cards of one serial": ("UPDATE card SET external_serial = 'S1' WHERE card_id = id(3)", {"serials_once"}),
+    "two cards of one serial": (
+        "UPDATE card SET external_serial = 'S1' WHERE card_id = id(3)",
+        {"serials_once", "cards_match_receipts"},
+    ),
     "an unregistered serial": ("DELETE FROM card_serial WHERE external_serial = 'S3'", {"serials_once"}),
     "a card changed without event": (
         "UPDATE card SET renewals_used = 1 WHERE card_id = id(3)",
@@ -132,22 +199,200 @@ VIOLATIONS = {
     ),
     "a card's event lost": (
         "DELETE FROM card_event WHERE card_id = id(1) AND version = 4",
-        {"cards_match_events", "transitions_are_legal"},
+        {"cards_match_events", "transitions_are_legal", "commands_have_effects", "validity_follows_events"},
     ),
-    "a card without events": ("DELETE FROM card_event WHERE card_id = id(3)", {"cards_match_events"}),
+    "a card without events": (
+        "DELETE FROM card_event WHERE card_id = id(3)",
+        {"cards_match_events", "commands_have_effects"},
+    ),
     "a recycled card activated": (
         "UPDATE card_event SET kind = 'ACTIVATED' WHERE card_id = id(1) AND version = 4",
-        {"transitions_are_legal"},
+        {"transitions_are_legal", "commands_have_effects", "events_have_commands", "validity_follows_events"},
     ),
+    "a validity prolonged by hand": (
+        """UPDATE card SET expire_time = expire_time + interval '100 days' WHERE card_id = id(2);
+           UPDATE card_event SET expire_time = expire_time + interval '100 days'
+           WHERE card_id = id(2) AND version = 3""",
+        {"validity_follows_events", "recyclings_match_events"},
+    ),
+    "an activation for too long": (
+        """UPDATE card SET expire_time = expire_time + interval '100 days' WHERE card_id = id(2);
+           UPDATE card_event SET expire_time = expire_time + interval '100 days'
+           WHERE card_id = id(2) AND version > 1""",
+        {"validity_follows_events", "recyclings_match_events"},
+    ),
+    "a reactivation that gave more than was unused": (
+        """UPDATE card SET expire_time = expire_time + interval '1 minute' WHERE card_id = id(1);
+           UPDATE card_event SET expire_time = expire_time + interval '1 minute' WHERE card_id = id(1) AND version > 3;
+           UPDATE recycling SET unused_us = unused_us + 60000000 WHERE recycling_id = id(12)""",
+        {"validity_follows_events"},
+    ),
+    "a renewal that was not counted": (
+        """UPDATE card SET renewals_used = 0 WHERE card_id = id(5);
+           UPDATE card_event SET renewals_used = 0 WHERE card_id = id(5)""",
+        {"validity_follows_events", "terms_match_policy"},
+    ),
+    "more taken as unused than there was": (
+        "UPDATE recycling SET unused_us = unused_us + 60000000 WHERE recycling_id = id(16)",
+        {"recyclings_match_events", "terms_match_policy"},
+    ),
+    "a price changed after the recycling": (
+        "UPDATE card SET face_value_minor = 29990, paid_minor = 29990 WHERE card_id = id(1)",
+        {"cards_match_receipts", "terms_match_policy"},
+    ),
+    "a price changed before any use": (
+        """UPDATE card SET face_value_minor = 29990, paid_minor = 29990 WHERE card_id = id(3);
+           UPDATE command SET receipt = '{}' WHERE request_id = id(114)""",
+        {"cards_match_receipts"},
+    ),
+    "a duration changed": (
+        "UPDATE card SET duration_days = 130 WHERE card_id = id(5)",
+        {"cards_match_receipts", "validity_follows_events"},
+    ),
+    "a settlement undone without trace": (
+        """DELETE FROM posting WHERE recycling_id = id(13);
+           DELETE FROM coupon;
+           DELETE FROM wallet_balance WHERE unit = 'COUPON';
+           UPDATE recycling SET compensation_state = 'PENDING' WHERE recycling_id = id(13)""",
+        {"commands_have_effects"},
+    ),
+    "a recycle undone without trace": (
+        """DELETE FROM card_event WHERE card_id = id(5) AND version = 5;
+           UPDATE card SET state = 'ACTIVE', live_recycling_id = NULL, version = 4 WHERE card_id = id(5);
+           DELETE FROM recycling WHERE recycling_id = id(17)""",
+        {"commands_have_effects"},
+    ),
+    "a refused recycle forgotten": ("DELETE FROM recycling WHERE recycling_id = id(14)", {"commands_have_effects"}),
+    "an issue undone without trace": (
+        """DELETE FROM recycling WHERE card_id = id(3);
+           DELETE FROM command WHERE request_id = id(114);
+           DELETE FROM card_event WHERE card_id = id(3);
+           DELETE FROM card WHERE card_id = id(3);
+           DELETE FROM card_serial WHERE card_id = id(3)""",
+        {"commands_have_effects"},
+    ),
+    "an activation without effect": (
+        """INSERT INTO command
+           SELECT account_id, id(109), 'ActivateCard', input_hash, response, receipt, create_time
+           FROM command WHERE request_id = id(114)""",
+        {"commands_have_effects"},
+    ),
+    "a void undone without trace": (
+        """UPDATE card SET state = 'RECYCLED', version = 2 WHERE card_id = id(4);
+           DELETE FROM card_event WHERE card_id = id(4) AND version = 3;
+           UPDATE recycling SET compensation_state = 'PENDING' WHERE recycling_id = id(15)""",
+        {"commands_have_effects", "blocked_when_paid_back"},
+    ),
+    "a reactivation without effect that risk allowed": (
+        """UPDATE command SET receipt = '{"score": {"probability": 0.4, "medium_threshold": 0.5}}'
+           WHERE request_id = id(136)""",
+        {"commands_have_effects"},
+    ),
+    "a reactivation without effect that nothing judged": (
+        "UPDATE command SET receipt = '{\"score\": null}' WHERE request_id = id(136)",
+        {"commands_have_effects"},
+    ),
+    "a command that names another method": (
+        "UPDATE command SET method = 'VoidCard' WHERE request_id = id(117)",
+        {"commands_have_effects", "recyclings_have_commands", "events_have_commands"},
+    ),
+    "a refusal that names another method": (
+        "UPDATE command SET method = 'VoidCard' WHERE request_id = id(114)",
+        {"commands_have_effects", "recyclings_have_commands"},
+    ),
+    "a recycling of another command": (
+        "UPDATE recycling SET request_id = id(122) WHERE recycling_id = id(12)",
+        {"commands_have_effects", "recyclings_have_commands", "recyclings_match_events"},
+    ),
+    "an event of no command": (
+        "UPDATE card_event SET request_id = id(999) WHERE request_id = id(107)",
+        {"commands_have_effects", "events_have_commands"},
+    ),
+    "an event of an unaccountable moment": (
+        """UPDATE card_event SET event_time = at(1400) WHERE request_id = id(107);
+           UPDATE card_event SET activate_time = at(1400), expire_time = at(2840) WHERE card_id = id(2) AND version > 1;
+           UPDATE card SET activate_time = at(1400), expire_time = at(2840) WHERE card_id = id(2)""",
+        {"events_have_commands", "recyclings_match_events"},
+    ),
+    "a transfer of another command": (
+        "UPDATE posting SET request_id = id(111) WHERE request_id = id(131)",
+        {"postings_have_commands"},
+    ),
+    "points a hundredfold": (
+        """UPDATE recycling SET amount = 29000 WHERE recycling_id = id(16);
+           UPDATE posting SET amount = sign(amount) * 29000 WHERE recycling_id = id(16)""",
+        {"terms_match_policy"},
+    ),
+    "coins as many as were paid, without a fee": (
+        """UPDATE recycling SET amount = 2998, fee_minor = 0 WHERE recycling_id = id(11);
+           UPDATE posting SET amount = sign(amount) * 2998 WHERE recycling_id = id(11)""",
+        {"terms_match_policy"},
+    ),
+    "points for a renewed card": (
+        """UPDATE recycling SET unit = 'GROWTH_POINT', amount = 290, compensation_state = 'PENDING'
+           WHERE recycling_id = id(17)""",
+        {"terms_match_policy"},
+    ),
+    "a coupon that lasts longer": (
+        """UPDATE recycling SET coupon_expire_time = at(200000) WHERE recycling_id = id(13);
+           UPDATE coupon SET expire_time = at(200000)""",
+        {"terms_match_policy"},
+    ),
+    "a compensation that was forgotten": (
+        "UPDATE recycling SET unit = NULL, amount = NULL, compensation_state = NULL WHERE recycling_id = id(15)",
+        {"terms_match_policy", "blocked_when_paid_back"},
+    ),
+    "an amount above the policy's": (
+        """UPDATE policy_revision SET document = jsonb_set(document, '{compensation,amount_max}', '2698')
+           WHERE platform = 'iqiyi'""",
+        {"terms_match_policy"},
+    ),
+    "a settlement that was held": (
+        "UPDATE recycling SET settlement_held = true WHERE recycling_id = id(12)",
+        {"settlements_were_due"},
+    ),
+    "a suspicious settlement": (
+        """UPDATE recycling SET decision = '{"risk_band": "MEDIUM"}' WHERE recycling_id = id(13)""",
+        {"settlements_were_due"},
+    ),
+    "a settlement before its time": (
+        """UPDATE recycling SET settle_after_time = at(1452) WHERE recycling_id = id(13);
+           UPDATE policy_revision SET document = document || '{"settle_after_days": 1}' WHERE platform = 'netflix'""",
+        {"settlements_were_due", "terms_match_policy"},
+    ),
+    "a compensation blocked without a void": (
+        """DELETE FROM posting WHERE recycling_id = id(12);
+           DELETE FROM command WHERE request_id = id(122);
+           UPDATE wallet_balance SET amount = 0 WHERE unit = 'COIN';
+           UPDATE recycling SET compensation_state = 'BLOCKED' WHERE recycling_id = id(12)""",
+        {"blocked_when_paid_back"},
+    ),
+    "a block lifted": (
+        "UPDATE recycling SET compensation_state = 'PENDING' WHERE recycling_id = id(15)",
+        {"blocked_when_paid_back"},
+    ),
+    "an index lost that allows one live recycling": ("DROP INDEX recycling_live", {"unique_keys_stand"}),
+    "an index lost that allows one settlement": ("DROP INDEX posting_once", {"unique_keys_stand"}),
+    "an index that lets through": (
+        """DROP INDEX recycling_live;
+           CREATE UNIQUE INDEX recycling_live ON recycling (account_id, card_id, generation)
+             WHERE state IN ('IN_REVIEW')""",
+        {"unique_keys_stand"},
+    ),
+    "an index that is not unique": (
+        "DROP INDEX posting_once; CREATE INDEX posting_once ON posting (account_id, recycling_id, kind, ledger)",
+        {"unique_keys_stand"},
+    ),
+    "a key lost": ("ALTER TABLE command DROP CONSTRAINT command_pkey", {"unique_keys_stand"}),
     "a recycling without command": ("DELETE FROM command WHERE request_id = id(114)", {"recyclings_have_commands"}),
     "two recyclings of one command": (
         "UPDATE recycling SET request_id = id(113) WHERE recycling_id = id(14)",
-        {"recyclings_have_commands"},
+        {"recyclings_have_commands", "commands_have_effects"},
     ),
     "a transfer without command": ("DELETE FROM command WHERE request_id = id(122)", {"postings_have_commands"}),
     "a fee above the price": (
         "UPDATE recycling SET fee_minor = 3000 WHERE recycling_id = id(12)",
-        {"amounts_in_range"},
+        {"amounts_in_range", "terms_match_policy"},
     ),
     "a wallet below zero": (
         """ALTER TABLE wallet_balance DROP CONSTRAINT wallet_balance_amount_check;
@@ -157,14 +402,14 @@ VIOLATIONS = {
     "an owed amount of zero": (
         """ALTER TABLE recycling DROP CONSTRAINT recycling_amount_check;
            UPDATE recycling SET amount = 0 WHERE recycling_id = id(12)""",
-        {"amounts_in_range", "compensations_match_postings"},
+        {"amounts_in_range", "compensations_match_postings", "terms_match_policy"},
     ),
     "a payout above the price": (
         "UPDATE recycling SET max_discount_minor = 1991; UPDATE coupon SET max_discount_minor = 1991",
-        {"cards_never_gain"},
+        {"cards_never_gain", "terms_match_policy"},
     ),
     "a clawback of less": (
-        """UPDATE posting SET amount = sign(amount) * 2698 WHERE kind = 'CLAWBACK';
+        """UPDATE posting SET amount = sign(amount) * 2697 WHERE request_id = id(131);
            UPDATE wallet_balance SET amount = amount + 1 WHERE unit = 'COIN'""",
         {"compensations_match_postings"},
     ),
@@ -179,14 +424,17 @@ VIOLATIONS = {
     ),
     "a reversal that kept its coins": (
         """UPDATE recycling SET compensation_state = 'SETTLED' WHERE recycling_id = id(11);
-           DELETE FROM posting WHERE kind = 'CLAWBACK';
-           UPDATE wallet_balance SET amount = amount + 2699 WHERE unit = 'COIN'""",
+           DELETE FROM posting WHERE request_id = id(131);
+           UPDATE wallet_balance SET amount = amount + 2698 WHERE unit = 'COIN'""",
         {"reversals_take_back", "cards_never_gain"},
     ),
-    "a command of tomorrow": ("UPDATE command SET create_time = at(101)", {"nothing_from_the_future"}),
+    "a command of tomorrow": (
+        "UPDATE command SET create_time = at(2001)",
+        {"nothing_from_the_future", "events_have_commands", "postings_have_commands", "recyclings_have_commands"},
+    ),
     "an event before the issue": (
         "UPDATE card_event SET event_time = at(0) WHERE card_id = id(3)",
-        {"nothing_from_the_future"},
+        {"nothing_from_the_future", "events_have_commands", "validity_follows_events"},
     ),
     "a recycling of no revision": ("DELETE FROM policy_revision WHERE platform = 'netflix'", {"policies_of_record"}),
     "a server that may change events": (
@@ -251,7 +499,7 @@ async def test_samples_are_few(fresh_database: FreshDatabase) -> None:
     """However many rows break a rule, all are counted and a few are shown."""
     owner_url, _ = await fresh_database()
     result = (await violated(owner_url, HISTORY, VIOLATIONS["a command of tomorrow"][0]))["nothing_from_the_future"]
-    assert (result.violations, len(result.samples)) == (13, SAMPLES_MAX)
+    assert (result.violations, len(result.samples)) == (23, SAMPLES_MAX)
 
 
 async def test_verify_names_every_rule(fresh_database: FreshDatabase) -> None:
@@ -265,7 +513,7 @@ async def test_verify_names_every_rule(fresh_database: FreshDatabase) -> None:
 async def test_verify_fails_on_a_violation(fresh_database: FreshDatabase) -> None:
     """On a violated database `recycling verify` names the rule, and fails."""
     owner_url, _ = await fresh_database()
-    await violated(owner_url, HISTORY, VIOLATIONS["a fee above the price"][0])
+    await violated(owner_url, HISTORY, VIOLATIONS["a device forgotten"][0])
     done = await recycling("verify", "--database-url", owner_url, "--json")
     assert done.code == 1
-    assert [rule["name"] for rule in json.loads(done.out) if rule["violations"]] == ["amounts_in_range"]
+    assert [rule["name"] for rule in json.loads(done.out) if rule["violations"]] == ["risk_pairs_are_complete"]

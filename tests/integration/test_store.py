@@ -362,3 +362,13 @@ async def test_failed_statement_tells_no_values(new_world: MakeWorld) -> None:
         )
     assert "command_pkey" in str(failed.value)
     assert card.account_id not in repr(failed.value) and failed.value.__cause__ is None
+
+
+async def test_sold_card_cannot_be_dearer_later(new_world: MakeWorld) -> None:
+    """What a card that nothing has touched was issued as stands in its receipt, and a change of it is noticed."""
+    world = await new_world()
+    (card,) = await world.issue_many(1)
+    await world.owner.execute("UPDATE card SET duration_days = duration_days + 100")
+    assert set(await world.broken()) == {"cards_match_receipts"}
+    await world.owner.execute("UPDATE card SET duration_days = duration_days - 100")
+    assert card.duration_days == 30

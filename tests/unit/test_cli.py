@@ -70,6 +70,18 @@ async def test_tables_without_json() -> None:
     assert "APPROVED" in done.out
 
 
+async def test_lists_fit_the_width() -> None:
+    """Where a row of a list would not fit, each record is a block of lines; COLUMNS tells the width of a file, too."""
+    async with served(FakeService(cards=2)) as address:
+        narrow, wide = [await recycling("show", "a", "--address", address, COLUMNS=width) for width in ("80", "120")]
+    assert [line.split()[1:4:2] for line in narrow.out.splitlines() if "card-" in line] == [
+        ["card_id", "card-0"],
+        ["card_id", "card-1"],
+    ]
+    assert "generation" in wide.out
+    assert "generation" not in narrow.out
+
+
 async def test_options_become_the_device() -> None:
     """Single options go before the fields of --device-json."""
     service = FakeService()

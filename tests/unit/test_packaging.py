@@ -1,7 +1,9 @@
-"""What the images are made of: the Dockerfile copies what its targets import, and .dockerignore lets it through."""
+"""What is handed to others: the images have what their targets import, and the contract all that it imports."""
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +99,12 @@ def test_images_have_what_their_code_imports(target: str, package: str) -> None:
 def test_images_get_nothing_local() -> None:
     """What lies in the project's folder only locally stays out of the build."""
     assert all(is_ignored(PROJECT / name) for name in (".git", ".local", ".venv", "tests", "server/__pycache__"))
+
+
+def test_contract_needs_no_other_file(tmp_path: Path) -> None:
+    """From contract.binpb alone protoc compiles all that we and those whom we import have written."""
+    ours = [path.relative_to(PROTOS).as_posix() for path in PROTOS.rglob("*.proto")]
+    imported = ["buf/validate/validate.proto", "google/api/field_behavior.proto", "google/rpc/status.proto"]
+    options = [f"--descriptor_set_in={PROTOS / 'contract.binpb'}", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"]
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *options, *ours, *imported], cwd=tmp_path, check=True)
+    assert len(list(tmp_path.rglob("*_pb2.py"))) == len(ours) + len(imported)
