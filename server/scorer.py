@@ -70,7 +70,7 @@ class GrpcFraudScorer:
                 feature_registry=FEATURE_REGISTRY,
                 feature_registry_sha256=FEATURE_REGISTRY_SHA256,
                 row_count=len(rows),
-                columns=_columns(rows),
+                columns=columns_of(rows),
             )
             response = await self._stub.Score(request, timeout=self._timeout_s)
             return _scores(response, len(rows))
@@ -82,7 +82,7 @@ class GrpcFraudScorer:
                 feature_registry=FEATURE_REGISTRY,
                 feature_registry_sha256=FEATURE_REGISTRY_SHA256,
                 row_count=len(rows),
-                columns=_columns(rows),
+                columns=columns_of(rows),
                 model_version=model_version,
             )
             response = await self._stub.Explain(request, timeout=EXPLAIN_TIMEOUT_S)
@@ -102,7 +102,7 @@ def _unavailable() -> Iterator[None]:
         raise ScoreUnavailable(str(error)) from error
 
 
-def _columns(rows: Sequence[Features]) -> pb.FeatureColumns:
+def columns_of(rows: Sequence[Features]) -> pb.FeatureColumns:
     """The rows by columns; a column that is unknown throughout is left out."""
     columns: dict[str, Any] = {}
     for name, values in zip(_FEATURES, zip(*map(_values_of, rows), strict=True), strict=True):

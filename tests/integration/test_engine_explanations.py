@@ -101,7 +101,7 @@ async def test_missing_explanation_leaves_the_decision_as_it_is(world: World) ->
 async def test_few_of_a_batch_are_explained_and_mediums_first(world: World) -> None:
     """A batch of suspects costs the worker a bounded number of explanations."""
     cards = await world.issue_many(EXPLAINED_MAX + 5)
-    signals = [{"vpn": True}] * (len(cards) - 1) + [{"emulator": True}]
+    signals: list[dict[str, Any]] = [{"vpn": True}] * (len(cards) - 1) + [{"emulator": True}]
     outcomes = await world.engine.submit(
         [recycle(card, circumstances=circumstances(**signal)) for card, signal in zip(cards, signals, strict=True)]
     )
@@ -117,7 +117,7 @@ async def test_approvals_do_not_wait_for_explanations(world: World) -> None:
     cards = await world.issue_many(3)
     scorer = GatedScorer()
     engine = replace(world, scorer=scorer).engine
-    signals: list[dict[str, bool]] = [{}, {"vpn": True}, {}]
+    signals: list[dict[str, Any]] = [{}, {"vpn": True}, {}]
     commands = [
         recycle(card, circumstances=circumstances(**signal)) for card, signal in zip(cards, signals, strict=True)
     ]

@@ -40,6 +40,11 @@ def opened(breaker: Breaker) -> None:
     fail(breaker)
 
 
+def state_of(breaker: Breaker) -> BreakerState:
+    """As of now: a property that a type checker does not take for constant."""
+    return breaker.state
+
+
 def refuses(breaker: Breaker) -> None:
     """Nothing is let through."""
     with pytest.raises(BreakerOpen), breaker.attempt():
@@ -51,9 +56,9 @@ def test_open_for_a_pause_after_failures_in_a_row(breaker: Breaker, clock: Clock
     opened(breaker)
     clock.now_s += 9.9
     refuses(breaker)
-    assert breaker.state is BreakerState.OPEN
+    assert state_of(breaker) is BreakerState.OPEN
     clock.now_s += 0.1
-    assert breaker.state is BreakerState.HALF_OPEN
+    assert state_of(breaker) is BreakerState.HALF_OPEN
 
 
 def test_one_attempt_finds_out_however_long_it_takes(breaker: Breaker, clock: Clock) -> None:
@@ -63,7 +68,7 @@ def test_one_attempt_finds_out_however_long_it_takes(breaker: Breaker, clock: Cl
     with breaker.attempt():
         clock.now_s += 100
         refuses(breaker)
-    assert breaker.state is BreakerState.CLOSED
+    assert state_of(breaker) is BreakerState.CLOSED
 
 
 def test_failed_attempt_opens_again(breaker: Breaker, clock: Clock) -> None:
@@ -82,10 +87,10 @@ def test_cancelled_attempt_lets_another_find_out(breaker: Breaker, clock: Clock)
     clock.now_s += 10
     with pytest.raises(asyncio.CancelledError), breaker.attempt():
         raise asyncio.CancelledError
-    assert breaker.state is BreakerState.HALF_OPEN
+    assert state_of(breaker) is BreakerState.HALF_OPEN
     with breaker.attempt():
         pass
-    assert breaker.state is BreakerState.CLOSED
+    assert state_of(breaker) is BreakerState.CLOSED
 
 
 def test_success_forgets_failures(breaker: Breaker) -> None:
@@ -94,4 +99,4 @@ def test_success_forgets_failures(breaker: Breaker) -> None:
         fail(breaker)
         with breaker.attempt():
             pass
-    assert breaker.state is BreakerState.CLOSED
+    assert state_of(breaker) is BreakerState.CLOSED

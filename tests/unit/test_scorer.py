@@ -265,15 +265,16 @@ async def test_state_of_the_breaker_can_be_read() -> None:
     """CLOSED while scores are asked for, OPEN in the pause, HALF_OPEN until a try tells."""
     worker, clock = Worker(), Clock()
     async with running(worker, clock) as scorer:
-        assert scorer.state is BreakerState.CLOSED
+        states = [scorer.state]
         worker.answer = None
         await fail(scorer, FAILURES_MAX)
-        assert scorer.state is BreakerState.OPEN
+        states.append(scorer.state)
         clock.now_s += PAUSE_S
-        assert scorer.state is BreakerState.HALF_OPEN
+        states.append(scorer.state)
         worker.answer = SANE
         await scorer.score([UNKNOWN])
-        assert scorer.state is BreakerState.CLOSED
+        states.append(scorer.state)
+    assert states == [BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED]
 
 
 async def test_shadow_scores_come_with_the_scores() -> None:
