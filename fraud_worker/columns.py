@@ -6,8 +6,6 @@ by Python: a batch is a handful of numpy's passes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import attrgetter
 from typing import Final, NoReturn, Protocol
 
 import numpy as np
@@ -23,7 +21,8 @@ Matrix = npt.NDArray[np.float64]
 
 _LOWEST: Final = np.array([[feature.lowest] for feature in FEATURES])
 _HIGHEST: Final = np.array([[feature.highest] for feature in FEATURES])
-_columns_of = attrgetter(*FEATURE_NAMES)
+_LENGTH_DELIMITED: Final = 2
+"""protobuf's wire type of packed fields."""
 _SHA256: Final = registry_sha256()
 
 
@@ -60,7 +59,7 @@ def checked_matrix(request: RowsRequest, rows_max: int) -> Matrix:
         raise RequestRefused("feature_registry_sha256", f"registry {REGISTRY_NAME!r} of this worker is another one")
     if not 1 <= request.row_count <= rows_max:
         raise RequestRefused("row_count", f"must be 1 to {rows_max:,}")
-    values = _values(_columns_of(request.columns), request.row_count)
+    values = _values(request.columns, request.row_count)
     unknown = values == UNKNOWN
     # NaN is neither inside nor unknown.
     if not (((values >= _LOWEST) & (values <= _HIGHEST)) | unknown).all():
@@ -69,22 +68,49 @@ def checked_matrix(request: RowsRequest, rows_max: int) -> Matrix:
     return values.T
 
 
-def _values(columns: Sequence[Sequence[float]], rows: int) -> Matrix:
+def _values(columns: pb.FeatureColumns, rows: int) -> Matrix:
     """One line a feature."""
-    lengths = set(map(len, columns))
-    if lengths == {rows}:
-        return np.array(columns, dtype=np.float64)
-    if not lengths <= {0, rows}:
-        number = next(number for number, column in enumerate(columns) if len(column) not in (0, rows))
-        raise RequestRefused(
-            f"columns.{FEATURE_NAMES[number]}",
-            f"must be empty or hold {rows:,} values, one a row, and not {len(columns[number]):,}",
-        )
-    values = np.full((len(columns), rows), UNKNOWN)
-    for line, column in zip(values, columns, strict=True):
+    values = np.full((len(FEATURES), rows), UNKNOWN)
+    # Packed doubles lie in the serialized message as they lie in memory. To copy them from there takes a third of the
+    # time that protobuf takes to hand out its repeated fields.
+    data, place = columns.SerializeToString(), 0
+    size = rows * values.itemsize
+    length = _varint(size)
+    for line, tag in zip(values, _TAGS, strict=True):
+        if data.startswith(tag + length, place):
+            place += len(tag) + len(length)
+            line[:] = np.frombuffer(data, "<f8", rows, place)
+            place += size
+    # Whatever else the message holds, a column of another length above all, stopped the walk through it.
+    return values if place == len(data) else _values_one_by_one(columns, rows)
+
+
+def _values_one_by_one(columns: pb.FeatureColumns, rows: int) -> Matrix:
+    values = np.full((len(FEATURES), rows), UNKNOWN)
+    for line, name in zip(values, FEATURE_NAMES, strict=True):
+        column = getattr(columns, name)
+        if len(column) not in (0, rows):
+            why = f"must be empty or hold {rows:,} values, one a row, and not {len(column):,}"
+            raise RequestRefused(f"columns.{name}", why)
         if column:
             line[:] = column
     return values
+
+
+def _varint(number: int) -> bytes:
+    """As protobuf writes lengths and tags."""
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
+
+
+_TAGS: Final = [
+    _varint(pb.FeatureColumns.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED) for name in FEATURE_NAMES
+]
+"""What stands before each packed column."""
 
 
 def _refuse(values: Matrix) -> NoReturn:

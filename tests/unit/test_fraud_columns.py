@@ -98,3 +98,23 @@ def test_request_that_does_not_fit_is_refused(asked: ScoreRequest, field: str) -
 def test_registry_may_be_pinned_by_its_hash() -> None:
     """The worker's own hash is accepted."""
     assert checked_matrix(request(sha256=registry_sha256()), 10).shape == (2, len(FEATURE_NAMES))
+
+
+def test_fields_of_a_later_contract_do_not_disturb() -> None:
+    """What this worker does not know is passed over, and what it knows is read as ever."""
+    known = FeatureColumns(device_accounts_1h=[3.0, -1.0], vpn=[0.0, 1.0])
+    later = FeatureColumns.FromString(b"\x82\x7d\x03new" + known.SerializeToString() + b"\x8a\x7d\x00")
+    asked = ScoreRequest(feature_registry=REGISTRY_NAME, row_count=2)
+    asked.columns.CopyFrom(later)
+    matrix = checked_matrix(asked, 10)
+    assert matrix[0, 0] == 3.0 and np.isnan(matrix[1, 0])
+    assert matrix[:, FEATURE_NAMES.index("vpn")].tolist() == [0.0, 1.0]
+    assert np.count_nonzero(~np.isnan(matrix)) == 3
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 127, 1000])
+def test_any_number_of_rows_is_read_exactly(rows: int) -> None:
+    """Every value arrives, however long a column's length is written."""
+    values = np.random.default_rng(rows).integers(0, 2, (len(FEATURE_NAMES), rows)).astype(float)
+    columns = dict(zip(FEATURE_NAMES, values.tolist(), strict=True))
+    assert (checked_matrix(request(rows, columns), 1000) == values.T).all()
