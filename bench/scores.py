@@ -1,5 +1,5 @@
-"""What a score costs: the worker against the bare model, and the feature rows in the database. The rows are those of
-recycles that were made. Must not know how they were made."""
+"""What a score costs: the worker, by itself and over its socket, against the bare model, and the feature rows in the
+database. The rows are those of recycles that were made. Must not know how they were made."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import asyncpg
 import grpc.aio
+import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
@@ -16,12 +17,17 @@ from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
 
 from bench.measure import BenchError, Run, in_flight
 from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
-from fraud_worker.scorer import Model
+from fraud_worker.scorer import MODEL_FILE, Model
+from fraud_worker.service import score_batch
 from local.stack import DEFAULT_MODEL
+from server.scorer import columns_of
 
 ROWS = 256
-CALLS = 30
+CALLS = 100
 """A round has so many calls, one after the other."""
+
+STATEMENTS = 30
+"""So many statements are timed."""
 
 _FEATURES = """
 SELECT * FROM risk_features($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[],
@@ -36,19 +42,21 @@ FROM risk_event WHERE kind = 'RECYCLE' LIMIT $1
 
 
 class Scores:
-    """The worker at an address and the model it serves, over the same rows."""
+    """The worker at an address, the model it serves, and that model's bare trees, over the same rows."""
 
     def __init__(self, worker_address: str, features: Sequence[dict[str, float | None]]) -> None:
         self._channel = grpc.aio.insecure_channel(worker_address)
         self._stub = fraud_scoring_service_pb2_grpc.FraudScoringServiceStub(self._channel)
         self._request = pb.ScoreRequest(
             feature_registry=REGISTRY_NAME,
-            rows=[pb.FeatureRow(**row) for row in features],  # type: ignore[arg-type]
+            row_count=len(features),
+            columns=columns_of(features),
         )
         self._matrix: npt.NDArray[np.float64] = np.array(
             [[row[name] for name in FEATURE_NAMES] for row in features], dtype=np.float64
         )
         self._model = Model.load(DEFAULT_MODEL)
+        self._trees = lgb.Booster(model_file=str(DEFAULT_MODEL / MODEL_FILE))
 
     @classmethod
     async def of_receipts(cls, connection: asyncpg.Connection, worker_address: str) -> Scores:
@@ -70,11 +78,22 @@ class Scores:
             raise BenchError("the worker's scores are not its model's")
         return run
 
+    async def score_batch(self) -> Run:
+        """What the worker does between two messages: the request is in hand, the answer is made."""
+
+        async def call(_: int) -> pb.ScoreResponse:
+            return score_batch(self._model, self._request)[0]
+
+        run, answers = await in_flight(1, call, range(CALLS))
+        if not np.allclose(answers[0].scores, self._model.score(self._matrix)):
+            raise BenchError("the scores are not the model's")
+        return run
+
     async def predict(self) -> Run:
-        """The trees alone."""
+        """The bare trees, on one thread."""
 
         async def call(_: int) -> None:
-            self._model.raw(self._matrix)
+            self._trees.predict(self._matrix, num_threads=1)
 
         run, _ = await in_flight(1, call, range(CALLS))
         return run
@@ -85,7 +104,7 @@ class Scores:
 
 async def features_us_per_row(connection: asyncpg.Connection, rows: int) -> float:
     """Median time for one feature row of a statement that asks for so many, in microseconds."""
-    events = await connection.fetch(_EVENTS, rows * CALLS)
+    events = await connection.fetch(_EVENTS, rows * STATEMENTS)
     times = []
     for first in range(0, len(events), rows):
         columns = zip(*(event.values() for event in events[first : first + rows]), strict=True)

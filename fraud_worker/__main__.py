@@ -1,4 +1,4 @@
-"""The command line: `fraud-worker train | evaluate | serve | simulate | default-model`.
+"""The command line: `fraud-worker train | evaluate | explain | serve | simulate | default-model`.
 
 Knows flags and what to print; must not know how any of it is done. Commands import what they need, so that training and
 simulating never load gRPC, and Postgres starts before it.
@@ -94,8 +94,54 @@ def evaluate(
 
 
 @app.command()
+def explain(
+    events: Annotated[Path, typer.Option("--events", help="Event log that holds the row.", metavar="LOG")],
+    row: Annotated[int, typer.Option("--row", help="The event's number in LOG, from 0.", metavar="N")],
+    model: ModelFolder = DEFAULT_MODEL,
+    history: Annotated[
+        list[Path] | None,
+        typer.Option("--history", help="Log that only warms the counters; may be repeated.", metavar="LOG"),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how a model scores one event of a log, as of the event's own moment, feature by feature."""
+    import msgspec
+
+    from fraud_worker import explanation
+    from fraud_worker.event_log import EventLogError, row_to_judge
+    from fraud_worker.scorer import Model, ModelRefused, check_rows
+
+    try:
+        loaded = Model.load(model)
+        event, features = row_to_judge(events, row, history or ())
+    except (EventLogError, ModelRefused) as error:
+        raise _stopped(error) from error
+    check_rows(features)
+    (explained,) = explanation.explain(loaded, features)
+    if json_output:
+        typer.echo(msgspec.json.encode(explained).decode())
+        return
+    from rich.console import Console
+
+    from fraud_worker.explanation_table import lines
+
+    title = f"row {row}: {event['event_kind']} of {event['account_id']} at {event['event_time']:%Y-%m-%d %H:%M:%S} UTC"
+    Console().print(*lines(explained, loaded.manifest.thresholds, title), sep="\n")
+
+
+@app.command()
 def serve(
     model: ModelFolder = DEFAULT_MODEL,
+    challenger: Annotated[
+        list[Path] | None,
+        typer.Option("--challenger", help="Folder of a model that scores in shadow; repeatable.", metavar="MODEL_DIR"),
+    ] = None,
+    challenger_share: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of batches that challengers score.")
+    ] = 1.0,
+    await_model: Annotated[
+        bool, typer.Option("--await-model", help="Start without a good model, and wait for one in MODEL_DIR.")
+    ] = False,
     listen: Annotated[
         str, typer.Option(help="HOST:PORT; port 0 takes a free one.", metavar="HOST:PORT")
     ] = "127.0.0.1:50052",
@@ -107,21 +153,28 @@ def serve(
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option(help="Least severity logged.")
     ] = "INFO",
 ) -> None:
-    """Serve a model over gRPC until SIGTERM or SIGINT, then finish what was begun."""
+    """Serve a model over gRPC until SIGTERM or SIGINT, then finish what was begun.
+
+    Another good model in MODEL_DIR takes the place of the one in use within seconds, on SIGHUP at once; a bad one is
+    refused and logged, and the one in use goes on.
+    """
     if not insecure_plaintext and not is_loopback(listen):
         why = f"--listen {listen}: without TLS only a loopback address may be listened on, unless --insecure-plaintext"
         raise _stopped(f"{why} is given", code=2)
-    from fraud_worker.scorer import Model, ModelRefused
+    from fraud_worker.models import ModelShelf
+    from fraud_worker.scorer import ModelRefused
+    from fraud_worker.serving import ListenError, Settings, run
 
+    settings = Settings(
+        listen=listen,
+        challenger_share=challenger_share,
+        await_model=await_model,
+        reflection=reflection,
+        log_level=log_level,
+    )
     try:
-        loaded = Model.load(model)
-    except ModelRefused as error:
-        raise _stopped(error) from error
-    from fraud_worker.service import ListenError, run
-
-    try:
-        run(loaded, listen, reflection=reflection, log_level=log_level)
-    except ListenError as error:
+        run(ModelShelf(model, challenger or ()), settings)
+    except (ListenError, ModelRefused) as error:
         raise _stopped(error) from error
 
 

@@ -47,6 +47,8 @@ REASONS: Final = ("EXPIRED", "VOLUNTARY", "SYSTEM_ANOMALY")
 
 LABEL_DELAY: Final = timedelta(days=30)
 """When a label counts as confirmed that does not say since when it is known."""
+JUDGED_KINDS: Final = ("RECYCLE", "REACTIVATE")
+"""What the server asks a score for."""
 
 SIGNALS: Final = (
     "session_seconds",
@@ -146,6 +148,37 @@ def judged_rows(events: Sequence[Path], history: Sequence[Path] = ()) -> JudgedR
 
     Runs a scratch Postgres, so call it from the main thread and outside any event loop. Raises `EventLogError`.
     """
+    log = _merged(events, history)
+    wanted = log.filter(pl.col("judged") & pl.col("label").is_not_null())
+    if wanted.is_empty():
+        raise EventLogError(f"{', '.join(map(str, events))}: no event has a label, so there is nothing to judge")
+    features = _features_in_scratch(log, wanted)
+    labels = wanted["label"].to_numpy().astype(np.int8)
+    return JudgedRows(features=features, labels=labels, events=wanted.select("row", *COLUMNS))
+
+
+def row_to_judge(events: Path, row: int, history: Sequence[Path] = ()) -> tuple[dict[str, Any], Matrix]:
+    """The event with number `row` in the log `events` (from 0), and its features as a matrix of one row.
+
+    It need not have a label, if it is of a kind that is judged in service. Scratch Postgres and errors are those of
+    `judged_rows`.
+    """
+    log = _merged([events], history)
+    wanted = log.filter(pl.col("judged") & (pl.col("row") == row))
+    if wanted.is_empty():
+        raise EventLogError(f"{events}: there is no row {row}; rows go from 0 to {log['judged'].sum() - 1}")
+    event = wanted.row(0, named=True)
+    if event["label"] is None and event["event_kind"] not in JUDGED_KINDS:
+        kinds = " and ".join(JUDGED_KINDS)
+        raise EventLogError(
+            f"{events}: row {row} is of kind {event['event_kind']} and has no label; judged are {kinds}"
+        )
+    earlier = log.filter(pl.col("seq") <= event["seq"])  # what came later counts for nothing
+    return event, _features_in_scratch(earlier, wanted)
+
+
+def _merged(events: Sequence[Path], history: Sequence[Path]) -> pl.DataFrame:
+    """All events in the order of time, with `seq`; `judged` tells those of `events`."""
     judged_files = {path.resolve() for path in events}
     past = [read_log(path) for path in history if path.resolve() not in judged_files]
     judged = [read_log(path) for path in events]
@@ -153,18 +186,16 @@ def judged_rows(events: Sequence[Path], history: Sequence[Path] = ()) -> JudgedR
         [frame.with_columns(judged=pl.lit(False)) for frame in past]
         + [frame.with_columns(judged=pl.lit(True)) for frame in judged]
     ).sort("event_time", maintain_order=True)
-    log = log.with_columns(seq=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
-    wanted = log.filter(pl.col("judged") & pl.col("label").is_not_null())
-    if wanted.is_empty():
-        raise EventLogError(f"{', '.join(map(str, events))}: no event has a label, so there is nothing to judge")
+    return log.with_columns(seq=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
+
+
+def _features_in_scratch(log: pl.DataFrame, wanted: pl.DataFrame) -> Matrix:
     with (
         tempfile.TemporaryDirectory(prefix="fraud-worker-") as folder,
         EmbeddedPostgres(Path(folder), durable=False) as postgres,
     ):
         postgres.create_database("event_log")
-        features = asyncio.run(_features(postgres.owner_url("event_log"), log, wanted))
-    labels = wanted["label"].to_numpy().astype(np.int8)
-    return JudgedRows(features=features, labels=labels, events=wanted.select("row", *COLUMNS))
+        return asyncio.run(_features(postgres.owner_url("event_log"), log, wanted))
 
 
 async def _features(url: str, log: pl.DataFrame, wanted: pl.DataFrame) -> Matrix:

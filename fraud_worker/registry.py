@@ -104,7 +104,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     _flag("emulator", "whether the device is an emulator", 1),
     _flag("rooted", "whether the device is rooted", 1),
     _flag("vpn", "whether the request came through a VPN", 1),
-    _seconds("clock_skew_seconds", "how far the device's clock is off, either way", 0, window=""),
+    _seconds("clock_skew_seconds", "distance of the device's clock from ours", 0, window=""),
     _seconds("account_age_seconds", "since the account was first seen; 0 for a new one", -1),
     _count("account_devices_30d", "30 d", "different devices first seen with this account"),
     _flag("account_device_is_new", "whether this account was never seen on this device before", 0, "ever"),
@@ -129,7 +129,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     ),
     _count("account_confirmed_abuse", "ever", "how often abuse of this account was confirmed before"),
     _flag("account_capped", "whether a read of the account's events reached its cap", 1, "30 d"),
-    _signal("failed_card_entries_24h", "card numbers or codes that the account entered wrongly", 1, "24 h"),
+    _signal("failed_card_entries_24h", "card numbers or codes entered wrongly by this account", 1, "24 h"),
     _signal("failed_logins_24h", "failed logins of the account", 1, "24 h"),
     _count("address_accounts_1h", "1 h", "other accounts first seen at this address (IPv6: /64)"),
     _count("address_accounts_24h", "24 h", "other accounts first seen at this address (IPv6: /64)"),
@@ -139,7 +139,7 @@ FEATURES: Final[tuple[Feature, ...]] = (
     _flag("hosting", "whether the address lies in a hosting provider's range", 1),
     _flag(
         "timezone_mismatch",
-        "whether the time zone's country differs from the address's or, where that is unknown, the language's",
+        "whether the time zone's country differs from the address's or, without one, from the language's",
         1,
     ),
     _count(

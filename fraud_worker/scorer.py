@@ -110,9 +110,14 @@ class Model:
             )
         if tuple(manifest.features) != FEATURE_NAMES or manifest.calibration.slope <= 0:
             raise ModelRefused(f"{folder / MANIFEST_FILE} contradicts itself")
-        if not 0 < manifest.thresholds.medium <= manifest.thresholds.high:
-            raise ModelRefused(f"{folder / MANIFEST_FILE}: the thresholds must satisfy 0 < medium <= high")
-        return cls(manifest, lgb.Booster(model_str=content.decode()))
+        if not 0 < manifest.thresholds.medium <= manifest.thresholds.high <= 1:
+            raise ModelRefused(f"{folder / MANIFEST_FILE}: the thresholds must satisfy 0 < medium <= high <= 1")
+        try:
+            model = cls(manifest, lgb.Booster(model_str=content.decode()))
+        except (lgb.basic.LightGBMError, UnicodeDecodeError) as error:
+            raise ModelRefused(f"{folder / MODEL_FILE} is no LightGBM model: {error}") from error
+        model.self_test()
+        return model
 
     @property
     def version(self) -> str:
@@ -125,6 +130,10 @@ class Model:
         One call of the trees a batch, on the calling thread. Raises `RowsRefused`.
         """
         check_rows(rows)
+        return self.probabilities(rows)
+
+    def probabilities(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """As `score`, of rows that were checked already."""
         if not len(rows):
             return np.empty(0)
         return self.manifest.calibration.probabilities(self.raw(rows))
@@ -132,6 +141,22 @@ class Model:
     def raw(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The trees' sum for each row: log odds before calibration."""
         return np.asarray(self._booster.predict(rows, raw_score=True, num_threads=1), dtype=np.float64)
+
+    def contributions(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """What each feature adds to the raw score of each row (SHAP values, log odds), and the base value as the last
+        column: each row adds up to its raw score. Takes hundreds of times as long as `raw`."""
+        return np.asarray(self._booster.predict(rows, pred_contrib=True, num_threads=1), dtype=np.float64)
+
+    def self_test(self) -> None:
+        """Scores three rows: nothing known, everything at its least, everything at its greatest. Raises `ModelRefused`
+        when that fails or gives anything but probabilities."""
+        rows = np.array([np.full(len(FEATURES), np.nan), _LOWEST, _HIGHEST])
+        try:
+            probabilities = self.score(rows)
+        except lgb.basic.LightGBMError as error:
+            raise ModelRefused(f"model {self.version} cannot score: {error}") from error
+        if not ((probabilities >= 0) & (probabilities <= 1)).all():
+            raise ModelRefused(f"model {self.version} does not give probabilities: {probabilities.tolist()}")
 
 
 def check_rows(rows: npt.NDArray[np.float64]) -> None:

@@ -1,16 +1,15 @@
-"""The gRPC face of the worker: `fraud_scoring.v1.FraudScoringService`, health, reflection, and the life of the process.
+"""The gRPC face of the worker: `fraud_scoring.v1.FraudScoringService`.
 
-Knows protos, statuses and signals; the only module that imports gRPC. Must not know how a score comes about (`scorer`),
-nor who asks and what follows from the answer.
+Knows messages and statuses. Must not know how a score comes about (`scorer`), where models come from (`models`), nor
+who asks and what follows from the answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
@@ -21,26 +20,21 @@ from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc as pb_grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc.code_pb2 import INVALID_ARGUMENT
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
-from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
-from fraud_worker.scorer import Model, RowsRefused
-from process import telemetry
-from process.reflection import offer_reflection
+from fraud_worker.columns import RequestRefused, checked_matrix
+from fraud_worker.explanation import Explanation, explain
+from fraud_worker.models import LoadedModel, Models, RefusedModel
+from fraud_worker.scorer import Model
+from fraud_worker.shadow import Shadows, ShadowScores
 
-SERVICE: Final = "fraud_scoring.v1.FraudScoringService"
 ROWS_MAX: Final = 1_000
-MESSAGE_BYTES_MAX: Final = 1024 * 1024
-"""A row of 54 features takes at most 700 bytes."""
-DRAIN_S: Final = 10.0
-"""How long requests in flight may take after SIGTERM."""
+EXPLAINED_ROWS_MAX: Final = 64
+"""A row takes some hundred microseconds and more."""
+EXPLAINING_MAX: Final = 8
+"""So many Explain calls may wait; one is worked on at a time, beside the scores."""
 
-_COLUMN_OF: Final = {field.number: FEATURE_NAMES.index(field.name) for field in pb.FeatureRow.DESCRIPTOR.fields}
-"""Field numbers to places in the matrix."""
 
 _ERROR_DOMAIN: Final = "card-recycling"
 
@@ -49,134 +43,195 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class ListenError(Exception):
-    """The address cannot be listened on."""
-
-
-def feature_matrix(rows: Sequence[pb.FeatureRow]) -> npt.NDArray[np.float64]:
-    """`rows` as the models' matrix, NaN for what is left out. Raises `RowsRefused` where a given value is NaN."""
-    width, given = len(FEATURE_NAMES), 0
-    # One flat list, for numpy's own assignment is slower at this size.
-    values = [math.nan] * (width * len(rows))
-    for number, row in enumerate(rows):
-        fields = row.ListFields()
-        given += len(fields)
-        first = number * width
-        for field, value in fields:
-            values[first + _COLUMN_OF[field.number]] = value
-    matrix = np.array(values, dtype=np.float64).reshape(len(rows), width)
-    if given != np.count_nonzero(~np.isnan(matrix)):
-        _refuse_nan(rows)
-    return matrix
-
-
-def _refuse_nan(rows: Sequence[pb.FeatureRow]) -> NoReturn:
-    for number, row in enumerate(rows):
-        for field, value in row.ListFields():
-            if value != value:
-                raise RowsRefused(number, field.name, "must be a number; leave out what is unknown")
-    raise AssertionError("no NaN was given")
+def score_batch(model: Model, request: pb.ScoreRequest) -> tuple[pb.ScoreResponse, npt.NDArray[np.float64]]:
+    """All of `Score` but the transport and the challengers: the answer, and the checked rows. Raises
+    `RequestRefused`."""
+    rows = checked_matrix(request, ROWS_MAX)
+    thresholds = model.manifest.thresholds
+    answer = pb.ScoreResponse(
+        scores=model.probabilities(rows).tolist(),
+        model_version=model.version,
+        medium_threshold=thresholds.medium,
+        high_threshold=thresholds.high,
+    )
+    return answer, rows
 
 
 class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
-    """Scores with one verified model."""
+    """Scores and explains with the models of the moment."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        manifest = model.manifest
-        train_time = Timestamp()
-        train_time.FromDatetime(datetime.fromisoformat(manifest.train_time))
-        self._description = pb.GetModelResponse(
-            model_version=model.version,
-            model_sha256=manifest.model_sha256,
-            feature_registry=manifest.feature_registry,
-            train_time=train_time,
-            medium_threshold=manifest.thresholds.medium,
-            high_threshold=manifest.thresholds.high,
-            features=manifest.features,
-        )
+    def __init__(self, models: Callable[[], Models], shadows: Shadows) -> None:
+        self._models = models
+        self._shadows = shadows
+        self._explaining = 0
+        self._explainer = ThreadPoolExecutor(1, thread_name_prefix="explain")
+
+    def close(self) -> None:
+        """Ends the thread that explains."""
+        self._explainer.shutdown()
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
-        """Scores of the rows, in order; INVALID_ARGUMENT names the field at fault, INTERNAL is in the log."""
-        # On the event loop: a full batch takes some ten milliseconds, and another thread would compete for the core.
-        if request.feature_registry != REGISTRY_NAME:
-            await _refuse(context, "feature_registry", f"this worker's features are of registry {REGISTRY_NAME!r}")
-        if not 1 <= len(request.rows) <= ROWS_MAX:
-            await _refuse(context, "rows", f"must hold 1 to {ROWS_MAX:,} rows")
+        """Scores of the rows, in order; see the contract for the errors."""
+        # The champion on the event loop: a full batch takes about a millisecond, less than another thread would cost.
+        await _check_deadline(context)
+        models = self._models()
+        if models.champion is None:
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, "MODEL_MISSING", "there is no model yet")
         try:
-            scores = self._model.score(feature_matrix(request.rows))
-        except RowsRefused as error:
-            await _refuse(context, f"rows[{error.row}].{error.feature}", error.why)
+            response, rows = score_batch(models.champion.model, request)
+        except RequestRefused as error:
+            await _refuse(context, error)
         except Exception:
-            log.exception("Score failed")
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
-        return pb.ScoreResponse(
-            scores=scores.tolist(),
-            model_version=self._description.model_version,
-            medium_threshold=self._description.medium_threshold,
-            high_threshold=self._description.high_threshold,
-        )
+            await _fail(context, "Score")
+        if models.challengers:
+            challengers = [loaded.model for loaded in models.challengers]
+            shadow = await self._shadows.scores(challengers, rows, context.time_remaining() or 0.0)
+            response.shadow.extend(map(_shadow, shadow))
+        return response
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
+        """Explanations of the rows, in order; see the contract for the errors."""
+        await _check_deadline(context)
+        models = self._models()
+        if models.champion is None:
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, "MODEL_MISSING", "there is no model yet")
+        model = models.of_version(request.model_version)
+        if model is None:
+            why = f"model {request.model_version} is not in use any more"
+            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, "MODEL_CHANGED", why)
+        if self._explaining >= EXPLAINING_MAX:
+            await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "too many Explain calls wait")
+        self._explaining += 1
+        try:
+            rows = checked_matrix(request, EXPLAINED_ROWS_MAX)
+            loop = asyncio.get_running_loop()
+            explanations = await loop.run_in_executor(self._explainer, explain, model, rows)
+        except RequestRefused as error:
+            await _refuse(context, error)
+        except Exception:
+            await _fail(context, "Explain")
+        finally:
+            self._explaining -= 1
+        return pb.ExplainResponse(model_version=model.version, explanations=map(_explanation, explanations))
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
-        """The model in use."""
-        return self._description
+        """The models in use, and those refused."""
+        await _check_deadline(context)
+        return describe(self._models())
 
 
-async def _refuse(context: Context, field: str, why: str) -> NoReturn:
-    info = ErrorInfo(reason="FIELD_INVALID", domain=_ERROR_DOMAIN, metadata={"field": field})
-    violation = BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=why)])
-    details = []
-    for message in (info, violation):
-        packed = AnyMessage()
-        packed.Pack(message)
-        details.append(packed)
-    status = Status(code=INVALID_ARGUMENT, message=f"{field}: {why}", details=details)
-    await context.abort(
+def describe(models: Models) -> pb.GetModelResponse:
+    """What `GetModel` answers."""
+    description = pb.GetModelResponse(
+        challengers=[_challenger(loaded.model) for loaded in models.challengers], refused=map(_refused, models.refused)
+    )
+    if models.champion is not None:
+        description.MergeFrom(_champion(models.champion))
+    return description
+
+
+def _champion(loaded: LoadedModel) -> pb.GetModelResponse:
+    manifest = loaded.model.manifest
+    return pb.GetModelResponse(
+        model_version=loaded.model.version,
+        model_sha256=manifest.model_sha256,
+        feature_registry=manifest.feature_registry,
+        feature_registry_sha256=manifest.feature_registry_sha256,
+        train_time=_timestamp(datetime.fromisoformat(manifest.train_time)),
+        load_time=_timestamp(loaded.time),
+        medium_threshold=manifest.thresholds.medium,
+        high_threshold=manifest.thresholds.high,
+        features=manifest.features,
+    )
+
+
+def _challenger(model: Model) -> pb.Challenger:
+    manifest = model.manifest
+    return pb.Challenger(
+        model_version=model.version,
+        model_sha256=manifest.model_sha256,
+        train_time=_timestamp(datetime.fromisoformat(manifest.train_time)),
+        medium_threshold=manifest.thresholds.medium,
+        high_threshold=manifest.thresholds.high,
+    )
+
+
+def _refused(model: RefusedModel) -> pb.RefusedModel:
+    return pb.RefusedModel(folder=str(model.folder), why=model.why, refuse_time=_timestamp(model.time))
+
+
+def _shadow(scored: ShadowScores) -> pb.ShadowScores:
+    model, scores = scored
+    thresholds = model.manifest.thresholds
+    return pb.ShadowScores(
+        model_version=model.version,
+        scores=scores,
+        medium_threshold=thresholds.medium,
+        high_threshold=thresholds.high,
+    )
+
+
+def _explanation(explanation: Explanation) -> pb.Explanation:
+    return pb.Explanation(
+        raw_score=explanation.raw_score,
+        base_value=explanation.base_value,
+        probability=explanation.probability,
+        contributions=[
+            pb.Contribution(
+                feature=contribution.feature,
+                reason_code=contribution.reason_code,
+                value=contribution.value,
+                contribution=contribution.contribution,
+                sentence=contribution.sentence,
+            )
+            for contribution in explanation.contributions
+        ],
+    )
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+async def _check_deadline(context: Context) -> None:
+    if context.time_remaining() is None:
+        await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, "DEADLINE_REQUIRED", "every call needs a deadline")
+
+
+async def _refuse(context: Context, refused: RequestRefused) -> NoReturn:
+    violation = BadRequest(field_violations=[BadRequest.FieldViolation(field=refused.field, description=refused.why)])
+    await _abort(
+        context,
         grpc.StatusCode.INVALID_ARGUMENT,
-        status.message,
-        (("grpc-status-details-bin", status.SerializeToString()),),
+        "FIELD_INVALID",
+        str(refused),
+        metadata={"field": refused.field},
+        details=[violation],
     )
+
+
+async def _fail(context: Context, method: str) -> NoReturn:
+    """Logs what is being handled; the caller is told nothing of it."""
+    log.exception("%s failed", method)
+    await _abort(context, grpc.StatusCode.INTERNAL, "INTERNAL", "internal error")
+
+
+async def _abort(
+    context: Context,
+    code: grpc.StatusCode,
+    reason: str,
+    text: str,
+    *,
+    metadata: dict[str, str] | None = None,
+    details: Sequence[BadRequest] = (),
+) -> NoReturn:
+    info = ErrorInfo(reason=reason, domain=_ERROR_DOMAIN, metadata=metadata or {})
+    packed = []
+    for message in (info, *details):
+        packed.append(AnyMessage())
+        packed[-1].Pack(message)
+    status = Status(code=code.value[0], message=text, details=packed)
+    await context.abort(code, text, (("grpc-status-details-bin", status.SerializeToString()),))
     raise AssertionError("abort returned")
-
-
-def run(model: Model, listen: str, *, reflection: bool = False, log_level: str = "INFO") -> None:
-    """Serves `model` at `listen` ("HOST:PORT") until SIGTERM or SIGINT, then drains. Raises `ListenError`."""
-    telemetry.set_up_logs(log_level)
-    asyncio.run(_serve(model, listen, reflection=reflection))
-
-
-async def _serve(model: Model, listen: str, *, reflection: bool) -> None:
-    provider = telemetry.set_up_tracing("card-recycling-fraud-worker")
-    server = grpc.aio.server(
-        interceptors=[
-            aio_server_interceptor(filter_=filters.negate(filters.health_check()))  # type: ignore[no-untyped-call]
-        ],
-        options=[
-            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-            ("grpc.so_reuseport", 0),
-        ],
-    )
-    health_service = health.aio.HealthServicer()
-    pb_grpc.add_FraudScoringServiceServicer_to_server(FraudScoringService(model), server)
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    if reflection:
-        offer_reflection(server, (SERVICE, health.SERVICE_NAME))
-    host = listen.rpartition(":")[0]
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise ListenError(f"cannot listen on {listen}: {error}") from error
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await server.start()
-    for name in ("", SERVICE):
-        await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
-    print(
-        f"fraud-worker listening on {host}:{port} model {model.version}", flush=True
-    )  # the line that starters wait for
-    await stop.wait()
-    await health_service.enter_graceful_shutdown()
-    await server.stop(DRAIN_S)
-    provider.shutdown()

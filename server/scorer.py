@@ -1,81 +1,185 @@
 """The fraud worker behind the engine's port. Knows the scoring contract and when to stop asking; must not judge.
 
-A breaker keeps a worker that is down or slow from costing every batch its time-out: after `FAILURES_MAX` failures in a
-row nothing is asked for `PAUSE_S`, then one batch tries.
+Breakers keep a worker that is down, slow or mad from costing every batch its time-out; explanations have one of their
+own, so that they cannot take the scores with them.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import grpc
 import grpc.aio
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
+from google.protobuf.message import DecodeError
 
-from server.domain.snapshot import Score
-from server.engine.ports import Features, ScoreUnavailable
+from server.breaker import Breaker, BreakerOpen, BreakerState
+from server.domain.snapshot import Score, ShadowScore
+from server.engine.ports import Contribution, Explanation, Features, ScoreUnavailable
 
 FEATURE_REGISTRY = "v2"
 """The registry that the database's `risk_features` follows."""
+FEATURE_REGISTRY_SHA256 = "82b4b533a1fe7b1b909a9cd8c92953eae6263ef8383c42a26ddfc05da5dd3404"
+"""Of the definitions that stand behind that name: a worker with others refuses."""
 
 FAILURES_MAX = 5
 PAUSE_S = 1.0
 
-_FIELDS = tuple(field.name for field in pb.FeatureRow.DESCRIPTOR.fields)
+EXPLAIN_TIMEOUT_S = 0.1
+"""How long a batch's suspects wait for their explanations; nobody else waits for them."""
+RAW_SCORE_TOLERANCE = 1e-6
+"""How far the contributions' sum may be off the raw score, log odds."""
+
+UNKNOWN = -1.0
+"""What stands for an unknown value on the wire: no feature is negative."""
+
+_FEATURES = tuple(field.name for field in pb.FeatureColumns.DESCRIPTOR.fields)
+_values_of = itemgetter(*_FEATURES)
 
 
 class GrpcFraudScorer:
-    """Asks the worker over one channel."""
+    """Asks the worker over one channel.
+
+    The time-out is the server's alone: were it cut by a caller's deadline, callers with short ones could choose what
+    happens without a score, for themselves and for all others of their batch.
+    """
 
     def __init__(
         self, channel: grpc.aio.Channel, *, timeout_ms: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._stub = fraud_scoring_service_pb2_grpc.FraudScoringServiceStub(channel)
         self._timeout_s = timeout_ms / 1000
-        self._monotonic = monotonic
-        self._failures = 0
-        self._open_until = 0.0
+        self._scoring = Breaker(failures_max=FAILURES_MAX, pause_s=PAUSE_S, monotonic=monotonic)
+        self._explaining = Breaker(failures_max=FAILURES_MAX, pause_s=PAUSE_S, monotonic=monotonic)
+
+    @property
+    def state(self) -> BreakerState:
+        """Whether scores are asked for."""
+        return self._scoring.state
 
     async def score(self, rows: Sequence[Features]) -> list[Score]:
         """One score a row, all by the same model. Raises ScoreUnavailable."""
-        if self._failures >= FAILURES_MAX:
-            if self._monotonic() < self._open_until:
-                raise ScoreUnavailable("the breaker is open")
-            self._open_until = self._monotonic() + PAUSE_S
-        request = pb.ScoreRequest(feature_registry=FEATURE_REGISTRY, rows=map(_message, rows))
-        try:
+        with _unavailable(), self._scoring.attempt():
+            request = pb.ScoreRequest(
+                feature_registry=FEATURE_REGISTRY,
+                feature_registry_sha256=FEATURE_REGISTRY_SHA256,
+                row_count=len(rows),
+                columns=columns_of(rows),
+            )
             response = await self._stub.Score(request, timeout=self._timeout_s)
-            scores = _scores(response, len(rows))
-        except (grpc.aio.AioRpcError, ScoreUnavailable) as error:
-            self._failures += 1
-            self._open_until = self._monotonic() + PAUSE_S
-            cause = error.code().name if isinstance(error, grpc.aio.AioRpcError) else str(error)
-            raise ScoreUnavailable(cause) from error
-        self._failures = 0
-        return scores
+            return _scores(response, len(rows))
+
+    async def explain(self, rows: Sequence[Features], model_version: str) -> list[Explanation]:
+        """How that model's scores of the rows came about, one a row. Raises ScoreUnavailable."""
+        with _unavailable(), self._explaining.attempt():
+            request = pb.ExplainRequest(
+                feature_registry=FEATURE_REGISTRY,
+                feature_registry_sha256=FEATURE_REGISTRY_SHA256,
+                row_count=len(rows),
+                columns=columns_of(rows),
+                model_version=model_version,
+            )
+            response = await self._stub.Explain(request, timeout=EXPLAIN_TIMEOUT_S)
+            return _explanations(response, len(rows), model_version)
 
 
-def _message(row: Features) -> pb.FeatureRow:
-    values: dict[str, Any] = {field: row[field] for field in _FIELDS}
-    return pb.FeatureRow(**values)
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """Whatever the worker does wrong is a ScoreUnavailable."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise ScoreUnavailable(error.code().name) from error
+    except DecodeError as error:
+        raise ScoreUnavailable("the worker's answer is no message") from error
+    except BreakerOpen as error:
+        raise ScoreUnavailable(str(error)) from error
+
+
+def columns_of(rows: Sequence[Features]) -> pb.FeatureColumns:
+    """The rows by columns; a column that is unknown throughout is left out."""
+    columns: dict[str, Any] = {}
+    for name, values in zip(_FEATURES, zip(*map(_values_of, rows), strict=True), strict=True):
+        if values[0] is None and values.count(None) == len(values):
+            continue
+        # protobuf takes floats twice as fast as anything that it must convert itself.
+        columns[name] = [UNKNOWN if value is None else float(value) for value in values]
+    return pb.FeatureColumns(**columns)
 
 
 def _scores(response: pb.ScoreResponse, rows: int) -> list[Score]:
-    """Believes a worker's answer only when it makes sense."""
-    medium, high = response.medium_threshold, response.high_threshold
-    sane = (
-        len(response.scores) == rows
-        and all(math.isfinite(score) and 0 <= score <= 1 for score in response.scores)
-        and 0 < medium <= high <= 1
-        and response.model_version
-    )
-    if not sane:
+    """Believes a worker's answer only when it makes sense; challengers that make none are left out."""
+    if not _is_sane(response, rows):
         raise ScoreUnavailable("the worker's answer makes no sense")
+    shadows: list[tuple[ShadowScore, ...]] = [()] * rows
+    if sane := [shadow for shadow in response.shadow if _is_sane(shadow, rows)]:
+        shadows = list(zip(*map(_shadow_scores, sane), strict=True))
     return [
-        Score(probability=score, medium_threshold=medium, high_threshold=high, model_version=response.model_version)
-        for score in response.scores
+        Score(
+            probability=probability,
+            medium_threshold=response.medium_threshold,
+            high_threshold=response.high_threshold,
+            model_version=response.model_version,
+            shadows=shadow,
+        )
+        for probability, shadow in zip(response.scores, shadows, strict=True)
     ]
+
+
+def _shadow_scores(shadow: pb.ShadowScores) -> list[ShadowScore]:
+    return [
+        ShadowScore(
+            probability=probability,
+            medium_threshold=shadow.medium_threshold,
+            high_threshold=shadow.high_threshold,
+            model_version=shadow.model_version,
+        )
+        for probability in shadow.scores
+    ]
+
+
+def _is_sane(scored: pb.ScoreResponse | pb.ShadowScores, rows: int) -> bool:
+    return (
+        len(scored.scores) == rows
+        and all(0 <= score <= 1 for score in scored.scores)  # NaN is neither
+        and 0 < scored.medium_threshold <= scored.high_threshold <= 1
+        and scored.model_version != ""
+    )
+
+
+def _explanations(response: pb.ExplainResponse, rows: int, model_version: str) -> list[Explanation]:
+    """Believes only explanations of the model that was meant, and that add up."""
+    explanations = [_explanation(message) for message in response.explanations]
+    if response.model_version != model_version or len(explanations) != rows or not all(map(_adds_up, explanations)):
+        raise ScoreUnavailable("the worker's explanations make no sense")
+    return explanations
+
+
+def _explanation(message: pb.Explanation) -> Explanation:
+    return Explanation(
+        raw_score=message.raw_score,
+        base_value=message.base_value,
+        probability=message.probability,
+        contributions=tuple(
+            Contribution(
+                feature=part.feature,
+                reason_code=part.reason_code,
+                value=part.value if part.HasField("value") else None,
+                contribution=part.contribution,
+                sentence=part.sentence,
+            )
+            for part in message.contributions
+        ),
+    )
+
+
+def _adds_up(explanation: Explanation) -> bool:
+    total = math.fsum((explanation.base_value, *(part.contribution for part in explanation.contributions)))
+    # What is not finite is never near.
+    return abs(total - explanation.raw_score) <= RAW_SCORE_TOLERANCE

@@ -336,7 +336,7 @@ def _failed(event: Event, error: RecyclingError) -> Outcome:
 def _judged(event: Event, state: str, decision: Decision) -> Outcome:
     return Outcome(
         event=event,
-        name=" ".join((state, *decision.reason_codes)),
+        name=" ".join((state, *decision.reason_codes[:1])),  # the band; the others say how it came about
         judged=True,
         refused=state != "APPROVED",
         risk_score=decision.risk_score if decision.HasField("risk_score") else None,

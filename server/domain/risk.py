@@ -60,6 +60,7 @@ def decision(
     codes = []
     if verdict.band is RiskBand.MEDIUM or verdict.band is RiskBand.HIGH:
         codes.append(f"RISK_{verdict.band}")
+        codes.extend(score.reason_codes if score else ())
     if verdict.degraded:
         codes.append("SCORE_UNAVAILABLE")
     return Decision(

@@ -13,13 +13,28 @@ from server.domain.recycling import Coupon, Decision, Recycling, RiskBand, Unit,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """The worker's answer for one request: a probability, the thresholds of the model that gave it, and its version."""
+class ShadowScore:
+    """What another model would have said. It is kept beside the score, and decides nothing."""
 
     probability: float
     medium_threshold: float
     high_threshold: float
     model_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """The worker's answer for one request: a probability, the thresholds of the model that gave it, and its version.
+
+    `reason_codes`: what speaks most for abuse, the strongest first; empty where nobody asked, or none was told.
+    """
+
+    probability: float
+    medium_threshold: float
+    high_threshold: float
+    model_version: str
+    shadows: tuple[ShadowScore, ...] = ()
+    reason_codes: tuple[str, ...] = ()
 
     @property
     def band(self) -> RiskBand:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from opentelemetry import context as otel_context
@@ -22,6 +23,7 @@ from server.domain.snapshot import Score
 from server.engine.ports import (
     Answered,
     Entry,
+    Explanation,
     FraudScorer,
     Loaded,
     Renderer,
@@ -31,6 +33,7 @@ from server.engine.ports import (
 )
 from server.engine.queue import CommandQueue, Outcome, Ticket
 from server.engine.receipt import receipt
+from server.engine.suspects import apart, suspicious
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -168,14 +171,40 @@ class Engine:
         loaded = await self._store.load([ticket.command for ticket in batch])
         judged = self._sift(batch, loaded)
         scores = await self._score(judged)
-        entries: list[tuple[Ticket, Entry]] = []
+        ids = {ticket: self._new_id() for ticket, _ in judged}
         told_wrongly: set[str | bytes] = set()
+        suspects = suspicious(judged, scores)
+        if not suspects:
+            await self._settle(judged, scores, {}, ids, told_wrongly)
+            return
+        prompt, waiting = apart(judged, suspects)
+        explaining = asyncio.create_task(self._explain(suspects, scores))
+        try:
+            await self._settle(prompt, scores, {}, ids, told_wrongly)
+        except BaseException:
+            explaining.cancel()
+            raise
+        await self._settle(waiting, scores, await explaining, ids, told_wrongly)
+
+    async def _settle(
+        self,
+        judged: Sequence[tuple[Ticket, Loaded]],
+        scores: Mapping[Ticket, Score],
+        explanations: Mapping[Ticket, Explanation],
+        ids: Mapping[Ticket, UUID],
+        told_wrongly: set[str | bytes],
+    ) -> None:
+        """Decides, records and answers; marks those that lost a race.
+
+        `told_wrongly` collects the keys whose later commands assumed another outcome: those go again.
+        """
+        entries: list[tuple[Ticket, Entry]] = []
         for ticket, found in judged:
             if not told_wrongly.isdisjoint(ticket.keys) and ticket.guesses < GUESSES_MAX:
                 ticket.guesses += 1
                 told_wrongly.update(ticket.keys)  # it is no event yet, though later ones counted it
                 continue
-            entry = self._decide(ticket, found, scores.get(ticket))
+            entry = self._decide(ticket, found, scores.get(ticket), explanations.get(ticket), ids[ticket])
             if entry is not None:
                 entries.append((ticket, entry))
                 device_hash = ticket.command.circumstances.device_hash
@@ -229,10 +258,26 @@ class Engine:
             return {}
         return {ticket: score for (ticket, _), score in zip(rows, scores, strict=True)}
 
-    def _decide(self, ticket: Ticket, found: Loaded, score: Score | None) -> Entry | None:
-        command = ticket.command
+    async def _explain(
+        self, suspects: Sequence[tuple[Ticket, Loaded]], scores: Mapping[Ticket, Score]
+    ) -> dict[Ticket, Explanation]:
+        """How the suspects' scores came about; nothing when the worker cannot say so in time."""
+        version = scores[suspects[0][0]].model_version
         try:
-            change = decide(command, found.snapshot, score, recycling_id=self._new_id(), signer=self._signer)
+            explanations = await self._scorer.explain([found.features for _, found in suspects], version)
+        except ScoreUnavailable as error:
+            trace.get_current_span().add_event("explanation unavailable", {"cause": str(error)})
+            return {}
+        return {ticket: explanation for (ticket, _), explanation in zip(suspects, explanations, strict=True)}
+
+    def _decide(
+        self, ticket: Ticket, found: Loaded, score: Score | None, explanation: Explanation | None, new_id: UUID
+    ) -> Entry | None:
+        command = ticket.command
+        if score is not None and explanation is not None:
+            score = replace(score, reason_codes=explanation.reason_codes)
+        try:
+            change = decide(command, found.snapshot, score, recycling_id=new_id, signer=self._signer)
         except Refusal as refusal:
             ticket.answer(refusal)
             return None
@@ -241,7 +286,7 @@ class Engine:
             account_version=found.account_version,
             change=change,
             response=self._renderer.answer(command, change),
-            receipt=receipt(command, found, score),
+            receipt=receipt(command, found, score, explanation),
         )
 
 

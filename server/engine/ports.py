@@ -14,7 +14,10 @@ from server.domain.policy import Policy
 from server.domain.snapshot import Change, Score, Snapshot
 
 Features = Mapping[str, float | int | bool | None]
-"""One request's features by name, as `fraud_scoring.v1.FeatureRow` has them; None is unknown."""
+"""One request's features by name, as `fraud_scoring.v1.FeatureColumns` has them; None is unknown."""
+
+REASON_CODES_MAX = 3
+"""So many of an explanation's reasons go into a decision."""
 
 
 class StoreUnavailable(Exception):
@@ -23,6 +26,34 @@ class StoreUnavailable(Exception):
 
 class ScoreUnavailable(Exception):
     """The fraud worker gave no usable answer in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution:
+    """What one feature adds to a raw score, in log odds: positive speaks for abuse. `value` None is unknown."""
+
+    feature: str
+    reason_code: str
+    value: float | None
+    contribution: float
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """How a score came about: `base_value` and the contributions add up to `raw_score` (log odds), which calibration
+    makes `probability`. The greatest contribution comes first, whichever its sign."""
+
+    raw_score: float
+    base_value: float
+    probability: float
+    contributions: tuple[Contribution, ...]
+
+    @property
+    def reason_codes(self) -> tuple[str, ...]:
+        """What speaks most for abuse, at most three reasons, the strongest first."""
+        codes = [part.reason_code for part in self.contributions if part.contribution > 0]
+        return tuple(codes[:REASON_CODES_MAX])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +140,10 @@ class FraudScorer(Protocol):
 
     async def score(self, rows: Sequence[Features]) -> list[Score]:
         """One score a row, all by the same model. Raises ScoreUnavailable."""
+        ...
+
+    async def explain(self, rows: Sequence[Features], model_version: str) -> list[Explanation]:
+        """How that model's scores of a few rows came about, one a row. Raises ScoreUnavailable."""
         ...
 
 

@@ -5,6 +5,7 @@ Knows what a decision reads; must not know where receipts are kept. It holds no 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,14 +13,15 @@ import msgspec
 from server.domain.card import Card
 from server.domain.commands import Command
 from server.domain.snapshot import Score
-from server.engine.ports import Loaded
+from server.engine.ports import Explanation, Loaded
 
 _encoder = msgspec.json.Encoder()
 
 
-def receipt(command: Command, loaded: Loaded, score: Score | None) -> str:
+def receipt(command: Command, loaded: Loaded, score: Score | None, explanation: Explanation | None = None) -> str:
     """JSON: the moment, what was asked, the snapshot's card, recycling and balances, the policy revision, the feature
-    row, and the score with its thresholds and model version."""
+    row, the score with its thresholds, model version, reason codes and what challengers said, and how it came about,
+    where that was asked."""
     snapshot = loaded.snapshot
     body: dict[str, Any] = {
         "now": snapshot.now,
@@ -34,6 +36,9 @@ def receipt(command: Command, loaded: Loaded, score: Score | None) -> str:
     if command.scored:
         body["features"] = loaded.features
         body["score"] = score
+        if explanation is not None:
+            told = tuple(part for part in explanation.contributions if part.contribution)  # the rest adds nothing
+            body["explanation"] = replace(explanation, contributions=told)
     return _encoder.encode(body).decode()
 
 

@@ -1,14 +1,17 @@
 """The worker as a process: it announces itself, scores, refuses, logs, and drains."""
 
 import json
+import math
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc as pb_grpc
@@ -20,21 +23,25 @@ from grpc_status import rpc_status
 from fraud_worker.__main__ import DEFAULT_MODEL
 from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
 from fraud_worker.scorer import Model
-from fraud_worker.service import SERVICE, feature_matrix
+from fraud_worker.serving import SERVICE
 
 DEADLINE_S = 10
 PROJECT = Path(__file__).resolve().parents[2]
 SERVE = [sys.executable, "-m", "fraud_worker", "serve", "--listen", "127.0.0.1:0"]
 BROKEN_WORKER = """
 from fraud_worker.__main__ import DEFAULT_MODEL
+from fraud_worker.models import ModelShelf
 from fraud_worker.scorer import Model
-from fraud_worker.service import run
+from fraud_worker.serving import Settings, run
 
 class Broken(Model):
-    def score(self, rows):
+    def self_test(self):
+        pass
+
+    def probabilities(self, rows):
         raise RuntimeError("planted")
 
-run(Broken.load(DEFAULT_MODEL), "127.0.0.1:0")
+run(ModelShelf(DEFAULT_MODEL, load=Broken.load), Settings(listen="127.0.0.1:0", log_level="ERROR"))
 """
 
 
@@ -63,17 +70,27 @@ def announced(worker: subprocess.Popen[str]) -> str:
     return found[1]
 
 
-def score(channel: grpc.Channel, *rows: pb.FeatureRow, registry: str = REGISTRY_NAME) -> pb.ScoreResponse:
-    request = pb.ScoreRequest(feature_registry=registry, rows=rows)
+def score(
+    channel: grpc.Channel, rows: int = 1, *, registry: str = REGISTRY_NAME, sha256: str = "", **columns: Sequence[float]
+) -> pb.ScoreResponse:
+    request = pb.ScoreRequest(
+        feature_registry=registry,
+        feature_registry_sha256=sha256,
+        row_count=rows,
+        columns=pb.FeatureColumns(**columns),
+    )
     return pb_grpc.FraudScoringServiceStub(channel).Score(request, timeout=DEADLINE_S)
 
 
 def test_scores_are_the_models(channel: grpc.Channel) -> None:
     """The service answers what the model says, in order, with its version and thresholds."""
-    rows = [pb.FeatureRow(), pb.FeatureRow(device_accounts_1h=9, device_accounts_24h=9, device_accounts_30d=9)]
+    rows = np.full((2, len(FEATURE_NAMES)), np.nan)
+    rows[1, :3] = 9
     model = Model.load(DEFAULT_MODEL)
-    response = score(channel, *rows)
-    assert list(response.scores) == model.score(feature_matrix(rows)).tolist()
+    nines: dict[str, Any] = {name: [-1.0, 9.0] for name in FEATURE_NAMES[:3]}
+    response = score(channel, 2, **nines)
+    assert list(response.scores) == model.score(rows).tolist()
+    assert [*response.shadow] == []
     assert (response.model_version, response.medium_threshold) == (model.version, model.manifest.thresholds.medium)
 
 
@@ -85,26 +102,89 @@ def test_model_is_described(channel: grpc.Channel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "registry", "field"),
+    ("asked", "field"),
     [
-        ([pb.FeatureRow()], "v0", "feature_registry"),
-        ([], REGISTRY_NAME, "rows"),
-        ([pb.FeatureRow()] * 1001, REGISTRY_NAME, "rows"),
-        ([pb.FeatureRow(), pb.FeatureRow(session_seconds=float("nan"))], REGISTRY_NAME, "rows[1].session_seconds"),
-        ([pb.FeatureRow(session_seconds=float("inf"))], REGISTRY_NAME, "rows[0].session_seconds"),
-        ([pb.FeatureRow(device_accounts_1h=-1)], REGISTRY_NAME, "rows[0].device_accounts_1h"),
+        ({"registry": "v0"}, "feature_registry"),
+        ({"sha256": "0" * 64}, "feature_registry_sha256"),
+        ({"rows": 0}, "row_count"),
+        ({"rows": 1001}, "row_count"),
+        ({"rows": 2, "vpn": [1.0]}, "columns.vpn"),
+        ({"rows": 2, "session_seconds": [1.0, math.nan]}, "columns.session_seconds[1]"),
+        ({"session_seconds": [math.inf]}, "columns.session_seconds[0]"),
+        ({"device_accounts_1h": [-2.0]}, "columns.device_accounts_1h[0]"),
     ],
 )
-def test_refusal_names_the_field(channel: grpc.Channel, rows: list[pb.FeatureRow], registry: str, field: str) -> None:
+def test_refusal_names_the_field(channel: grpc.Channel, asked: dict[str, Any], field: str) -> None:
     """INVALID_ARGUMENT carries a machine-readable reason and the field at fault."""
     with pytest.raises(grpc.RpcError) as refused:
-        score(channel, *rows, registry=registry)
-    status = rpc_status.from_call(refused.value)  # type: ignore[arg-type]
+        score(channel, **asked)
+    info = error_info(refused.value)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert (info.reason, info.domain, info.metadata["field"]) == ("FIELD_INVALID", "card-recycling", field)
+
+
+def error_info(error: grpc.RpcError) -> ErrorInfo:
+    """The machine-readable reason of a status."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
     assert status is not None
     info = ErrorInfo()
     assert status.details[0].Unpack(info)
+    return info
+
+
+@pytest.mark.parametrize("method", ["Score", "Explain", "GetModel"])
+def test_call_without_a_deadline_is_refused(channel: grpc.Channel, method: str) -> None:
+    """Nobody may wait for ever."""
+    request = {"Score": pb.ScoreRequest, "Explain": pb.ExplainRequest, "GetModel": pb.GetModelRequest}[method]()
+    with pytest.raises(grpc.RpcError) as refused:
+        getattr(pb_grpc.FraudScoringServiceStub(channel), method)(request)
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert (info.reason, info.domain, info.metadata["field"]) == ("FIELD_INVALID", "card-recycling", field)
+    assert error_info(refused.value).reason == "DEADLINE_REQUIRED"
+
+
+def explain(channel: grpc.Channel, rows: int = 1, version: str = "", **columns: Sequence[float]) -> pb.ExplainResponse:
+    request = pb.ExplainRequest(
+        feature_registry=REGISTRY_NAME,
+        row_count=rows,
+        columns=pb.FeatureColumns(**columns),
+        model_version=version,
+    )
+    return pb_grpc.FraudScoringServiceStub(channel).Explain(request, timeout=DEADLINE_S)
+
+
+def test_explanation_adds_up_to_the_score(channel: grpc.Channel) -> None:
+    """The contributions sum to the raw score, whose calibration is the score; a value that is unknown is left out."""
+    columns: dict[str, Any] = {"vpn": [1.0, -1.0], "device_accounts_24h": [5.0, 0.0]}
+    scores = list(score(channel, 2, **columns).scores)
+    response = explain(channel, 2, **columns)
+    assert [explanation.probability for explanation in response.explanations] == scores
+    for explanation in response.explanations:
+        parts = explanation.contributions
+        total = math.fsum((explanation.base_value, *(part.contribution for part in parts)))
+        assert abs(total - explanation.raw_score) < 1e-9
+        assert {part.feature for part in parts} == set(FEATURE_NAMES)
+    first, second = ({part.feature: part for part in each.contributions} for each in response.explanations)
+    told = first["device_accounts_24h"]
+    assert (told.reason_code, told.value) == ("DEVICE_ACCOUNTS_24H", 5.0)
+    assert told.sentence == "There were 5 other accounts first seen on this device in the last 24 hours."
+    assert not second["vpn"].HasField("value")
+
+
+def test_explanation_of_a_model_that_is_gone_is_refused(channel: grpc.Channel) -> None:
+    """A score of one model is never explained by another."""
+    with pytest.raises(grpc.RpcError) as refused:
+        explain(channel, version="0123456789ab")
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert error_info(refused.value).reason == "MODEL_CHANGED"
+
+
+def test_explanations_are_few(channel: grpc.Channel) -> None:
+    """More rows than a call may bring are refused by name, and so is a value out of range."""
+    cases: list[tuple[dict[str, Any], str]] = [({"rows": 65}, "row_count"), ({"vpn": [2.0]}, "columns.vpn[0]")]
+    for asked, field in cases:
+        with pytest.raises(grpc.RpcError) as refused:
+            explain(channel, **asked)
+        assert error_info(refused.value).metadata["field"] == field
 
 
 def test_health_is_serving(channel: grpc.Channel) -> None:
@@ -159,7 +239,7 @@ def test_failing_score_is_a_line_in_the_log() -> None:
         try:
             with grpc.insecure_channel(announced(process)) as channel, pytest.raises(grpc.RpcError) as failed:
                 pb_grpc.FraudScoringServiceStub(channel).Score(
-                    pb.ScoreRequest(feature_registry=REGISTRY_NAME, rows=[pb.FeatureRow()]),
+                    pb.ScoreRequest(feature_registry=REGISTRY_NAME, row_count=1),
                     timeout=DEADLINE_S,
                     metadata=(("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),),
                 )

@@ -37,7 +37,7 @@ from server.domain.recycling import RecycleReason
 from server.domain.snapshot import Score
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
-from server.engine.ports import Features, ScoreUnavailable, Store, StoreUnavailable
+from server.engine.ports import Contribution, Explanation, Features, ScoreUnavailable, Store, StoreUnavailable
 from server.engine.queue import Outcome
 from server.store.policy_document import put_policies
 from server.store.store import PostgresStore, StatementFailed, connect
@@ -76,6 +76,18 @@ def by_all_features(row: Features) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
 
 
+def explanation(row: Features) -> Explanation:
+    """VPN speaks for abuse, and the emulator more; the unknown speaks against, and what is left says nothing."""
+    parts = {"emulator": 2.0 if row["emulator"] else 0.0, "vpn": 1.0 if row["vpn"] else -0.5, "rooted": 0.0}
+    contributions = [
+        Contribution(feature=name, reason_code=name.upper(), value=None, contribution=part, sentence=f"About {name}.")
+        for name, part in parts.items()
+    ]
+    return Explanation(
+        raw_score=sum(parts.values()), base_value=0.0, probability=0.5, contributions=tuple(contributions)
+    )
+
+
 @dataclass(kw_only=True)
 class FakeScorer:
     """Scores by a function of the row, from 0.5 on MEDIUM and from 0.8 on HIGH; `down` makes it unavailable."""
@@ -83,6 +95,16 @@ class FakeScorer:
     probability: Callable[[Features], float] = by_signals
     down: bool = False
     batches: list[int] = field(default_factory=list)
+    mute: bool = False
+    """Gives no explanations."""
+    explained: list[int] = field(default_factory=list)
+
+    async def explain(self, rows: Sequence[Features], model_version: str) -> list[Explanation]:
+        """See the port: every known signal speaks for abuse."""
+        self.explained.append(len(rows))
+        if self.mute:
+            raise ScoreUnavailable("told so")
+        return [explanation(row) for row in rows]
 
     async def score(self, rows: Sequence[Features]) -> list[Score]:
         """See the port."""

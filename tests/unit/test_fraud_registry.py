@@ -1,33 +1,36 @@
 """The feature registry against the contract that carries its features."""
 
-from fraud_scoring.v1.fraud_scoring_service_pb2 import FeatureRow
+from fraud_scoring.v1.fraud_scoring_service_pb2 import FeatureColumns
+from google.protobuf import descriptor_pb2
 
-from fraud_worker.registry import COUNT_MAX, FEATURE_NAMES, FEATURES
-
-
-def test_registry_and_contract_name_the_same_features() -> None:
-    """Every feature has a field in FeatureRow, and there are no others. Field numbers follow the features' age."""
-    assert {field.name for field in FeatureRow.DESCRIPTOR.fields} == set(FEATURE_NAMES)
-    assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES)
+from fraud_worker.registry import COUNT_MAX, FEATURE_NAMES, FEATURES, REGISTRY_NAME, registry_sha256
+from server.scorer import FEATURE_REGISTRY, FEATURE_REGISTRY_SHA256
 
 
-def test_contract_can_tell_every_unknown_feature() -> None:
-    """Every field of FeatureRow has presence, so that unknown is not zero."""
-    assert all(field.has_presence for field in FeatureRow.DESCRIPTOR.fields)
+def test_registry_and_contract_name_the_same_features_in_the_same_order() -> None:
+    """A feature's place in the matrix is its field number in FeatureColumns, less one."""
+    fields = sorted(FeatureColumns.DESCRIPTOR.fields, key=lambda field: field.number)
+    assert [field.name for field in fields] == list(FEATURE_NAMES)
+    assert [field.number for field in fields] == list(range(1, len(FEATURE_NAMES) + 1))
 
 
-def test_flags_and_counts_have_fitting_types_in_the_contract() -> None:
-    """A flag is a bool, seconds and ratios are a double, and everything else is a whole number."""
-    kinds = {field.name: field.type for field in FeatureRow.DESCRIPTOR.fields}
-    types = {
-        "flag": {FeatureRow.DESCRIPTOR.fields_by_name["vpn"].type},
-        "seconds": {1},
-        "ratio": {1},
-        "count": {5},
-        "milliseconds": {5},
-        "minor units": {3},
+def test_no_feature_is_negative() -> None:
+    """So -1 can stand for unknown on the wire."""
+    assert [feature.name for feature in FEATURES if feature.lowest < 0] == []
+
+
+def test_columns_are_packed_doubles() -> None:
+    """What makes a batch cheap to read holds for every column."""
+    descriptor = descriptor_pb2.DescriptorProto()
+    FeatureColumns.DESCRIPTOR.CopyToProto(descriptor)
+    assert {(field.type, field.label) for field in descriptor.field} == {
+        (descriptor_pb2.FieldDescriptorProto.TYPE_DOUBLE, descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED)
     }
-    assert [feature.name for feature in FEATURES if kinds[feature.name] not in types[feature.unit]] == []
+
+
+def test_server_asks_for_this_registry() -> None:
+    """Name and hash that the server sends are this registry's: a changed definition changes both places."""
+    assert (REGISTRY_NAME, registry_sha256()) == (FEATURE_REGISTRY, FEATURE_REGISTRY_SHA256)
 
 
 def test_more_risk_never_lowers_a_score() -> None:

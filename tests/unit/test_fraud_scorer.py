@@ -1,11 +1,14 @@
 """The scorer: which model folders and which rows it refuses."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import lightgbm as lgb
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fraud_worker.__main__ import DEFAULT_MODEL
@@ -88,3 +91,41 @@ def test_more_accounts_on_the_device_never_lower_the_score() -> None:
         fewer, more = rows.copy(), rows.copy()
         fewer[:, column], more[:, column] = 2, 9
         assert (model.score(more) >= model.score(fewer)).all(), name
+
+
+@pytest.mark.parametrize("thresholds", [{"medium": 0.0, "high": 0.5}, {"medium": 0.5, "high": 1.5}])
+def test_thresholds_out_of_range_are_refused(folder: Path, thresholds: dict[str, float]) -> None:
+    """Everything MEDIUM, or nothing ever HIGH, is no model that the server would believe."""
+    rewrite(folder, thresholds=thresholds | {"rule": ""})
+    with pytest.raises(ModelRefused, match="thresholds"):
+        Model.load(folder)
+
+
+def test_file_that_is_no_model_is_refused(folder: Path) -> None:
+    """A hash that fits does not make trees of noise."""
+    (folder / MODEL_FILE).write_bytes(b"noise")
+    rewrite(folder, model_sha256=hashlib.sha256(b"noise").hexdigest())
+    with pytest.raises(ModelRefused, match="no LightGBM model"):
+        Model.load(folder)
+
+
+def test_model_of_fewer_columns_fails_its_self_test(folder: Path) -> None:
+    """A manifest that claims this registry for trees of another width is found out before any request."""
+    data = lgb.Dataset(np.random.default_rng(0).random((300, 3)), np.arange(300) % 2)
+    trees = lgb.train({"objective": "binary", "verbose": -1, "num_threads": 1}, data, num_boost_round=2)
+    content = trees.model_to_string().encode()
+    (folder / MODEL_FILE).write_bytes(content)
+    rewrite(folder, model_sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(ModelRefused, match="cannot score"):
+        Model.load(folder)
+
+
+def test_model_that_gives_no_probabilities_fails_its_self_test() -> None:
+    """Trees that come to no number are found out before any request."""
+
+    class Mad(Model):
+        def raw(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            return np.full(len(rows), np.nan)
+
+    with pytest.raises(ModelRefused, match="does not give probabilities"):
+        Mad.load(DEFAULT_MODEL)

@@ -12,13 +12,28 @@ import pytest
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
 
-from server.domain.snapshot import Score
-from server.engine.ports import ScoreUnavailable
-from server.scorer import FAILURES_MAX, FEATURE_REGISTRY, PAUSE_S, GrpcFraudScorer
+from server.breaker import BreakerState
+from server.domain.snapshot import Score, ShadowScore
+from server.engine.ports import Contribution, Explanation, ScoreUnavailable
+from server.scorer import FAILURES_MAX, FEATURE_REGISTRY, FEATURE_REGISTRY_SHA256, PAUSE_S, GrpcFraudScorer
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
-UNKNOWN: Mapping[str, float | int | bool | None] = {field.name: None for field in pb.FeatureRow.DESCRIPTOR.fields}
+UNKNOWN: Mapping[str, float | int | bool | None] = {field.name: None for field in pb.FeatureColumns.DESCRIPTOR.fields}
+EXPLAINED = pb.ExplainResponse(
+    model_version="model-1",
+    explanations=[
+        pb.Explanation(
+            raw_score=1.5,
+            base_value=-1.0,
+            probability=0.8,
+            contributions=[
+                pb.Contribution(feature="vpn", reason_code="VPN", value=1, contribution=3.0, sentence="Through a VPN."),
+                pb.Contribution(feature="rooted", reason_code="ROOTED", contribution=-0.5, sentence="It is unknown."),
+            ],
+        )
+    ],
+)
 SANE = pb.ScoreResponse(scores=[0.25], model_version="model-1", medium_threshold=0.5, high_threshold=0.9)
 
 
@@ -28,6 +43,8 @@ class Worker(fraud_scoring_service_pb2_grpc.FraudScoringServiceServicer):
     def __init__(self) -> None:
         self.answer: pb.ScoreResponse | None = SANE
         self.asked: list[pb.ScoreRequest] = []
+        self.explanation: pb.ExplainResponse | None = EXPLAINED
+        self.explained: list[pb.ExplainRequest] = []
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Answers as told."""
@@ -35,6 +52,13 @@ class Worker(fraud_scoring_service_pb2_grpc.FraudScoringServiceServicer):
         if self.answer is None:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
         return self.answer
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
+        """Answers as told."""
+        self.explained.append(request)
+        if self.explanation is None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no")
+        return self.explanation
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Never asked."""
@@ -85,13 +109,25 @@ async def test_sane_answer_becomes_scores() -> None:
 
 
 async def test_unknown_features_are_left_out() -> None:
-    """None is not sent; 0 and false are."""
+    """What is unknown in all rows is not sent; 0 and false are."""
     worker = Worker()
     async with running(worker, Clock()) as scorer:
         await scorer.score([{**UNKNOWN, "device_accounts_1h": 0, "vpn": False, "amount_minor": 10**12}])
     (request,) = worker.asked
-    assert request.feature_registry == FEATURE_REGISTRY
-    assert request.rows == [pb.FeatureRow(device_accounts_1h=0, vpn=False, amount_minor=10**12)]
+    assert (request.feature_registry, request.feature_registry_sha256) == (FEATURE_REGISTRY, FEATURE_REGISTRY_SHA256)
+    assert request.row_count == 1
+    assert request.columns == pb.FeatureColumns(device_accounts_1h=[0], vpn=[0], amount_minor=[10**12])
+
+
+async def test_columns_keep_the_order_of_the_rows() -> None:
+    """One value a row, -1 where it is unknown in that row only."""
+    worker = Worker()
+    worker.answer = pb.ScoreResponse(scores=[0.1] * 3, model_version="m", medium_threshold=0.5, high_threshold=0.5)
+    async with running(worker, Clock()) as scorer:
+        await scorer.score([{**UNKNOWN, "vpn": True}, UNKNOWN, {**UNKNOWN, "vpn": False, "emulator": True}])
+    (request,) = worker.asked
+    assert request.row_count == 3
+    assert request.columns == pb.FeatureColumns(vpn=[1, -1, 0], emulator=[-1, -1, 1])
 
 
 @pytest.mark.parametrize(
@@ -223,3 +259,117 @@ async def test_one_batch_at_a_time_tries() -> None:
         outcomes = await asyncio.gather(*(scorer.score([UNKNOWN]) for _ in range(5)), return_exceptions=True)
     assert sum(isinstance(outcome, ScoreUnavailable) for outcome in outcomes) == 4
     assert len(worker.asked) == FAILURES_MAX + 1
+
+
+async def test_state_of_the_breaker_can_be_read() -> None:
+    """CLOSED while scores are asked for, OPEN in the pause, HALF_OPEN until a try tells."""
+    worker, clock = Worker(), Clock()
+    async with running(worker, clock) as scorer:
+        states = [scorer.state]
+        worker.answer = None
+        await fail(scorer, FAILURES_MAX)
+        states.append(scorer.state)
+        clock.now_s += PAUSE_S
+        states.append(scorer.state)
+        worker.answer = SANE
+        await scorer.score([UNKNOWN])
+        states.append(scorer.state)
+    assert states == [BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED]
+
+
+async def test_shadow_scores_come_with_the_scores() -> None:
+    """Each row gets what each challenger says of it."""
+    worker = Worker()
+    worker.answer = pb.ScoreResponse(
+        scores=[0.1, 0.2],
+        model_version="m",
+        medium_threshold=0.5,
+        high_threshold=0.9,
+        shadow=[
+            pb.ShadowScores(model_version="c1", scores=[0.3, 0.4], medium_threshold=0.6, high_threshold=0.7),
+            pb.ShadowScores(model_version="c2", scores=[0.5, 0.6], medium_threshold=0.1, high_threshold=0.2),
+        ],
+    )
+    async with running(worker, Clock()) as scorer:
+        one, two = await scorer.score([UNKNOWN, UNKNOWN])
+    assert [(s.model_version, s.probability, s.medium_threshold, s.high_threshold) for s in one.shadows] == [
+        ("c1", 0.3, 0.6, 0.7),
+        ("c2", 0.5, 0.1, 0.2),
+    ]
+    assert [(s.model_version, s.probability) for s in two.shadows] == [("c1", 0.4), ("c2", 0.6)]
+
+
+async def test_mad_challenger_costs_no_score() -> None:
+    """Shadows that make no sense are left out; the champion's scores, and other challengers', are not."""
+    worker = Worker()
+    mad = [
+        pb.ShadowScores(model_version="c", scores=scores, medium_threshold=0.5, high_threshold=0.9)
+        for scores in ([math.nan], [2.0], [0.1, 0.1], [])
+    ]
+    good = pb.ShadowScores(model_version="good", scores=[0.3], medium_threshold=0.6, high_threshold=0.7)
+    worker.answer = pb.ScoreResponse()
+    worker.answer.CopyFrom(SANE)
+    worker.answer.shadow.extend([*mad, good])
+    async with running(worker, Clock()) as scorer:
+        (score,) = await scorer.score([UNKNOWN])
+    assert score.shadows == (
+        ShadowScore(model_version="good", probability=0.3, medium_threshold=0.6, high_threshold=0.7),
+    )
+
+
+async def test_explanation_of_a_score() -> None:
+    """It is asked for by the version of the model that scored, and an unknown value is None."""
+    worker = Worker()
+    async with running(worker, Clock()) as scorer:
+        (explanation,) = await scorer.explain([{**UNKNOWN, "vpn": True}], "model-1")
+    assert explanation == Explanation(
+        raw_score=1.5,
+        base_value=-1.0,
+        probability=0.8,
+        contributions=(
+            Contribution(feature="vpn", reason_code="VPN", value=1.0, contribution=3.0, sentence="Through a VPN."),
+            Contribution(
+                feature="rooted", reason_code="ROOTED", value=None, contribution=-0.5, sentence="It is unknown."
+            ),
+        ),
+    )
+    assert explanation.reason_codes == ("VPN",)
+    (request,) = worker.explained
+    assert (request.model_version, request.row_count) == ("model-1", 1)
+    assert request.columns == pb.FeatureColumns(vpn=[1])
+
+
+@pytest.mark.parametrize("fault", ["another model", "none", "two", "does not add up", "not finite"])
+async def test_explanation_that_makes_no_sense_is_none(fault: str) -> None:
+    """Another model's, a wrong number, and what does not add up to the score are not believed."""
+    worker = Worker()
+    worker.explanation = pb.ExplainResponse()
+    worker.explanation.CopyFrom(EXPLAINED)
+    match fault:
+        case "another model":
+            worker.explanation.model_version = "model-2"
+        case "none":
+            worker.explanation.ClearField("explanations")
+        case "two":
+            worker.explanation.explanations.extend(EXPLAINED.explanations)
+        case "does not add up":
+            worker.explanation.explanations[0].contributions[0].contribution += 0.001
+        case "not finite":
+            worker.explanation.explanations[0].raw_score = math.inf
+            worker.explanation.explanations[0].base_value = math.inf
+    async with running(worker, Clock()) as scorer:
+        with pytest.raises(ScoreUnavailable):
+            await scorer.explain([UNKNOWN], "model-1")
+
+
+async def test_failing_explanations_cost_no_scores() -> None:
+    """Explanations have a breaker of their own: theirs opens, and scores are asked for as before."""
+    worker, clock = Worker(), Clock()
+    worker.explanation = None
+    async with running(worker, clock) as scorer:
+        for _ in range(FAILURES_MAX + 3):
+            with pytest.raises(ScoreUnavailable):
+                await scorer.explain([UNKNOWN], "model-1")
+        assert len(worker.explained) == FAILURES_MAX
+        assert scorer.state is BreakerState.CLOSED
+        assert await scorer.score([UNKNOWN])

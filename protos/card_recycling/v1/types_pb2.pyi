@@ -760,7 +760,10 @@ class Decision(message.Message):
     """True when the decision had to do without a score."""
     @builtins.property
     def reason_codes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What spoke against the request, e.g. RISK_HIGH. Empty when nothing did."""
+        """What spoke against the request: the band first, e.g. RISK_HIGH, then at most three features that spoke most for
+        abuse, the strongest first, e.g. DEVICE_ACCOUNTS_24H, where the worker could tell them in time. Empty when nothing
+        did.
+        """
 
     @builtins.property
     def alternatives(self) -> containers.RepeatedCompositeFieldContainer[Alternative]:

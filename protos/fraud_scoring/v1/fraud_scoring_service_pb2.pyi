@@ -20,9 +20,10 @@ else:
 DESCRIPTOR: descriptor.FileDescriptor
 
 @typing.final
-class FeatureRow(message.Message):
-    """What is known of one request, as of its moment. A field left out is unknown. Counts saturate at 200; windows are
-    half-open and end at the request, which they exclude.
+class FeatureColumns(message.Message):
+    """What is known of some requests, each as of its own moment: a column a feature, a value a row. -1 stands for unknown,
+    since no feature is negative; a column left empty is unknown in every row, and any other has a value for every row.
+    Flags are 0 or 1. Counts saturate at 200; windows are half-open and end at the request, which they exclude.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -34,439 +35,332 @@ class FeatureRow(message.Message):
     DEVICE_AGE_SECONDS_FIELD_NUMBER: builtins.int
     DEVICE_RECYCLES_24H_FIELD_NUMBER: builtins.int
     DEVICE_CARDS_30D_FIELD_NUMBER: builtins.int
+    DEVICE_REJECTS_30D_FIELD_NUMBER: builtins.int
+    DEVICE_CONFIRMED_ABUSE_FIELD_NUMBER: builtins.int
     DEVICE_PROFILES_30D_FIELD_NUMBER: builtins.int
     DEVICE_CAPPED_FIELD_NUMBER: builtins.int
+    PROFILE_ACCOUNTS_30D_FIELD_NUMBER: builtins.int
     LOOK_ALIKE_ACCOUNTS_1H_FIELD_NUMBER: builtins.int
     LOOK_ALIKE_ACCOUNTS_24H_FIELD_NUMBER: builtins.int
+    INCONSISTENCIES_FIELD_NUMBER: builtins.int
+    EMULATOR_FIELD_NUMBER: builtins.int
+    ROOTED_FIELD_NUMBER: builtins.int
+    VPN_FIELD_NUMBER: builtins.int
+    CLOCK_SKEW_SECONDS_FIELD_NUMBER: builtins.int
     ACCOUNT_AGE_SECONDS_FIELD_NUMBER: builtins.int
     ACCOUNT_DEVICES_30D_FIELD_NUMBER: builtins.int
     ACCOUNT_DEVICE_IS_NEW_FIELD_NUMBER: builtins.int
     ACCOUNT_RECYCLES_1H_FIELD_NUMBER: builtins.int
     ACCOUNT_RECYCLES_24H_FIELD_NUMBER: builtins.int
     ACCOUNT_GAP_SECONDS_FIELD_NUMBER: builtins.int
-    ACCOUNT_REACTIVATIONS_30D_FIELD_NUMBER: builtins.int
-    ADDRESS_ACCOUNTS_1H_FIELD_NUMBER: builtins.int
-    ADDRESS_ACCOUNTS_24H_FIELD_NUMBER: builtins.int
-    PREFIX_RECYCLES_1H_FIELD_NUMBER: builtins.int
-    CARD_PRIOR_ACCOUNTS_FIELD_NUMBER: builtins.int
-    CARD_AGE_SECONDS_FIELD_NUMBER: builtins.int
-    CARD_ACTIVE_SECONDS_FIELD_NUMBER: builtins.int
-    AMOUNT_MINOR_FIELD_NUMBER: builtins.int
-    SESSION_SECONDS_FIELD_NUMBER: builtins.int
-    PAGE_VIEWS_FIELD_NUMBER: builtins.int
-    SECONDS_SINCE_LOGIN_FIELD_NUMBER: builtins.int
-    FAILED_LOGINS_24H_FIELD_NUMBER: builtins.int
-    CAPTCHA_FAILURES_FIELD_NUMBER: builtins.int
-    COPY_PASTE_USED_FIELD_NUMBER: builtins.int
-    EMULATOR_FIELD_NUMBER: builtins.int
-    ROOTED_FIELD_NUMBER: builtins.int
-    VPN_FIELD_NUMBER: builtins.int
-    DEVICE_REJECTS_30D_FIELD_NUMBER: builtins.int
-    DEVICE_CONFIRMED_ABUSE_FIELD_NUMBER: builtins.int
-    PROFILE_ACCOUNTS_30D_FIELD_NUMBER: builtins.int
-    INCONSISTENCIES_FIELD_NUMBER: builtins.int
-    CLOCK_SKEW_SECONDS_FIELD_NUMBER: builtins.int
     ACCOUNT_GAP_VARIATION_FIELD_NUMBER: builtins.int
+    ACCOUNT_REACTIVATIONS_30D_FIELD_NUMBER: builtins.int
     ACCOUNT_BONUS_SHARE_30D_FIELD_NUMBER: builtins.int
     ACCOUNT_CONFIRMED_ABUSE_FIELD_NUMBER: builtins.int
     ACCOUNT_CAPPED_FIELD_NUMBER: builtins.int
     FAILED_CARD_ENTRIES_24H_FIELD_NUMBER: builtins.int
+    FAILED_LOGINS_24H_FIELD_NUMBER: builtins.int
+    ADDRESS_ACCOUNTS_1H_FIELD_NUMBER: builtins.int
+    ADDRESS_ACCOUNTS_24H_FIELD_NUMBER: builtins.int
     ADDRESS_DEVICES_24H_FIELD_NUMBER: builtins.int
+    PREFIX_RECYCLES_1H_FIELD_NUMBER: builtins.int
     ADDRESS_CAPPED_FIELD_NUMBER: builtins.int
     HOSTING_FIELD_NUMBER: builtins.int
     TIMEZONE_MISMATCH_FIELD_NUMBER: builtins.int
     LINKED_CONFIRMED_ABUSE_30D_FIELD_NUMBER: builtins.int
+    CARD_PRIOR_ACCOUNTS_FIELD_NUMBER: builtins.int
+    CARD_AGE_SECONDS_FIELD_NUMBER: builtins.int
+    CARD_ACTIVE_SECONDS_FIELD_NUMBER: builtins.int
     SERIAL_NEIGHBOURS_24H_FIELD_NUMBER: builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: builtins.int
     TIER_PREMIUM_FIELD_NUMBER: builtins.int
     REASON_VOLUNTARY_FIELD_NUMBER: builtins.int
     REASON_ANOMALY_FIELD_NUMBER: builtins.int
+    SESSION_SECONDS_FIELD_NUMBER: builtins.int
+    PAGE_VIEWS_FIELD_NUMBER: builtins.int
+    SECONDS_SINCE_LOGIN_FIELD_NUMBER: builtins.int
     FORM_FILL_MS_FIELD_NUMBER: builtins.int
-    device_accounts_1h: builtins.int
-    """Other accounts first seen on this device in the last hour."""
-    device_accounts_24h: builtins.int
-    """Other accounts first seen on this device in the last 24 hours."""
-    device_accounts_30d: builtins.int
-    """Other accounts first seen on this device in the last 30 days."""
-    device_accounts_ever: builtins.int
-    """Other accounts ever seen on this device."""
-    device_age_seconds: builtins.float
-    """Seconds since the device was first seen; 0 for a new one."""
-    device_recycles_24h: builtins.int
-    """Recycle attempts from this device in the last 24 hours."""
-    device_cards_30d: builtins.int
-    """Different cards first seen on this device in the last 30 days."""
-    device_profiles_30d: builtins.int
-    """Different other fingerprint profiles first shown by this device in the last 30 days."""
-    device_capped: builtins.bool
-    """Whether the device's recycle attempts of 30 days reached the cap of 200."""
-    look_alike_accounts_1h: builtins.int
-    """Other accounts that recycled with the same profile and amount, first seen in the last hour."""
-    look_alike_accounts_24h: builtins.int
-    """Other accounts that recycled with the same profile and amount, first seen in the last 24 hours."""
-    account_age_seconds: builtins.float
-    """Seconds since the account was first seen; 0 for a new one."""
-    account_devices_30d: builtins.int
-    """Different devices first seen with this account in the last 30 days."""
-    account_device_is_new: builtins.bool
-    """Whether this account was never seen on this device before."""
-    account_recycles_1h: builtins.int
-    """Recycle attempts of this account in the last hour."""
-    account_recycles_24h: builtins.int
-    """Recycle attempts of this account in the last 24 hours."""
-    account_gap_seconds: builtins.float
-    """Seconds since this account's last recycle attempt."""
-    account_reactivations_30d: builtins.int
-    """Reactivations of this account in the last 30 days."""
-    address_accounts_1h: builtins.int
-    """Other accounts first seen at this address in the last hour. An IPv6 address stands for its /64."""
-    address_accounts_24h: builtins.int
-    """Other accounts first seen at this address in the last 24 hours."""
-    prefix_recycles_1h: builtins.int
-    """Recycle attempts from this address's /24 (IPv6: /48) in the last hour."""
-    card_prior_accounts: builtins.int
-    """Other accounts that this card was seen with."""
-    card_age_seconds: builtins.float
-    """Seconds since the card was first seen."""
-    card_active_seconds: builtins.float
-    """Seconds since the card was activated."""
-    amount_minor: builtins.int
-    """What was paid for the card, minor units."""
-    session_seconds: builtins.float
-    """Length of the session, seconds."""
-    page_views: builtins.int
-    """Pages seen in the session."""
-    seconds_since_login: builtins.float
-    """Seconds since the last login."""
-    failed_logins_24h: builtins.int
-    """Failed logins in the last 24 hours."""
-    captcha_failures: builtins.int
-    """Failed captchas in the session."""
-    copy_paste_used: builtins.bool
-    """Whether form fields were pasted."""
-    emulator: builtins.bool
-    """Whether the device is an emulator."""
-    rooted: builtins.bool
-    """Whether the device is rooted."""
-    vpn: builtins.bool
-    """Whether the request came through a VPN."""
-    device_rejects_30d: builtins.int
-    """Requests from this device that were rejected in the last 30 days."""
-    device_confirmed_abuse: builtins.int
-    """Other accounts on this device whose abuse was confirmed before."""
-    profile_accounts_30d: builtins.int
-    """Other accounts first seen with the same profile in the last 30 days. Few: a rare profile."""
-    inconsistencies: builtins.int
-    """Contradictions within the fingerprint."""
-    clock_skew_seconds: builtins.float
-    """How far the device's clock is off, either way, seconds."""
-    account_gap_variation: builtins.float
-    """Standard deviation over mean of the gaps between this account's last 20 recycle attempts in 30 days."""
-    account_bonus_share_30d: builtins.float
-    """What was settled in 30 days in money-like units, over what was paid for the cards that it was settled for."""
-    account_confirmed_abuse: builtins.int
-    """How often abuse of this account was confirmed before."""
-    account_capped: builtins.bool
-    """Whether a read of the account's events of 30 days reached the cap of 200."""
-    failed_card_entries_24h: builtins.int
-    """Card numbers or codes that the account entered wrongly in the last 24 hours."""
-    address_devices_24h: builtins.int
-    """Other devices first seen at this address in the last 24 hours."""
-    address_capped: builtins.bool
-    """Whether a count of the address or of its /24 reached the cap of 200."""
-    hosting: builtins.bool
-    """Whether the address lies in a hosting provider's range."""
-    timezone_mismatch: builtins.bool
-    """Whether the time zone's country differs from the address's or, where that is unknown, the language's."""
-    linked_confirmed_abuse_30d: builtins.int
-    """Devices at two hops (another account on this device, another device of it) with abuse confirmed in 30 days."""
-    serial_neighbours_24h: builtins.int
-    """Other accounts that first recycled a card of the same 100 serials in the last 24 hours."""
-    tier_premium: builtins.bool
-    """Whether the card is of the tier PREMIUM."""
-    reason_voluntary: builtins.bool
-    """Whether the card is handed back voluntarily."""
-    reason_anomaly: builtins.bool
-    """Whether the card is taken back for a system anomaly."""
-    form_fill_ms: builtins.int
-    """How long filling in the form took, milliseconds."""
+    CAPTCHA_FAILURES_FIELD_NUMBER: builtins.int
+    COPY_PASTE_USED_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def device_accounts_1h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen on this device in the last hour."""
+
+    @builtins.property
+    def device_accounts_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen on this device in the last 24 hours."""
+
+    @builtins.property
+    def device_accounts_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen on this device in the last 30 days."""
+
+    @builtins.property
+    def device_accounts_ever(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts ever seen on this device."""
+
+    @builtins.property
+    def device_age_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since the device was first seen; 0 for a new one."""
+
+    @builtins.property
+    def device_recycles_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Recycle attempts from this device in the last 24 hours."""
+
+    @builtins.property
+    def device_cards_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Different cards first seen on this device in the last 30 days."""
+
+    @builtins.property
+    def device_rejects_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Requests from this device that were rejected in the last 30 days."""
+
+    @builtins.property
+    def device_confirmed_abuse(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts on this device whose abuse was confirmed before."""
+
+    @builtins.property
+    def device_profiles_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Different other fingerprint profiles first shown by this device in the last 30 days."""
+
+    @builtins.property
+    def device_capped(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the device's recycle attempts of 30 days reached the cap of 200."""
+
+    @builtins.property
+    def profile_accounts_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen with the same profile in the last 30 days. Few: a rare profile."""
+
+    @builtins.property
+    def look_alike_accounts_1h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts that recycled with the same profile and amount, first seen in the last hour."""
+
+    @builtins.property
+    def look_alike_accounts_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts that recycled with the same profile and amount, first seen in the last 24 hours."""
+
+    @builtins.property
+    def inconsistencies(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Contradictions within the fingerprint."""
+
+    @builtins.property
+    def emulator(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the device is an emulator."""
+
+    @builtins.property
+    def rooted(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the device is rooted."""
+
+    @builtins.property
+    def vpn(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the request came through a VPN."""
+
+    @builtins.property
+    def clock_skew_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """How far the device's clock is off, either way, seconds."""
+
+    @builtins.property
+    def account_age_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since the account was first seen; 0 for a new one."""
+
+    @builtins.property
+    def account_devices_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Different devices first seen with this account in the last 30 days."""
+
+    @builtins.property
+    def account_device_is_new(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether this account was never seen on this device before."""
+
+    @builtins.property
+    def account_recycles_1h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Recycle attempts of this account in the last hour."""
+
+    @builtins.property
+    def account_recycles_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Recycle attempts of this account in the last 24 hours."""
+
+    @builtins.property
+    def account_gap_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since this account's last recycle attempt."""
+
+    @builtins.property
+    def account_gap_variation(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Standard deviation over mean of the gaps between this account's last 20 recycle attempts in 30 days."""
+
+    @builtins.property
+    def account_reactivations_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Reactivations of this account in the last 30 days."""
+
+    @builtins.property
+    def account_bonus_share_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """What was settled in 30 days in money-like units, over what was paid for the cards that it was settled for."""
+
+    @builtins.property
+    def account_confirmed_abuse(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """How often abuse of this account was confirmed before."""
+
+    @builtins.property
+    def account_capped(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether a read of the account's events of 30 days reached the cap of 200."""
+
+    @builtins.property
+    def failed_card_entries_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Card numbers or codes that the account entered wrongly in the last 24 hours."""
+
+    @builtins.property
+    def failed_logins_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Failed logins in the last 24 hours."""
+
+    @builtins.property
+    def address_accounts_1h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen at this address in the last hour. An IPv6 address stands for its /64."""
+
+    @builtins.property
+    def address_accounts_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen at this address in the last 24 hours."""
+
+    @builtins.property
+    def address_devices_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other devices first seen at this address in the last 24 hours."""
+
+    @builtins.property
+    def prefix_recycles_1h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Recycle attempts from this address's /24 (IPv6: /48) in the last hour."""
+
+    @builtins.property
+    def address_capped(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether a count of the address or of its /24 reached the cap of 200."""
+
+    @builtins.property
+    def hosting(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the address lies in a hosting provider's range."""
+
+    @builtins.property
+    def timezone_mismatch(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the time zone's country differs from the address's or, where that is unknown, the language's."""
+
+    @builtins.property
+    def linked_confirmed_abuse_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Devices at two hops (another account on this device, another device of it) with abuse confirmed in 30 days."""
+
+    @builtins.property
+    def card_prior_accounts(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts that this card was seen with."""
+
+    @builtins.property
+    def card_age_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since the card was first seen."""
+
+    @builtins.property
+    def card_active_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since the card was activated."""
+
+    @builtins.property
+    def serial_neighbours_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts that first recycled a card of the same 100 serials in the last 24 hours."""
+
+    @builtins.property
+    def amount_minor(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """What was paid for the card, minor units."""
+
+    @builtins.property
+    def tier_premium(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the card is of the tier PREMIUM."""
+
+    @builtins.property
+    def reason_voluntary(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the card is handed back voluntarily."""
+
+    @builtins.property
+    def reason_anomaly(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the card is taken back for a system anomaly."""
+
+    @builtins.property
+    def session_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Length of the session, seconds."""
+
+    @builtins.property
+    def page_views(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Pages seen in the session."""
+
+    @builtins.property
+    def seconds_since_login(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since the last login."""
+
+    @builtins.property
+    def form_fill_ms(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """How long filling in the form took, milliseconds."""
+
+    @builtins.property
+    def captcha_failures(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Failed captchas in the session."""
+
+    @builtins.property
+    def copy_paste_used(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether form fields were pasted."""
+
     def __init__(
         self,
         *,
-        device_accounts_1h: builtins.int | None = ...,
-        device_accounts_24h: builtins.int | None = ...,
-        device_accounts_30d: builtins.int | None = ...,
-        device_accounts_ever: builtins.int | None = ...,
-        device_age_seconds: builtins.float | None = ...,
-        device_recycles_24h: builtins.int | None = ...,
-        device_cards_30d: builtins.int | None = ...,
-        device_profiles_30d: builtins.int | None = ...,
-        device_capped: builtins.bool | None = ...,
-        look_alike_accounts_1h: builtins.int | None = ...,
-        look_alike_accounts_24h: builtins.int | None = ...,
-        account_age_seconds: builtins.float | None = ...,
-        account_devices_30d: builtins.int | None = ...,
-        account_device_is_new: builtins.bool | None = ...,
-        account_recycles_1h: builtins.int | None = ...,
-        account_recycles_24h: builtins.int | None = ...,
-        account_gap_seconds: builtins.float | None = ...,
-        account_reactivations_30d: builtins.int | None = ...,
-        address_accounts_1h: builtins.int | None = ...,
-        address_accounts_24h: builtins.int | None = ...,
-        prefix_recycles_1h: builtins.int | None = ...,
-        card_prior_accounts: builtins.int | None = ...,
-        card_age_seconds: builtins.float | None = ...,
-        card_active_seconds: builtins.float | None = ...,
-        amount_minor: builtins.int | None = ...,
-        session_seconds: builtins.float | None = ...,
-        page_views: builtins.int | None = ...,
-        seconds_since_login: builtins.float | None = ...,
-        failed_logins_24h: builtins.int | None = ...,
-        captcha_failures: builtins.int | None = ...,
-        copy_paste_used: builtins.bool | None = ...,
-        emulator: builtins.bool | None = ...,
-        rooted: builtins.bool | None = ...,
-        vpn: builtins.bool | None = ...,
-        device_rejects_30d: builtins.int | None = ...,
-        device_confirmed_abuse: builtins.int | None = ...,
-        profile_accounts_30d: builtins.int | None = ...,
-        inconsistencies: builtins.int | None = ...,
-        clock_skew_seconds: builtins.float | None = ...,
-        account_gap_variation: builtins.float | None = ...,
-        account_bonus_share_30d: builtins.float | None = ...,
-        account_confirmed_abuse: builtins.int | None = ...,
-        account_capped: builtins.bool | None = ...,
-        failed_card_entries_24h: builtins.int | None = ...,
-        address_devices_24h: builtins.int | None = ...,
-        address_capped: builtins.bool | None = ...,
-        hosting: builtins.bool | None = ...,
-        timezone_mismatch: builtins.bool | None = ...,
-        linked_confirmed_abuse_30d: builtins.int | None = ...,
-        serial_neighbours_24h: builtins.int | None = ...,
-        tier_premium: builtins.bool | None = ...,
-        reason_voluntary: builtins.bool | None = ...,
-        reason_anomaly: builtins.bool | None = ...,
-        form_fill_ms: builtins.int | None = ...,
+        device_accounts_1h: abc.Iterable[builtins.float] | None = ...,
+        device_accounts_24h: abc.Iterable[builtins.float] | None = ...,
+        device_accounts_30d: abc.Iterable[builtins.float] | None = ...,
+        device_accounts_ever: abc.Iterable[builtins.float] | None = ...,
+        device_age_seconds: abc.Iterable[builtins.float] | None = ...,
+        device_recycles_24h: abc.Iterable[builtins.float] | None = ...,
+        device_cards_30d: abc.Iterable[builtins.float] | None = ...,
+        device_rejects_30d: abc.Iterable[builtins.float] | None = ...,
+        device_confirmed_abuse: abc.Iterable[builtins.float] | None = ...,
+        device_profiles_30d: abc.Iterable[builtins.float] | None = ...,
+        device_capped: abc.Iterable[builtins.float] | None = ...,
+        profile_accounts_30d: abc.Iterable[builtins.float] | None = ...,
+        look_alike_accounts_1h: abc.Iterable[builtins.float] | None = ...,
+        look_alike_accounts_24h: abc.Iterable[builtins.float] | None = ...,
+        inconsistencies: abc.Iterable[builtins.float] | None = ...,
+        emulator: abc.Iterable[builtins.float] | None = ...,
+        rooted: abc.Iterable[builtins.float] | None = ...,
+        vpn: abc.Iterable[builtins.float] | None = ...,
+        clock_skew_seconds: abc.Iterable[builtins.float] | None = ...,
+        account_age_seconds: abc.Iterable[builtins.float] | None = ...,
+        account_devices_30d: abc.Iterable[builtins.float] | None = ...,
+        account_device_is_new: abc.Iterable[builtins.float] | None = ...,
+        account_recycles_1h: abc.Iterable[builtins.float] | None = ...,
+        account_recycles_24h: abc.Iterable[builtins.float] | None = ...,
+        account_gap_seconds: abc.Iterable[builtins.float] | None = ...,
+        account_gap_variation: abc.Iterable[builtins.float] | None = ...,
+        account_reactivations_30d: abc.Iterable[builtins.float] | None = ...,
+        account_bonus_share_30d: abc.Iterable[builtins.float] | None = ...,
+        account_confirmed_abuse: abc.Iterable[builtins.float] | None = ...,
+        account_capped: abc.Iterable[builtins.float] | None = ...,
+        failed_card_entries_24h: abc.Iterable[builtins.float] | None = ...,
+        failed_logins_24h: abc.Iterable[builtins.float] | None = ...,
+        address_accounts_1h: abc.Iterable[builtins.float] | None = ...,
+        address_accounts_24h: abc.Iterable[builtins.float] | None = ...,
+        address_devices_24h: abc.Iterable[builtins.float] | None = ...,
+        prefix_recycles_1h: abc.Iterable[builtins.float] | None = ...,
+        address_capped: abc.Iterable[builtins.float] | None = ...,
+        hosting: abc.Iterable[builtins.float] | None = ...,
+        timezone_mismatch: abc.Iterable[builtins.float] | None = ...,
+        linked_confirmed_abuse_30d: abc.Iterable[builtins.float] | None = ...,
+        card_prior_accounts: abc.Iterable[builtins.float] | None = ...,
+        card_age_seconds: abc.Iterable[builtins.float] | None = ...,
+        card_active_seconds: abc.Iterable[builtins.float] | None = ...,
+        serial_neighbours_24h: abc.Iterable[builtins.float] | None = ...,
+        amount_minor: abc.Iterable[builtins.float] | None = ...,
+        tier_premium: abc.Iterable[builtins.float] | None = ...,
+        reason_voluntary: abc.Iterable[builtins.float] | None = ...,
+        reason_anomaly: abc.Iterable[builtins.float] | None = ...,
+        session_seconds: abc.Iterable[builtins.float] | None = ...,
+        page_views: abc.Iterable[builtins.float] | None = ...,
+        seconds_since_login: abc.Iterable[builtins.float] | None = ...,
+        form_fill_ms: abc.Iterable[builtins.float] | None = ...,
+        captcha_failures: abc.Iterable[builtins.float] | None = ...,
+        copy_paste_used: abc.Iterable[builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_account_age_seconds", b"_account_age_seconds", "_account_bonus_share_30d", b"_account_bonus_share_30d", "_account_capped", b"_account_capped", "_account_confirmed_abuse", b"_account_confirmed_abuse", "_account_device_is_new", b"_account_device_is_new", "_account_devices_30d", b"_account_devices_30d", "_account_gap_seconds", b"_account_gap_seconds", "_account_gap_variation", b"_account_gap_variation", "_account_reactivations_30d", b"_account_reactivations_30d", "_account_recycles_1h", b"_account_recycles_1h", "_account_recycles_24h", b"_account_recycles_24h", "_address_accounts_1h", b"_address_accounts_1h", "_address_accounts_24h", b"_address_accounts_24h", "_address_capped", b"_address_capped", "_address_devices_24h", b"_address_devices_24h", "_amount_minor", b"_amount_minor", "_captcha_failures", b"_captcha_failures", "_card_active_seconds", b"_card_active_seconds", "_card_age_seconds", b"_card_age_seconds", "_card_prior_accounts", b"_card_prior_accounts", "_clock_skew_seconds", b"_clock_skew_seconds", "_copy_paste_used", b"_copy_paste_used", "_device_accounts_1h", b"_device_accounts_1h", "_device_accounts_24h", b"_device_accounts_24h", "_device_accounts_30d", b"_device_accounts_30d", "_device_accounts_ever", b"_device_accounts_ever", "_device_age_seconds", b"_device_age_seconds", "_device_capped", b"_device_capped", "_device_cards_30d", b"_device_cards_30d", "_device_confirmed_abuse", b"_device_confirmed_abuse", "_device_profiles_30d", b"_device_profiles_30d", "_device_recycles_24h", b"_device_recycles_24h", "_device_rejects_30d", b"_device_rejects_30d", "_emulator", b"_emulator", "_failed_card_entries_24h", b"_failed_card_entries_24h", "_failed_logins_24h", b"_failed_logins_24h", "_form_fill_ms", b"_form_fill_ms", "_hosting", b"_hosting", "_inconsistencies", b"_inconsistencies", "_linked_confirmed_abuse_30d", b"_linked_confirmed_abuse_30d", "_look_alike_accounts_1h", b"_look_alike_accounts_1h", "_look_alike_accounts_24h", b"_look_alike_accounts_24h", "_page_views", b"_page_views", "_prefix_recycles_1h", b"_prefix_recycles_1h", "_profile_accounts_30d", b"_profile_accounts_30d", "_reason_anomaly", b"_reason_anomaly", "_reason_voluntary", b"_reason_voluntary", "_rooted", b"_rooted", "_seconds_since_login", b"_seconds_since_login", "_serial_neighbours_24h", b"_serial_neighbours_24h", "_session_seconds", b"_session_seconds", "_tier_premium", b"_tier_premium", "_timezone_mismatch", b"_timezone_mismatch", "_vpn", b"_vpn", "account_age_seconds", b"account_age_seconds", "account_bonus_share_30d", b"account_bonus_share_30d", "account_capped", b"account_capped", "account_confirmed_abuse", b"account_confirmed_abuse", "account_device_is_new", b"account_device_is_new", "account_devices_30d", b"account_devices_30d", "account_gap_seconds", b"account_gap_seconds", "account_gap_variation", b"account_gap_variation", "account_reactivations_30d", b"account_reactivations_30d", "account_recycles_1h", b"account_recycles_1h", "account_recycles_24h", b"account_recycles_24h", "address_accounts_1h", b"address_accounts_1h", "address_accounts_24h", b"address_accounts_24h", "address_capped", b"address_capped", "address_devices_24h", b"address_devices_24h", "amount_minor", b"amount_minor", "captcha_failures", b"captcha_failures", "card_active_seconds", b"card_active_seconds", "card_age_seconds", b"card_age_seconds", "card_prior_accounts", b"card_prior_accounts", "clock_skew_seconds", b"clock_skew_seconds", "copy_paste_used", b"copy_paste_used", "device_accounts_1h", b"device_accounts_1h", "device_accounts_24h", b"device_accounts_24h", "device_accounts_30d", b"device_accounts_30d", "device_accounts_ever", b"device_accounts_ever", "device_age_seconds", b"device_age_seconds", "device_capped", b"device_capped", "device_cards_30d", b"device_cards_30d", "device_confirmed_abuse", b"device_confirmed_abuse", "device_profiles_30d", b"device_profiles_30d", "device_recycles_24h", b"device_recycles_24h", "device_rejects_30d", b"device_rejects_30d", "emulator", b"emulator", "failed_card_entries_24h", b"failed_card_entries_24h", "failed_logins_24h", b"failed_logins_24h", "form_fill_ms", b"form_fill_ms", "hosting", b"hosting", "inconsistencies", b"inconsistencies", "linked_confirmed_abuse_30d", b"linked_confirmed_abuse_30d", "look_alike_accounts_1h", b"look_alike_accounts_1h", "look_alike_accounts_24h", b"look_alike_accounts_24h", "page_views", b"page_views", "prefix_recycles_1h", b"prefix_recycles_1h", "profile_accounts_30d", b"profile_accounts_30d", "reason_anomaly", b"reason_anomaly", "reason_voluntary", b"reason_voluntary", "rooted", b"rooted", "seconds_since_login", b"seconds_since_login", "serial_neighbours_24h", b"serial_neighbours_24h", "session_seconds", b"session_seconds", "tier_premium", b"tier_premium", "timezone_mismatch", b"timezone_mismatch", "vpn", b"vpn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_account_age_seconds", b"_account_age_seconds", "_account_bonus_share_30d", b"_account_bonus_share_30d", "_account_capped", b"_account_capped", "_account_confirmed_abuse", b"_account_confirmed_abuse", "_account_device_is_new", b"_account_device_is_new", "_account_devices_30d", b"_account_devices_30d", "_account_gap_seconds", b"_account_gap_seconds", "_account_gap_variation", b"_account_gap_variation", "_account_reactivations_30d", b"_account_reactivations_30d", "_account_recycles_1h", b"_account_recycles_1h", "_account_recycles_24h", b"_account_recycles_24h", "_address_accounts_1h", b"_address_accounts_1h", "_address_accounts_24h", b"_address_accounts_24h", "_address_capped", b"_address_capped", "_address_devices_24h", b"_address_devices_24h", "_amount_minor", b"_amount_minor", "_captcha_failures", b"_captcha_failures", "_card_active_seconds", b"_card_active_seconds", "_card_age_seconds", b"_card_age_seconds", "_card_prior_accounts", b"_card_prior_accounts", "_clock_skew_seconds", b"_clock_skew_seconds", "_copy_paste_used", b"_copy_paste_used", "_device_accounts_1h", b"_device_accounts_1h", "_device_accounts_24h", b"_device_accounts_24h", "_device_accounts_30d", b"_device_accounts_30d", "_device_accounts_ever", b"_device_accounts_ever", "_device_age_seconds", b"_device_age_seconds", "_device_capped", b"_device_capped", "_device_cards_30d", b"_device_cards_30d", "_device_confirmed_abuse", b"_device_confirmed_abuse", "_device_profiles_30d", b"_device_profiles_30d", "_device_recycles_24h", b"_device_recycles_24h", "_device_rejects_30d", b"_device_rejects_30d", "_emulator", b"_emulator", "_failed_card_entries_24h", b"_failed_card_entries_24h", "_failed_logins_24h", b"_failed_logins_24h", "_form_fill_ms", b"_form_fill_ms", "_hosting", b"_hosting", "_inconsistencies", b"_inconsistencies", "_linked_confirmed_abuse_30d", b"_linked_confirmed_abuse_30d", "_look_alike_accounts_1h", b"_look_alike_accounts_1h", "_look_alike_accounts_24h", b"_look_alike_accounts_24h", "_page_views", b"_page_views", "_prefix_recycles_1h", b"_prefix_recycles_1h", "_profile_accounts_30d", b"_profile_accounts_30d", "_reason_anomaly", b"_reason_anomaly", "_reason_voluntary", b"_reason_voluntary", "_rooted", b"_rooted", "_seconds_since_login", b"_seconds_since_login", "_serial_neighbours_24h", b"_serial_neighbours_24h", "_session_seconds", b"_session_seconds", "_tier_premium", b"_tier_premium", "_timezone_mismatch", b"_timezone_mismatch", "_vpn", b"_vpn", "account_age_seconds", b"account_age_seconds", "account_bonus_share_30d", b"account_bonus_share_30d", "account_capped", b"account_capped", "account_confirmed_abuse", b"account_confirmed_abuse", "account_device_is_new", b"account_device_is_new", "account_devices_30d", b"account_devices_30d", "account_gap_seconds", b"account_gap_seconds", "account_gap_variation", b"account_gap_variation", "account_reactivations_30d", b"account_reactivations_30d", "account_recycles_1h", b"account_recycles_1h", "account_recycles_24h", b"account_recycles_24h", "address_accounts_1h", b"address_accounts_1h", "address_accounts_24h", b"address_accounts_24h", "address_capped", b"address_capped", "address_devices_24h", b"address_devices_24h", "amount_minor", b"amount_minor", "captcha_failures", b"captcha_failures", "card_active_seconds", b"card_active_seconds", "card_age_seconds", b"card_age_seconds", "card_prior_accounts", b"card_prior_accounts", "clock_skew_seconds", b"clock_skew_seconds", "copy_paste_used", b"copy_paste_used", "device_accounts_1h", b"device_accounts_1h", "device_accounts_24h", b"device_accounts_24h", "device_accounts_30d", b"device_accounts_30d", "device_accounts_ever", b"device_accounts_ever", "device_age_seconds", b"device_age_seconds", "device_capped", b"device_capped", "device_cards_30d", b"device_cards_30d", "device_confirmed_abuse", b"device_confirmed_abuse", "device_profiles_30d", b"device_profiles_30d", "device_recycles_24h", b"device_recycles_24h", "device_rejects_30d", b"device_rejects_30d", "emulator", b"emulator", "failed_card_entries_24h", b"failed_card_entries_24h", "failed_logins_24h", b"failed_logins_24h", "form_fill_ms", b"form_fill_ms", "hosting", b"hosting", "inconsistencies", b"inconsistencies", "linked_confirmed_abuse_30d", b"linked_confirmed_abuse_30d", "look_alike_accounts_1h", b"look_alike_accounts_1h", "look_alike_accounts_24h", b"look_alike_accounts_24h", "page_views", b"page_views", "prefix_recycles_1h", b"prefix_recycles_1h", "profile_accounts_30d", b"profile_accounts_30d", "reason_anomaly", b"reason_anomaly", "reason_voluntary", b"reason_voluntary", "rooted", b"rooted", "seconds_since_login", b"seconds_since_login", "serial_neighbours_24h", b"serial_neighbours_24h", "session_seconds", b"session_seconds", "tier_premium", b"tier_premium", "timezone_mismatch", b"timezone_mismatch", "vpn", b"vpn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_age_seconds", b"account_age_seconds", "account_bonus_share_30d", b"account_bonus_share_30d", "account_capped", b"account_capped", "account_confirmed_abuse", b"account_confirmed_abuse", "account_device_is_new", b"account_device_is_new", "account_devices_30d", b"account_devices_30d", "account_gap_seconds", b"account_gap_seconds", "account_gap_variation", b"account_gap_variation", "account_reactivations_30d", b"account_reactivations_30d", "account_recycles_1h", b"account_recycles_1h", "account_recycles_24h", b"account_recycles_24h", "address_accounts_1h", b"address_accounts_1h", "address_accounts_24h", b"address_accounts_24h", "address_capped", b"address_capped", "address_devices_24h", b"address_devices_24h", "amount_minor", b"amount_minor", "captcha_failures", b"captcha_failures", "card_active_seconds", b"card_active_seconds", "card_age_seconds", b"card_age_seconds", "card_prior_accounts", b"card_prior_accounts", "clock_skew_seconds", b"clock_skew_seconds", "copy_paste_used", b"copy_paste_used", "device_accounts_1h", b"device_accounts_1h", "device_accounts_24h", b"device_accounts_24h", "device_accounts_30d", b"device_accounts_30d", "device_accounts_ever", b"device_accounts_ever", "device_age_seconds", b"device_age_seconds", "device_capped", b"device_capped", "device_cards_30d", b"device_cards_30d", "device_confirmed_abuse", b"device_confirmed_abuse", "device_profiles_30d", b"device_profiles_30d", "device_recycles_24h", b"device_recycles_24h", "device_rejects_30d", b"device_rejects_30d", "emulator", b"emulator", "failed_card_entries_24h", b"failed_card_entries_24h", "failed_logins_24h", b"failed_logins_24h", "form_fill_ms", b"form_fill_ms", "hosting", b"hosting", "inconsistencies", b"inconsistencies", "linked_confirmed_abuse_30d", b"linked_confirmed_abuse_30d", "look_alike_accounts_1h", b"look_alike_accounts_1h", "look_alike_accounts_24h", b"look_alike_accounts_24h", "page_views", b"page_views", "prefix_recycles_1h", b"prefix_recycles_1h", "profile_accounts_30d", b"profile_accounts_30d", "reason_anomaly", b"reason_anomaly", "reason_voluntary", b"reason_voluntary", "rooted", b"rooted", "seconds_since_login", b"seconds_since_login", "serial_neighbours_24h", b"serial_neighbours_24h", "session_seconds", b"session_seconds", "tier_premium", b"tier_premium", "timezone_mismatch", b"timezone_mismatch", "vpn", b"vpn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__account_age_seconds: _TypeAlias = typing.Literal["account_age_seconds"]  # noqa: Y015
-    _WhichOneofArgType__account_age_seconds: _TypeAlias = typing.Literal["_account_age_seconds", b"_account_age_seconds"]  # noqa: Y015
-    _WhichOneofReturnType__account_bonus_share_30d: _TypeAlias = typing.Literal["account_bonus_share_30d"]  # noqa: Y015
-    _WhichOneofArgType__account_bonus_share_30d: _TypeAlias = typing.Literal["_account_bonus_share_30d", b"_account_bonus_share_30d"]  # noqa: Y015
-    _WhichOneofReturnType__account_capped: _TypeAlias = typing.Literal["account_capped"]  # noqa: Y015
-    _WhichOneofArgType__account_capped: _TypeAlias = typing.Literal["_account_capped", b"_account_capped"]  # noqa: Y015
-    _WhichOneofReturnType__account_confirmed_abuse: _TypeAlias = typing.Literal["account_confirmed_abuse"]  # noqa: Y015
-    _WhichOneofArgType__account_confirmed_abuse: _TypeAlias = typing.Literal["_account_confirmed_abuse", b"_account_confirmed_abuse"]  # noqa: Y015
-    _WhichOneofReturnType__account_device_is_new: _TypeAlias = typing.Literal["account_device_is_new"]  # noqa: Y015
-    _WhichOneofArgType__account_device_is_new: _TypeAlias = typing.Literal["_account_device_is_new", b"_account_device_is_new"]  # noqa: Y015
-    _WhichOneofReturnType__account_devices_30d: _TypeAlias = typing.Literal["account_devices_30d"]  # noqa: Y015
-    _WhichOneofArgType__account_devices_30d: _TypeAlias = typing.Literal["_account_devices_30d", b"_account_devices_30d"]  # noqa: Y015
-    _WhichOneofReturnType__account_gap_seconds: _TypeAlias = typing.Literal["account_gap_seconds"]  # noqa: Y015
-    _WhichOneofArgType__account_gap_seconds: _TypeAlias = typing.Literal["_account_gap_seconds", b"_account_gap_seconds"]  # noqa: Y015
-    _WhichOneofReturnType__account_gap_variation: _TypeAlias = typing.Literal["account_gap_variation"]  # noqa: Y015
-    _WhichOneofArgType__account_gap_variation: _TypeAlias = typing.Literal["_account_gap_variation", b"_account_gap_variation"]  # noqa: Y015
-    _WhichOneofReturnType__account_reactivations_30d: _TypeAlias = typing.Literal["account_reactivations_30d"]  # noqa: Y015
-    _WhichOneofArgType__account_reactivations_30d: _TypeAlias = typing.Literal["_account_reactivations_30d", b"_account_reactivations_30d"]  # noqa: Y015
-    _WhichOneofReturnType__account_recycles_1h: _TypeAlias = typing.Literal["account_recycles_1h"]  # noqa: Y015
-    _WhichOneofArgType__account_recycles_1h: _TypeAlias = typing.Literal["_account_recycles_1h", b"_account_recycles_1h"]  # noqa: Y015
-    _WhichOneofReturnType__account_recycles_24h: _TypeAlias = typing.Literal["account_recycles_24h"]  # noqa: Y015
-    _WhichOneofArgType__account_recycles_24h: _TypeAlias = typing.Literal["_account_recycles_24h", b"_account_recycles_24h"]  # noqa: Y015
-    _WhichOneofReturnType__address_accounts_1h: _TypeAlias = typing.Literal["address_accounts_1h"]  # noqa: Y015
-    _WhichOneofArgType__address_accounts_1h: _TypeAlias = typing.Literal["_address_accounts_1h", b"_address_accounts_1h"]  # noqa: Y015
-    _WhichOneofReturnType__address_accounts_24h: _TypeAlias = typing.Literal["address_accounts_24h"]  # noqa: Y015
-    _WhichOneofArgType__address_accounts_24h: _TypeAlias = typing.Literal["_address_accounts_24h", b"_address_accounts_24h"]  # noqa: Y015
-    _WhichOneofReturnType__address_capped: _TypeAlias = typing.Literal["address_capped"]  # noqa: Y015
-    _WhichOneofArgType__address_capped: _TypeAlias = typing.Literal["_address_capped", b"_address_capped"]  # noqa: Y015
-    _WhichOneofReturnType__address_devices_24h: _TypeAlias = typing.Literal["address_devices_24h"]  # noqa: Y015
-    _WhichOneofArgType__address_devices_24h: _TypeAlias = typing.Literal["_address_devices_24h", b"_address_devices_24h"]  # noqa: Y015
-    _WhichOneofReturnType__amount_minor: _TypeAlias = typing.Literal["amount_minor"]  # noqa: Y015
-    _WhichOneofArgType__amount_minor: _TypeAlias = typing.Literal["_amount_minor", b"_amount_minor"]  # noqa: Y015
-    _WhichOneofReturnType__captcha_failures: _TypeAlias = typing.Literal["captcha_failures"]  # noqa: Y015
-    _WhichOneofArgType__captcha_failures: _TypeAlias = typing.Literal["_captcha_failures", b"_captcha_failures"]  # noqa: Y015
-    _WhichOneofReturnType__card_active_seconds: _TypeAlias = typing.Literal["card_active_seconds"]  # noqa: Y015
-    _WhichOneofArgType__card_active_seconds: _TypeAlias = typing.Literal["_card_active_seconds", b"_card_active_seconds"]  # noqa: Y015
-    _WhichOneofReturnType__card_age_seconds: _TypeAlias = typing.Literal["card_age_seconds"]  # noqa: Y015
-    _WhichOneofArgType__card_age_seconds: _TypeAlias = typing.Literal["_card_age_seconds", b"_card_age_seconds"]  # noqa: Y015
-    _WhichOneofReturnType__card_prior_accounts: _TypeAlias = typing.Literal["card_prior_accounts"]  # noqa: Y015
-    _WhichOneofArgType__card_prior_accounts: _TypeAlias = typing.Literal["_card_prior_accounts", b"_card_prior_accounts"]  # noqa: Y015
-    _WhichOneofReturnType__clock_skew_seconds: _TypeAlias = typing.Literal["clock_skew_seconds"]  # noqa: Y015
-    _WhichOneofArgType__clock_skew_seconds: _TypeAlias = typing.Literal["_clock_skew_seconds", b"_clock_skew_seconds"]  # noqa: Y015
-    _WhichOneofReturnType__copy_paste_used: _TypeAlias = typing.Literal["copy_paste_used"]  # noqa: Y015
-    _WhichOneofArgType__copy_paste_used: _TypeAlias = typing.Literal["_copy_paste_used", b"_copy_paste_used"]  # noqa: Y015
-    _WhichOneofReturnType__device_accounts_1h: _TypeAlias = typing.Literal["device_accounts_1h"]  # noqa: Y015
-    _WhichOneofArgType__device_accounts_1h: _TypeAlias = typing.Literal["_device_accounts_1h", b"_device_accounts_1h"]  # noqa: Y015
-    _WhichOneofReturnType__device_accounts_24h: _TypeAlias = typing.Literal["device_accounts_24h"]  # noqa: Y015
-    _WhichOneofArgType__device_accounts_24h: _TypeAlias = typing.Literal["_device_accounts_24h", b"_device_accounts_24h"]  # noqa: Y015
-    _WhichOneofReturnType__device_accounts_30d: _TypeAlias = typing.Literal["device_accounts_30d"]  # noqa: Y015
-    _WhichOneofArgType__device_accounts_30d: _TypeAlias = typing.Literal["_device_accounts_30d", b"_device_accounts_30d"]  # noqa: Y015
-    _WhichOneofReturnType__device_accounts_ever: _TypeAlias = typing.Literal["device_accounts_ever"]  # noqa: Y015
-    _WhichOneofArgType__device_accounts_ever: _TypeAlias = typing.Literal["_device_accounts_ever", b"_device_accounts_ever"]  # noqa: Y015
-    _WhichOneofReturnType__device_age_seconds: _TypeAlias = typing.Literal["device_age_seconds"]  # noqa: Y015
-    _WhichOneofArgType__device_age_seconds: _TypeAlias = typing.Literal["_device_age_seconds", b"_device_age_seconds"]  # noqa: Y015
-    _WhichOneofReturnType__device_capped: _TypeAlias = typing.Literal["device_capped"]  # noqa: Y015
-    _WhichOneofArgType__device_capped: _TypeAlias = typing.Literal["_device_capped", b"_device_capped"]  # noqa: Y015
-    _WhichOneofReturnType__device_cards_30d: _TypeAlias = typing.Literal["device_cards_30d"]  # noqa: Y015
-    _WhichOneofArgType__device_cards_30d: _TypeAlias = typing.Literal["_device_cards_30d", b"_device_cards_30d"]  # noqa: Y015
-    _WhichOneofReturnType__device_confirmed_abuse: _TypeAlias = typing.Literal["device_confirmed_abuse"]  # noqa: Y015
-    _WhichOneofArgType__device_confirmed_abuse: _TypeAlias = typing.Literal["_device_confirmed_abuse", b"_device_confirmed_abuse"]  # noqa: Y015
-    _WhichOneofReturnType__device_profiles_30d: _TypeAlias = typing.Literal["device_profiles_30d"]  # noqa: Y015
-    _WhichOneofArgType__device_profiles_30d: _TypeAlias = typing.Literal["_device_profiles_30d", b"_device_profiles_30d"]  # noqa: Y015
-    _WhichOneofReturnType__device_recycles_24h: _TypeAlias = typing.Literal["device_recycles_24h"]  # noqa: Y015
-    _WhichOneofArgType__device_recycles_24h: _TypeAlias = typing.Literal["_device_recycles_24h", b"_device_recycles_24h"]  # noqa: Y015
-    _WhichOneofReturnType__device_rejects_30d: _TypeAlias = typing.Literal["device_rejects_30d"]  # noqa: Y015
-    _WhichOneofArgType__device_rejects_30d: _TypeAlias = typing.Literal["_device_rejects_30d", b"_device_rejects_30d"]  # noqa: Y015
-    _WhichOneofReturnType__emulator: _TypeAlias = typing.Literal["emulator"]  # noqa: Y015
-    _WhichOneofArgType__emulator: _TypeAlias = typing.Literal["_emulator", b"_emulator"]  # noqa: Y015
-    _WhichOneofReturnType__failed_card_entries_24h: _TypeAlias = typing.Literal["failed_card_entries_24h"]  # noqa: Y015
-    _WhichOneofArgType__failed_card_entries_24h: _TypeAlias = typing.Literal["_failed_card_entries_24h", b"_failed_card_entries_24h"]  # noqa: Y015
-    _WhichOneofReturnType__failed_logins_24h: _TypeAlias = typing.Literal["failed_logins_24h"]  # noqa: Y015
-    _WhichOneofArgType__failed_logins_24h: _TypeAlias = typing.Literal["_failed_logins_24h", b"_failed_logins_24h"]  # noqa: Y015
-    _WhichOneofReturnType__form_fill_ms: _TypeAlias = typing.Literal["form_fill_ms"]  # noqa: Y015
-    _WhichOneofArgType__form_fill_ms: _TypeAlias = typing.Literal["_form_fill_ms", b"_form_fill_ms"]  # noqa: Y015
-    _WhichOneofReturnType__hosting: _TypeAlias = typing.Literal["hosting"]  # noqa: Y015
-    _WhichOneofArgType__hosting: _TypeAlias = typing.Literal["_hosting", b"_hosting"]  # noqa: Y015
-    _WhichOneofReturnType__inconsistencies: _TypeAlias = typing.Literal["inconsistencies"]  # noqa: Y015
-    _WhichOneofArgType__inconsistencies: _TypeAlias = typing.Literal["_inconsistencies", b"_inconsistencies"]  # noqa: Y015
-    _WhichOneofReturnType__linked_confirmed_abuse_30d: _TypeAlias = typing.Literal["linked_confirmed_abuse_30d"]  # noqa: Y015
-    _WhichOneofArgType__linked_confirmed_abuse_30d: _TypeAlias = typing.Literal["_linked_confirmed_abuse_30d", b"_linked_confirmed_abuse_30d"]  # noqa: Y015
-    _WhichOneofReturnType__look_alike_accounts_1h: _TypeAlias = typing.Literal["look_alike_accounts_1h"]  # noqa: Y015
-    _WhichOneofArgType__look_alike_accounts_1h: _TypeAlias = typing.Literal["_look_alike_accounts_1h", b"_look_alike_accounts_1h"]  # noqa: Y015
-    _WhichOneofReturnType__look_alike_accounts_24h: _TypeAlias = typing.Literal["look_alike_accounts_24h"]  # noqa: Y015
-    _WhichOneofArgType__look_alike_accounts_24h: _TypeAlias = typing.Literal["_look_alike_accounts_24h", b"_look_alike_accounts_24h"]  # noqa: Y015
-    _WhichOneofReturnType__page_views: _TypeAlias = typing.Literal["page_views"]  # noqa: Y015
-    _WhichOneofArgType__page_views: _TypeAlias = typing.Literal["_page_views", b"_page_views"]  # noqa: Y015
-    _WhichOneofReturnType__prefix_recycles_1h: _TypeAlias = typing.Literal["prefix_recycles_1h"]  # noqa: Y015
-    _WhichOneofArgType__prefix_recycles_1h: _TypeAlias = typing.Literal["_prefix_recycles_1h", b"_prefix_recycles_1h"]  # noqa: Y015
-    _WhichOneofReturnType__profile_accounts_30d: _TypeAlias = typing.Literal["profile_accounts_30d"]  # noqa: Y015
-    _WhichOneofArgType__profile_accounts_30d: _TypeAlias = typing.Literal["_profile_accounts_30d", b"_profile_accounts_30d"]  # noqa: Y015
-    _WhichOneofReturnType__reason_anomaly: _TypeAlias = typing.Literal["reason_anomaly"]  # noqa: Y015
-    _WhichOneofArgType__reason_anomaly: _TypeAlias = typing.Literal["_reason_anomaly", b"_reason_anomaly"]  # noqa: Y015
-    _WhichOneofReturnType__reason_voluntary: _TypeAlias = typing.Literal["reason_voluntary"]  # noqa: Y015
-    _WhichOneofArgType__reason_voluntary: _TypeAlias = typing.Literal["_reason_voluntary", b"_reason_voluntary"]  # noqa: Y015
-    _WhichOneofReturnType__rooted: _TypeAlias = typing.Literal["rooted"]  # noqa: Y015
-    _WhichOneofArgType__rooted: _TypeAlias = typing.Literal["_rooted", b"_rooted"]  # noqa: Y015
-    _WhichOneofReturnType__seconds_since_login: _TypeAlias = typing.Literal["seconds_since_login"]  # noqa: Y015
-    _WhichOneofArgType__seconds_since_login: _TypeAlias = typing.Literal["_seconds_since_login", b"_seconds_since_login"]  # noqa: Y015
-    _WhichOneofReturnType__serial_neighbours_24h: _TypeAlias = typing.Literal["serial_neighbours_24h"]  # noqa: Y015
-    _WhichOneofArgType__serial_neighbours_24h: _TypeAlias = typing.Literal["_serial_neighbours_24h", b"_serial_neighbours_24h"]  # noqa: Y015
-    _WhichOneofReturnType__session_seconds: _TypeAlias = typing.Literal["session_seconds"]  # noqa: Y015
-    _WhichOneofArgType__session_seconds: _TypeAlias = typing.Literal["_session_seconds", b"_session_seconds"]  # noqa: Y015
-    _WhichOneofReturnType__tier_premium: _TypeAlias = typing.Literal["tier_premium"]  # noqa: Y015
-    _WhichOneofArgType__tier_premium: _TypeAlias = typing.Literal["_tier_premium", b"_tier_premium"]  # noqa: Y015
-    _WhichOneofReturnType__timezone_mismatch: _TypeAlias = typing.Literal["timezone_mismatch"]  # noqa: Y015
-    _WhichOneofArgType__timezone_mismatch: _TypeAlias = typing.Literal["_timezone_mismatch", b"_timezone_mismatch"]  # noqa: Y015
-    _WhichOneofReturnType__vpn: _TypeAlias = typing.Literal["vpn"]  # noqa: Y015
-    _WhichOneofArgType__vpn: _TypeAlias = typing.Literal["_vpn", b"_vpn"]  # noqa: Y015
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_age_seconds) -> _WhichOneofReturnType__account_age_seconds | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_bonus_share_30d) -> _WhichOneofReturnType__account_bonus_share_30d | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_capped) -> _WhichOneofReturnType__account_capped | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_confirmed_abuse) -> _WhichOneofReturnType__account_confirmed_abuse | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_device_is_new) -> _WhichOneofReturnType__account_device_is_new | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_devices_30d) -> _WhichOneofReturnType__account_devices_30d | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_gap_seconds) -> _WhichOneofReturnType__account_gap_seconds | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_gap_variation) -> _WhichOneofReturnType__account_gap_variation | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_reactivations_30d) -> _WhichOneofReturnType__account_reactivations_30d | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_recycles_1h) -> _WhichOneofReturnType__account_recycles_1h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_recycles_24h) -> _WhichOneofReturnType__account_recycles_24h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__address_accounts_1h) -> _WhichOneofReturnType__address_accounts_1h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__address_accounts_24h) -> _WhichOneofReturnType__address_accounts_24h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__address_capped) -> _WhichOneofReturnType__address_capped | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__address_devices_24h) -> _WhichOneofReturnType__address_devices_24h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount_minor) -> _WhichOneofReturnType__amount_minor | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__captcha_failures) -> _WhichOneofReturnType__captcha_failures | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__card_active_seconds) -> _WhichOneofReturnType__card_active_seconds | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__card_age_seconds) -> _WhichOneofReturnType__card_age_seconds | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__card_prior_accounts) -> _WhichOneofReturnType__card_prior_accounts | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_skew_seconds) -> _WhichOneofReturnType__clock_skew_seconds | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__copy_paste_used) -> _WhichOneofReturnType__copy_paste_used | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_accounts_1h) -> _WhichOneofReturnType__device_accounts_1h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_accounts_24h) -> _WhichOneofReturnType__device_accounts_24h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_accounts_30d) -> _WhichOneofReturnType__device_accounts_30d | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_accounts_ever) -> _WhichOneofReturnType__device_accounts_ever | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_age_seconds) -> _WhichOneofReturnType__device_age_seconds | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_capped) -> _WhichOneofReturnType__device_capped | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_cards_30d) -> _WhichOneofReturnType__device_cards_30d | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_confirmed_abuse) -> _WhichOneofReturnType__device_confirmed_abuse | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_profiles_30d) -> _WhichOneofReturnType__device_profiles_30d | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_recycles_24h) -> _WhichOneofReturnType__device_recycles_24h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_rejects_30d) -> _WhichOneofReturnType__device_rejects_30d | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__emulator) -> _WhichOneofReturnType__emulator | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_card_entries_24h) -> _WhichOneofReturnType__failed_card_entries_24h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_logins_24h) -> _WhichOneofReturnType__failed_logins_24h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__form_fill_ms) -> _WhichOneofReturnType__form_fill_ms | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__hosting) -> _WhichOneofReturnType__hosting | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__inconsistencies) -> _WhichOneofReturnType__inconsistencies | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__linked_confirmed_abuse_30d) -> _WhichOneofReturnType__linked_confirmed_abuse_30d | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__look_alike_accounts_1h) -> _WhichOneofReturnType__look_alike_accounts_1h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__look_alike_accounts_24h) -> _WhichOneofReturnType__look_alike_accounts_24h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_views) -> _WhichOneofReturnType__page_views | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__prefix_recycles_1h) -> _WhichOneofReturnType__prefix_recycles_1h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__profile_accounts_30d) -> _WhichOneofReturnType__profile_accounts_30d | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason_anomaly) -> _WhichOneofReturnType__reason_anomaly | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason_voluntary) -> _WhichOneofReturnType__reason_voluntary | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__rooted) -> _WhichOneofReturnType__rooted | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds_since_login) -> _WhichOneofReturnType__seconds_since_login | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__serial_neighbours_24h) -> _WhichOneofReturnType__serial_neighbours_24h | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__session_seconds) -> _WhichOneofReturnType__session_seconds | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__tier_premium) -> _WhichOneofReturnType__tier_premium | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__timezone_mismatch) -> _WhichOneofReturnType__timezone_mismatch | None: ...
-    @typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__vpn) -> _WhichOneofReturnType__vpn | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class ScoreRequest(message.Message):
@@ -475,22 +369,30 @@ class ScoreRequest(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     FEATURE_REGISTRY_FIELD_NUMBER: builtins.int
-    ROWS_FIELD_NUMBER: builtins.int
+    FEATURE_REGISTRY_SHA256_FIELD_NUMBER: builtins.int
+    ROW_COUNT_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
     feature_registry: builtins.str
-    """Name of the feature registry that the rows follow, e.g. "v2"."""
+    """Name of the feature registry that the columns follow, e.g. "v2"."""
+    feature_registry_sha256: builtins.str
+    """SHA-256 of that registry, hex; where it is given it must be the worker's own."""
+    row_count: builtins.int
+    """How many rows there are, 1 to 1,000."""
     @builtins.property
-    def rows(self) -> containers.RepeatedCompositeFieldContainer[FeatureRow]:
-        """1 to 1,000 rows."""
+    def columns(self) -> FeatureColumns:
+        """What is known of them."""
 
     def __init__(
         self,
         *,
         feature_registry: builtins.str = ...,
-        rows: abc.Iterable[FeatureRow] | None = ...,
+        feature_registry_sha256: builtins.str = ...,
+        row_count: builtins.int = ...,
+        columns: FeatureColumns | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["feature_registry", b"feature_registry", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["columns", b"columns", "feature_registry", b"feature_registry", "feature_registry_sha256", b"feature_registry_sha256", "row_count", b"row_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -504,6 +406,7 @@ class ScoreResponse(message.Message):
     MODEL_VERSION_FIELD_NUMBER: builtins.int
     MEDIUM_THRESHOLD_FIELD_NUMBER: builtins.int
     HIGH_THRESHOLD_FIELD_NUMBER: builtins.int
+    SHADOW_FIELD_NUMBER: builtins.int
     model_version: builtins.str
     """Version of the one model that scored them all."""
     medium_threshold: builtins.float
@@ -514,11 +417,50 @@ class ScoreResponse(message.Message):
     def scores(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
         """Calibrated probability of abuse for each row, in order, 0 to 1."""
 
+    @builtins.property
+    def shadow(self) -> containers.RepeatedCompositeFieldContainer[ShadowScores]:
+        """What the challengers would have said. Nothing may depend on it; it is missing where it was not due or not in time."""
+
     def __init__(
         self,
         *,
         scores: abc.Iterable[builtins.float] | None = ...,
         model_version: builtins.str = ...,
+        medium_threshold: builtins.float = ...,
+        high_threshold: builtins.float = ...,
+        shadow: abc.Iterable[ShadowScores] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["high_threshold", b"high_threshold", "medium_threshold", b"medium_threshold", "model_version", b"model_version", "scores", b"scores", "shadow", b"shadow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ShadowScores(message.Message):
+    """The scores of one challenger for the same rows."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    SCORES_FIELD_NUMBER: builtins.int
+    MEDIUM_THRESHOLD_FIELD_NUMBER: builtins.int
+    HIGH_THRESHOLD_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version of the challenger."""
+    medium_threshold: builtins.float
+    """From this score on the challenger calls a request MEDIUM."""
+    high_threshold: builtins.float
+    """From this score on the challenger calls a request HIGH."""
+    @builtins.property
+    def scores(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Calibrated probability of abuse for each row, in order, 0 to 1."""
+
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+        scores: abc.Iterable[builtins.float] | None = ...,
         medium_threshold: builtins.float = ...,
         high_threshold: builtins.float = ...,
     ) -> None: ...
@@ -529,8 +471,144 @@ class ScoreResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class ExplainRequest(message.Message):
+    """Asks how scores came about."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FEATURE_REGISTRY_FIELD_NUMBER: builtins.int
+    FEATURE_REGISTRY_SHA256_FIELD_NUMBER: builtins.int
+    ROW_COUNT_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    feature_registry: builtins.str
+    """Name of the feature registry that the columns follow, e.g. "v2"."""
+    feature_registry_sha256: builtins.str
+    """SHA-256 of that registry, hex; where it is given it must be the worker's own."""
+    row_count: builtins.int
+    """How many rows there are, 1 to 64."""
+    model_version: builtins.str
+    """Version of the model whose scores are meant; empty for the one in use."""
+    @builtins.property
+    def columns(self) -> FeatureColumns:
+        """What is known of them."""
+
+    def __init__(
+        self,
+        *,
+        feature_registry: builtins.str = ...,
+        feature_registry_sha256: builtins.str = ...,
+        row_count: builtins.int = ...,
+        columns: FeatureColumns | None = ...,
+        model_version: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["columns", b"columns"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["columns", b"columns", "feature_registry", b"feature_registry", "feature_registry_sha256", b"feature_registry_sha256", "model_version", b"model_version", "row_count", b"row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExplainResponse(message.Message):
+    """Answer to `Explain`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    EXPLANATIONS_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version of the model that is explained."""
+    @builtins.property
+    def explanations(self) -> containers.RepeatedCompositeFieldContainer[Explanation]:
+        """One explanation a row, in order."""
+
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+        explanations: abc.Iterable[Explanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["explanations", b"explanations", "model_version", b"model_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Explanation(message.Message):
+    """How one score came about: `base_value` and all contributions add up to `raw_score`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RAW_SCORE_FIELD_NUMBER: builtins.int
+    BASE_VALUE_FIELD_NUMBER: builtins.int
+    PROBABILITY_FIELD_NUMBER: builtins.int
+    CONTRIBUTIONS_FIELD_NUMBER: builtins.int
+    raw_score: builtins.float
+    """What the trees say, as log odds of abuse before calibration."""
+    base_value: builtins.float
+    """What they say on the average of their training rows, log odds."""
+    probability: builtins.float
+    """The score: the raw score calibrated to a probability of abuse, 0 to 1."""
+    @builtins.property
+    def contributions(self) -> containers.RepeatedCompositeFieldContainer[Contribution]:
+        """What each feature adds, all of them, the greatest first, whichever its sign."""
+
+    def __init__(
+        self,
+        *,
+        raw_score: builtins.float = ...,
+        base_value: builtins.float = ...,
+        probability: builtins.float = ...,
+        contributions: abc.Iterable[Contribution] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["base_value", b"base_value", "contributions", b"contributions", "probability", b"probability", "raw_score", b"raw_score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Contribution(message.Message):
+    """What one feature adds to a raw score."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: builtins.int
+    REASON_CODE_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    CONTRIBUTION_FIELD_NUMBER: builtins.int
+    SENTENCE_FIELD_NUMBER: builtins.int
+    feature: builtins.str
+    """Name of the feature."""
+    reason_code: builtins.str
+    """Name of the reason, e.g. DEVICE_ACCOUNTS_24H."""
+    value: builtins.float
+    """The feature's value; left out where it is unknown."""
+    contribution: builtins.float
+    """Log odds; positive speaks for abuse."""
+    sentence: builtins.str
+    """The value in plain English."""
+    def __init__(
+        self,
+        *,
+        feature: builtins.str = ...,
+        reason_code: builtins.str = ...,
+        value: builtins.float | None = ...,
+        contribution: builtins.float = ...,
+        sentence: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_value", b"_value", "contribution", b"contribution", "feature", b"feature", "reason_code", b"reason_code", "sentence", b"sentence", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+@typing.final
 class GetModelRequest(message.Message):
-    """Asks which model is in use."""
+    """Asks which models are in use."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -545,7 +623,7 @@ class GetModelRequest(message.Message):
 
 @typing.final
 class GetModelResponse(message.Message):
-    """Answer to `GetModel`."""
+    """Answer to `GetModel`. All but `refused` is empty while there is no model."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -556,6 +634,10 @@ class GetModelResponse(message.Message):
     MEDIUM_THRESHOLD_FIELD_NUMBER: builtins.int
     HIGH_THRESHOLD_FIELD_NUMBER: builtins.int
     FEATURES_FIELD_NUMBER: builtins.int
+    FEATURE_REGISTRY_SHA256_FIELD_NUMBER: builtins.int
+    LOAD_TIME_FIELD_NUMBER: builtins.int
+    CHALLENGERS_FIELD_NUMBER: builtins.int
+    REFUSED_FIELD_NUMBER: builtins.int
     model_version: builtins.str
     """Version: the first 12 hex digits of the model file's SHA-256."""
     model_sha256: builtins.str
@@ -566,6 +648,8 @@ class GetModelResponse(message.Message):
     """From this score on a request is MEDIUM."""
     high_threshold: builtins.float
     """From this score on a request is HIGH."""
+    feature_registry_sha256: builtins.str
+    """SHA-256 of the feature registry, hex."""
     @builtins.property
     def train_time(self) -> timestamp_pb2.Timestamp:
         """When it was trained."""
@@ -573,6 +657,18 @@ class GetModelResponse(message.Message):
     @builtins.property
     def features(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """The model's features in the order of its matrix."""
+
+    @builtins.property
+    def load_time(self) -> timestamp_pb2.Timestamp:
+        """When the worker began to use it."""
+
+    @builtins.property
+    def challengers(self) -> containers.RepeatedCompositeFieldContainer[Challenger]:
+        """The challengers that score in its shadow."""
+
+    @builtins.property
+    def refused(self) -> containers.RepeatedCompositeFieldContainer[RefusedModel]:
+        """What stands in a model folder but is not used; the model from before goes on."""
 
     def __init__(
         self,
@@ -584,9 +680,81 @@ class GetModelResponse(message.Message):
         medium_threshold: builtins.float = ...,
         high_threshold: builtins.float = ...,
         features: abc.Iterable[builtins.str] | None = ...,
+        feature_registry_sha256: builtins.str = ...,
+        load_time: timestamp_pb2.Timestamp | None = ...,
+        challengers: abc.Iterable[Challenger] | None = ...,
+        refused: abc.Iterable[RefusedModel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["load_time", b"load_time", "train_time", b"train_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["challengers", b"challengers", "feature_registry", b"feature_registry", "feature_registry_sha256", b"feature_registry_sha256", "features", b"features", "high_threshold", b"high_threshold", "load_time", b"load_time", "medium_threshold", b"medium_threshold", "model_sha256", b"model_sha256", "model_version", b"model_version", "refused", b"refused", "train_time", b"train_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Challenger(message.Message):
+    """A model whose scores decide nothing."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    MODEL_SHA256_FIELD_NUMBER: builtins.int
+    TRAIN_TIME_FIELD_NUMBER: builtins.int
+    MEDIUM_THRESHOLD_FIELD_NUMBER: builtins.int
+    HIGH_THRESHOLD_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version: the first 12 hex digits of the model file's SHA-256."""
+    model_sha256: builtins.str
+    """SHA-256 of the model file, hex."""
+    medium_threshold: builtins.float
+    """From this score on it calls a request MEDIUM."""
+    high_threshold: builtins.float
+    """From this score on it calls a request HIGH."""
+    @builtins.property
+    def train_time(self) -> timestamp_pb2.Timestamp:
+        """When it was trained."""
+
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+        model_sha256: builtins.str = ...,
+        train_time: timestamp_pb2.Timestamp | None = ...,
+        medium_threshold: builtins.float = ...,
+        high_threshold: builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["train_time", b"train_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["feature_registry", b"feature_registry", "features", b"features", "high_threshold", b"high_threshold", "medium_threshold", b"medium_threshold", "model_sha256", b"model_sha256", "model_version", b"model_version", "train_time", b"train_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["high_threshold", b"high_threshold", "medium_threshold", b"medium_threshold", "model_sha256", b"model_sha256", "model_version", b"model_version", "train_time", b"train_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RefusedModel(message.Message):
+    """A model folder whose content was not taken."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FOLDER_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    REFUSE_TIME_FIELD_NUMBER: builtins.int
+    folder: builtins.str
+    """The folder, as the worker was given it."""
+    why: builtins.str
+    """Why."""
+    @builtins.property
+    def refuse_time(self) -> timestamp_pb2.Timestamp:
+        """When it was refused."""
+
+    def __init__(
+        self,
+        *,
+        folder: builtins.str = ...,
+        why: builtins.str = ...,
+        refuse_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["refuse_time", b"refuse_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["folder", b"folder", "refuse_time", b"refuse_time", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -26,7 +26,11 @@ if _version_not_supported:
 
 
 class FraudScoringServiceStub:
-    """Turns rows of features into probabilities of abuse. It knows models; it knows nothing of cards, policies or money.
+    """Turns rows of features into probabilities of abuse, and explains them. It knows models; it knows nothing of cards,
+    policies or money.
+
+    Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
+    fault, for a value `columns.<feature>[<row>]`. UNAVAILABLE MODEL_MISSING while the worker has no model.
     """
 
     def __init__(self, channel):
@@ -40,6 +44,11 @@ class FraudScoringServiceStub:
                 request_serializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/fraud_scoring.v1.FraudScoringService/Explain',
+                request_serializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ExplainResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/fraud_scoring.v1.FraudScoringService/GetModel',
                 request_serializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.GetModelRequest.SerializeToString,
@@ -48,19 +57,30 @@ class FraudScoringServiceStub:
 
 
 class FraudScoringServiceServicer:
-    """Turns rows of features into probabilities of abuse. It knows models; it knows nothing of cards, policies or money.
+    """Turns rows of features into probabilities of abuse, and explains them. It knows models; it knows nothing of cards,
+    policies or money.
+
+    Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
+    fault, for a value `columns.<feature>[<row>]`. UNAVAILABLE MODEL_MISSING while the worker has no model.
     """
 
     def Score(self, request, context):
-        """Scores a batch of rows with one model. INVALID_ARGUMENT when any value is not finite or out of its range, or when
-        `feature_registry` is not the model's.
+        """Scores a batch of rows with one model. What challengers think of the same rows comes along in `shadow`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Says how the scores of a few rows came about. FAILED_PRECONDITION MODEL_CHANGED when the model asked about is no
+        longer here; RESOURCE_EXHAUSTED OVERLOADED when too many such calls wait.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """The model in use.
+        """The models in use, and those that were refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,6 +93,11 @@ def add_FraudScoringServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ScoreRequest.FromString,
                     response_serializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ExplainRequest.FromString,
+                    response_serializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ExplainResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -88,7 +113,11 @@ def add_FraudScoringServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FraudScoringService:
-    """Turns rows of features into probabilities of abuse. It knows models; it knows nothing of cards, policies or money.
+    """Turns rows of features into probabilities of abuse, and explains them. It knows models; it knows nothing of cards,
+    policies or money.
+
+    Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
+    fault, for a value `columns.<feature>[<row>]`. UNAVAILABLE MODEL_MISSING while the worker has no model.
     """
 
     @staticmethod
@@ -108,6 +137,33 @@ class FraudScoringService:
             '/fraud_scoring.v1.FraudScoringService/Score',
             fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ScoreRequest.SerializeToString,
             fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fraud_scoring.v1.FraudScoringService/Explain',
+            fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ExplainRequest.SerializeToString,
+            fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

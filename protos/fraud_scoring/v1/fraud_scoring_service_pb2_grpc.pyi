@@ -27,33 +27,52 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FraudScoringServiceStub:
-    """Turns rows of features into probabilities of abuse. It knows models; it knows nothing of cards, policies or money."""
+    """Turns rows of features into probabilities of abuse, and explains them. It knows models; it knows nothing of cards,
+    policies or money.
+
+    Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
+    fault, for a value `columns.<feature>[<row>]`. UNAVAILABLE MODEL_MISSING while the worker has no model.
+    """
 
     @typing.overload
     def __new__(cls, channel: grpc.Channel) -> _Self: ...
     @typing.overload
     def __new__(cls, channel: aio.Channel) -> FraudScoringServiceAsyncStub: ...
     Score: grpc.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.ScoreRequest, fraud_scoring_service_pb2.ScoreResponse]
-    """Scores a batch of rows with one model. INVALID_ARGUMENT when any value is not finite or out of its range, or when
-    `feature_registry` is not the model's.
+    """Scores a batch of rows with one model. What challengers think of the same rows comes along in `shadow`."""
+    Explain: grpc.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.ExplainRequest, fraud_scoring_service_pb2.ExplainResponse]
+    """Says how the scores of a few rows came about. FAILED_PRECONDITION MODEL_CHANGED when the model asked about is no
+    longer here; RESOURCE_EXHAUSTED OVERLOADED when too many such calls wait.
     """
     GetModel: grpc.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.GetModelRequest, fraud_scoring_service_pb2.GetModelResponse]
-    """The model in use."""
+    """The models in use, and those that were refused."""
 
 @typing.type_check_only
 class FraudScoringServiceAsyncStub(FraudScoringServiceStub):
-    """Turns rows of features into probabilities of abuse. It knows models; it knows nothing of cards, policies or money."""
+    """Turns rows of features into probabilities of abuse, and explains them. It knows models; it knows nothing of cards,
+    policies or money.
+
+    Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
+    fault, for a value `columns.<feature>[<row>]`. UNAVAILABLE MODEL_MISSING while the worker has no model.
+    """
 
     def __init__(self, channel: aio.Channel) -> None: ...
     Score: aio.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.ScoreRequest, fraud_scoring_service_pb2.ScoreResponse]  # type: ignore[assignment]
-    """Scores a batch of rows with one model. INVALID_ARGUMENT when any value is not finite or out of its range, or when
-    `feature_registry` is not the model's.
+    """Scores a batch of rows with one model. What challengers think of the same rows comes along in `shadow`."""
+    Explain: aio.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.ExplainRequest, fraud_scoring_service_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Says how the scores of a few rows came about. FAILED_PRECONDITION MODEL_CHANGED when the model asked about is no
+    longer here; RESOURCE_EXHAUSTED OVERLOADED when too many such calls wait.
     """
     GetModel: aio.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.GetModelRequest, fraud_scoring_service_pb2.GetModelResponse]  # type: ignore[assignment]
-    """The model in use."""
+    """The models in use, and those that were refused."""
 
 class FraudScoringServiceServicer(metaclass=abc_1.ABCMeta):
-    """Turns rows of features into probabilities of abuse. It knows models; it knows nothing of cards, policies or money."""
+    """Turns rows of features into probabilities of abuse, and explains them. It knows models; it knows nothing of cards,
+    policies or money.
+
+    Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
+    fault, for a value `columns.<feature>[<row>]`. UNAVAILABLE MODEL_MISSING while the worker has no model.
+    """
 
     @abc_1.abstractmethod
     def Score(
@@ -61,8 +80,16 @@ class FraudScoringServiceServicer(metaclass=abc_1.ABCMeta):
         request: fraud_scoring_service_pb2.ScoreRequest,
         context: _ServicerContext,
     ) -> typing.Union[fraud_scoring_service_pb2.ScoreResponse, abc.Awaitable[fraud_scoring_service_pb2.ScoreResponse]]:
-        """Scores a batch of rows with one model. INVALID_ARGUMENT when any value is not finite or out of its range, or when
-        `feature_registry` is not the model's.
+        """Scores a batch of rows with one model. What challengers think of the same rows comes along in `shadow`."""
+
+    @abc_1.abstractmethod
+    def Explain(
+        self,
+        request: fraud_scoring_service_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fraud_scoring_service_pb2.ExplainResponse, abc.Awaitable[fraud_scoring_service_pb2.ExplainResponse]]:
+        """Says how the scores of a few rows came about. FAILED_PRECONDITION MODEL_CHANGED when the model asked about is no
+        longer here; RESOURCE_EXHAUSTED OVERLOADED when too many such calls wait.
         """
 
     @abc_1.abstractmethod
@@ -71,6 +98,6 @@ class FraudScoringServiceServicer(metaclass=abc_1.ABCMeta):
         request: fraud_scoring_service_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[fraud_scoring_service_pb2.GetModelResponse, abc.Awaitable[fraud_scoring_service_pb2.GetModelResponse]]:
-        """The model in use."""
+        """The models in use, and those that were refused."""
 
 def add_FraudScoringServiceServicer_to_server(servicer: FraudScoringServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...
