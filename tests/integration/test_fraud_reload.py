@@ -18,6 +18,7 @@ from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc as pb_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from fraud_worker.registry import REGISTRY_NAME
 from fraud_worker.scorer import MODEL_FILE, Model
 from fraud_worker.serving import SERVICE
 from tests.fraud_models import noise, write_model
@@ -39,7 +40,7 @@ class Worker:
 
     def score(self, rows: int = 3) -> pb.ScoreResponse:
         """The scores of rows of which nothing is known."""
-        return self.stub.Score(pb.ScoreRequest(feature_registry="v1", row_count=rows), timeout=PATIENCE_S)
+        return self.stub.Score(pb.ScoreRequest(feature_registry=REGISTRY_NAME, row_count=rows), timeout=PATIENCE_S)
 
     def version(self) -> str:
         """The champion's."""

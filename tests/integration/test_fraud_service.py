@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 
 from fraud_worker.__main__ import DEFAULT_MODEL
-from fraud_worker.registry import FEATURE_NAMES
+from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
 from fraud_worker.scorer import Model
 from fraud_worker.serving import SERVICE
 
@@ -71,7 +71,7 @@ def announced(worker: subprocess.Popen[str]) -> str:
 
 
 def score(
-    channel: grpc.Channel, rows: int = 1, *, registry: str = "v1", sha256: str = "", **columns: Sequence[float]
+    channel: grpc.Channel, rows: int = 1, *, registry: str = REGISTRY_NAME, sha256: str = "", **columns: Sequence[float]
 ) -> pb.ScoreResponse:
     request = pb.ScoreRequest(
         feature_registry=registry,
@@ -144,7 +144,7 @@ def test_call_without_a_deadline_is_refused(channel: grpc.Channel, method: str) 
 
 def explain(channel: grpc.Channel, rows: int = 1, version: str = "", **columns: Sequence[float]) -> pb.ExplainResponse:
     request = pb.ExplainRequest(
-        feature_registry="v1",
+        feature_registry=REGISTRY_NAME,
         row_count=rows,
         columns=pb.FeatureColumns(**columns),
         model_version=version,
@@ -239,7 +239,7 @@ def test_failing_score_is_a_line_in_the_log() -> None:
         try:
             with grpc.insecure_channel(announced(process)) as channel, pytest.raises(grpc.RpcError) as failed:
                 pb_grpc.FraudScoringServiceStub(channel).Score(
-                    pb.ScoreRequest(feature_registry="v1", row_count=1),
+                    pb.ScoreRequest(feature_registry=REGISTRY_NAME, row_count=1),
                     timeout=DEADLINE_S,
                     metadata=(("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),),
                 )
