@@ -71,18 +71,18 @@ def checked_matrix(request: RowsRequest, rows_max: int) -> Matrix:
 def _values(columns: pb.FeatureColumns, rows: int) -> Matrix:
     """One line a feature."""
     values = np.full((len(FEATURES), rows), UNKNOWN)
-    # Packed doubles lie in the serialized message as they lie in memory. To copy them from there takes a third of the
-    # time that protobuf takes to hand out its repeated fields.
-    data, place = columns.SerializeToString(), 0
+    # Packed doubles lie in the serialized message as they lie in memory. Copying them from there takes about half of
+    # the time that protobuf takes to hand out its repeated fields.
+    data, at = columns.SerializeToString(), 0
     size = rows * values.itemsize
     length = _varint(size)
-    for line, tag in zip(values, _TAGS, strict=True):
-        if data.startswith(tag + length, place):
-            place += len(tag) + len(length)
-            line[:] = np.frombuffer(data, "<f8", rows, place)
-            place += size
+    for place, tag in _TAGS:
+        if data.startswith(tag + length, at):
+            at += len(tag) + len(length)
+            values[place] = np.frombuffer(data, "<f8", rows, at)
+            at += size
     # Whatever else the message holds, a column of another length above all, stopped the walk through it.
-    return values if place == len(data) else _values_one_by_one(columns, rows)
+    return values if at == len(data) else _values_one_by_one(columns, rows)
 
 
 def _values_one_by_one(columns: pb.FeatureColumns, rows: int) -> Matrix:
@@ -108,9 +108,13 @@ def _varint(number: int) -> bytes:
 
 
 _TAGS: Final = [
-    _varint(pb.FeatureColumns.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED) for name in FEATURE_NAMES
+    (place, _varint(field.number << 3 | _LENGTH_DELIMITED))
+    for field, place in sorted(
+        ((pb.FeatureColumns.DESCRIPTOR.fields_by_name[name], place) for place, name in enumerate(FEATURE_NAMES)),
+        key=lambda found: found[0].number,
+    )
 ]
-"""What stands before each packed column."""
+"""In the order of field numbers: a column's place in the registry, and what stands before it on the wire."""
 
 
 def _refuse(values: Matrix) -> NoReturn:

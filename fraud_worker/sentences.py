@@ -17,18 +17,21 @@ _LETTERS: Final = {"s": "second", "min": "minute", "h": "hour", "d": "day"}
 
 def sentence(feature: Feature, value: float | None) -> str:
     """One sentence: what `value` of `feature` says, None where it is unknown."""
-    meaning = feature.meaning.partition(";")[0]
-    match feature.unit:
-        case "count":
-            text = _of_count(meaning, _when(feature.window), value, feature.highest)
-        case "seconds":
-            text = _of_seconds(meaning, value)
-        case "flag":
-            text = _of_flag(meaning.removeprefix("whether "), feature.window, value)
-        case _:
-            amount = "unknown" if value is None else f"{value:,.12g} {feature.unit}"
-            text = f"{meaning}{_when(feature.window)}: {amount}"
+    meaning, when = feature.meaning.partition(";")[0], _when(feature)
+    if feature.unit == "flag":
+        text = _of_flag(meaning.removeprefix("whether "), when, value)
+    elif feature.unit == "count" and not _is_question(meaning):
+        text = _of_count(meaning, when, value, feature.highest)
+    elif feature.unit == "seconds" and not _is_question(meaning):
+        text = _of_seconds(meaning, value)
+    else:
+        text = f"{meaning}{when}: {_amount(feature.unit, value)}"
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _is_question(meaning: str) -> bool:
+    """Whether it asks ("how often ..."), so that the value is the answer."""
+    return meaning.startswith(("how ", "what "))
 
 
 def _of_count(meaning: str, when: str, value: float | None, highest: float) -> str:
@@ -50,11 +53,25 @@ def _of_seconds(meaning: str, value: float | None) -> str:
     return f"{subject} {'is unknown' if value is None else f'was {duration(value)}'}"
 
 
-def _of_flag(statement: str, window: str, value: float | None) -> str:
-    when = "" if window == "ever" else _when(window)
+def _of_flag(statement: str, when: str, value: float | None) -> str:
     if value is None:
         return f"it is unknown whether {statement}{when}"
     return f"{statement}{when}" if value else f"it is not so that {statement}{when}"
+
+
+def _amount(unit: str, value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    match unit:
+        case "seconds":
+            return duration(value)
+        case "milliseconds":
+            return duration(value / 1000)
+        case "count":
+            return f"{value:,.0f}"
+        case "ratio":
+            return f"{value:,.2f}"
+    return f"{value:,.12g} {unit}"
 
 
 def duration(seconds: float) -> str:
@@ -64,22 +81,25 @@ def duration(seconds: float) -> str:
     return f"{number} {name}" if number == "1" else f"{number} {name}s"
 
 
-def _when(window: str) -> str:
-    """A registry's window ("24 h") as it ends a clause."""
-    if window == "ever":
-        return " so far"
-    found = re.fullmatch(r"(\d+) (\w+)", window)
+def _when(feature: Feature) -> str:
+    """The feature's window ("24 h") as it ends a clause."""
+    if feature.window == "ever":
+        return "" if feature.unit == "flag" or feature.meaning.endswith(" before") else " so far"
+    found = re.fullmatch(r"(\d+) (\w+)", feature.window)
     if not found or found[2] not in _LETTERS:
-        return f" ({window})" if window else ""
+        return f" ({feature.window})" if feature.window else ""
     number, unit = found[1], _LETTERS[found[2]]
     return f" in the last {unit}" if number == "1" else f" in the last {number} {unit}s"
 
 
 def _singular(meaning: str) -> str:
-    """A phrase about many as one about one: its first plural, which is its noun, loses the s."""
-    words = meaning.split(" ")
+    """A phrase about many as one about one: its first plural, which is its noun, loses the s, and so do those that "or"
+    joins to it."""
+    words = meaning.replace(" that were ", " that was ").split(" ")
     for place, word in enumerate(words):
-        if word.endswith("s") and not word.endswith(("ss", "ous", "'s")):
-            words[place] = f"{word[:-3]}y" if word.endswith("ies") else word[: -2 if word.endswith("sses") else -1]
+        if not word.endswith("s") or word.endswith(("ss", "ous", "'s", "this")):
+            continue
+        words[place] = f"{word[:-3]}y" if word.endswith("ies") else word[: -2 if word.endswith("sses") else -1]
+        if "or" not in words[place + 1 : place + 2]:
             break
     return " ".join(words)

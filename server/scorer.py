@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
-from google.protobuf.message import DecodeError
 
 from server.breaker import Breaker, BreakerOpen, BreakerState
 from server.domain.snapshot import Score, ShadowScore
 from server.engine.ports import Contribution, Explanation, Features, ScoreUnavailable
+
+Response = TypeVar("Response")
 
 FEATURE_REGISTRY = "v2"
 """The registry that the database's `risk_features` follows."""
@@ -73,7 +74,7 @@ class GrpcFraudScorer:
                 columns=columns_of(rows),
             )
             response = await self._stub.Score(request, timeout=self._timeout_s)
-            return _scores(response, len(rows))
+            return _scores(_parsed(response), len(rows))
 
     async def explain(self, rows: Sequence[Features], model_version: str) -> list[Explanation]:
         """How that model's scores of the rows came about, one a row. Raises ScoreUnavailable."""
@@ -86,7 +87,7 @@ class GrpcFraudScorer:
                 model_version=model_version,
             )
             response = await self._stub.Explain(request, timeout=EXPLAIN_TIMEOUT_S)
-            return _explanations(response, len(rows), model_version)
+            return _explanations(_parsed(response), len(rows), model_version)
 
 
 @contextmanager
@@ -96,10 +97,15 @@ def _unavailable() -> Iterator[None]:
         yield
     except grpc.aio.AioRpcError as error:
         raise ScoreUnavailable(error.code().name) from error
-    except DecodeError as error:
-        raise ScoreUnavailable("the worker's answer is no message") from error
     except BreakerOpen as error:
         raise ScoreUnavailable(str(error)) from error
+
+
+def _parsed(response: Response | None) -> Response:
+    """gRPC gives None, and no error, for bytes that are no message."""
+    if response is None:
+        raise ScoreUnavailable("the worker's answer is no message")
+    return response
 
 
 def columns_of(rows: Sequence[Features]) -> pb.FeatureColumns:
