@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from opentelemetry import context as otel_context
@@ -17,8 +18,10 @@ from opentelemetry import trace
 from server.domain.commands import Command
 from server.domain.decision import check, decide
 from server.domain.errors import Reason, Refusal
+from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.domain.snapshot import Score
+from server.engine import meter
 from server.engine.ports import (
     Answered,
     Entry,
@@ -51,6 +54,7 @@ class Engine:
         scorer: FraudScorer,
         renderer: Renderer,
         signer: QuoteSigner,
+        lottery: Lottery,
         new_id: Callable[[], UUID],
         *,
         batch_max: int = 256,
@@ -61,6 +65,7 @@ class Engine:
         self._scorer = scorer
         self._renderer = renderer
         self._signer = signer
+        self._lottery = lottery
         self._new_id = new_id
         self._batch_max = batch_max
         self._batches_in_flight_max = batches_in_flight_max
@@ -162,6 +167,7 @@ class Engine:
                     ticket.answer(Refusal(Reason.INTERNAL, "internal error"))
 
     async def _attempt(self, batch: list[Ticket]) -> None:
+        meter.count_batch(len(batch))
         loaded = await self._store.load([ticket.command for ticket in batch])
         judged = self._sift(batch, loaded)
         scores = await self._score(judged)
@@ -171,6 +177,7 @@ class Engine:
             if entry is not None:
                 entries.append((ticket, entry))
         written = await self._store.record([entry for _, entry in entries]) if entries else set()
+        meter.count_decisions(entry for position, (_, entry) in enumerate(entries) if position in written)
         for position, (ticket, entry) in enumerate(entries):
             if position in written:
                 ticket.answer(entry.response)
@@ -215,14 +222,19 @@ class Engine:
             scores = await self._scorer.score([features for _, features in rows])
         except ScoreUnavailable as error:
             trace.get_current_span().add_event("score unavailable", {"cause": str(error)})
+            meter.count_score_failure(str(error))
             return {}
         return {ticket: score for (ticket, _), score in zip(rows, scores, strict=True)}
 
     def _decide(self, ticket: Ticket, found: Loaded, score: Score | None) -> Entry | None:
         command = ticket.command
+        if command.scored:
+            found = self._with_lot(command, found)
         try:
             change = decide(command, found.snapshot, score, recycling_id=self._new_id(), signer=self._signer)
         except Refusal as refusal:
+            if refusal.reason is Reason.FRAUD_SCORE_UNAVAILABLE:
+                meter.count_failed(command, found.snapshot)
             ticket.answer(refusal)
             return None
         return Entry(
@@ -232,6 +244,12 @@ class Engine:
             response=self._renderer.answer(command, change),
             receipt=receipt(command, found, score),
         )
+
+    def _with_lot(self, command: Command, found: Loaded) -> Loaded:
+        """The lot is drawn here, not in the domain, so that the receipt holds it and no decision needs the key."""
+        snapshot = found.snapshot
+        lot = self._lottery.lot(command.account_id, command.circumstances.device_hash, snapshot.now)
+        return replace(found, snapshot=replace(snapshot, facts=replace(snapshot.facts, lot=lot)))
 
 
 def replayed(answered: Answered, input_hash: bytes) -> Outcome:

@@ -18,8 +18,8 @@ _encoder = msgspec.json.Encoder()
 
 
 def receipt(command: Command, loaded: Loaded, score: Score | None) -> str:
-    """JSON: the moment, what was asked, the snapshot's card, recycling and balances, the policy revision, the feature
-    row, and the score with its thresholds and model version."""
+    """JSON: the moment, what was asked, the snapshot's card, recycling and balances, the policy revision, the list
+    hits, the feature row, the lot, and the score with its thresholds and model version."""
     snapshot = loaded.snapshot
     body: dict[str, Any] = {
         "now": snapshot.now,
@@ -31,7 +31,10 @@ def receipt(command: Command, loaded: Loaded, score: Score | None) -> str:
         "balances": snapshot.wallet.balances,
         "policy_revision": snapshot.revision_name,
     }
+    if command.reads_lists:
+        body["list_hits"] = snapshot.facts.list_hits
     if command.scored:
+        body["lot"] = snapshot.facts.lot
         body["features"] = loaded.features
         body["score"] = score
     return _encoder.encode(body).decode()

@@ -32,6 +32,7 @@ from server.domain.commands import (
     Void,
 )
 from server.domain.errors import Reason, Refusal
+from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.domain.recycling import RecycleReason
 from server.domain.snapshot import Score
@@ -46,6 +47,7 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 POLICIES = Path(__file__).resolve().parents[2] / "policies"
 HASHER = TraceHasher(b"a key for the hashes of the tests")
 SIGNER = QuoteSigner(b"a key for the quotes of the tests")
+LOTTERY = Lottery(b"a key for the lots of the tests")
 PATIENCE_S = 30.0
 """How long a test waits for what must come."""
 
@@ -161,7 +163,7 @@ class World:
 
     def another_engine(self, store: Store | None = None, **limits: int) -> Engine:
         """An engine beside the first, on the same database."""
-        return Engine(store or self.store, self.scorer, MessageRenderer(), SIGNER, self.new_id, **limits)
+        return Engine(store or self.store, self.scorer, MessageRenderer(), SIGNER, LOTTERY, self.new_id, **limits)
 
     # Doing
 
