@@ -245,9 +245,11 @@ WHERE NOT EXISTS (
   WHERE (effect.account_id, effect.request_id, effect.method) = (c.account_id, c.request_id, c.method)
 )
 AND NOT coalesce(CASE c.method
-  -- The receipt holds the score that refused it.
+  -- The receipt holds the score that refused it, or the lists, caps or want of a score that did.
   WHEN 'Reactivate' THEN
-    (c.receipt #>> '{score,probability}')::float8 >= (c.receipt #>> '{score,medium_threshold}')::float8
+    coalesce((c.receipt #>> '{score,probability}')::float8 >= (c.receipt #>> '{score,medium_threshold}')::float8, false)
+    OR EXISTS (SELECT FROM json_array_elements_text(c.receipt #> '{verdict,reason_codes}') AS code
+               WHERE code ~ '^(DENY|WATCH)_LISTED_|^VELOCITY_|^SCORE_UNAVAILABLE$')
   -- A card that was VOID already leaves no event: what it does then is told by blocked_when_paid_back.
   WHEN 'VoidCard' THEN
     c.receipt #>> '{card,state}' = 'VOID' AND c.receipt #>> '{recycling,compensation,state}' = 'PENDING'

@@ -242,7 +242,7 @@ class Engine:
             account_version=found.account_version,
             change=change,
             response=self._renderer.answer(command, change),
-            receipt=receipt(command, found, score),
+            receipt=receipt(command, found, score, change),
         )
 
     def _with_lot(self, command: Command, found: Loaded) -> Loaded:

@@ -11,15 +11,15 @@ import msgspec
 
 from server.domain.card import Card
 from server.domain.commands import Command
-from server.domain.snapshot import Score
+from server.domain.snapshot import Change, Score
 from server.engine.ports import Loaded
 
 _encoder = msgspec.json.Encoder()
 
 
-def receipt(command: Command, loaded: Loaded, score: Score | None) -> str:
+def receipt(command: Command, loaded: Loaded, score: Score | None, change: Change) -> str:
     """JSON: the moment, what was asked, the snapshot's card, recycling and balances, the policy revision, the list
-    hits, the feature row, the lot, and the score with its thresholds and model version."""
+    hits, the feature row, the lot, the score with its thresholds and model version; and what risk made of these."""
     snapshot = loaded.snapshot
     body: dict[str, Any] = {
         "now": snapshot.now,
@@ -37,6 +37,13 @@ def receipt(command: Command, loaded: Loaded, score: Score | None) -> str:
         body["lot"] = snapshot.facts.lot
         body["features"] = loaded.features
         body["score"] = score
+    if (decision := change.decision) is not None:
+        body["verdict"] = {
+            "reason_codes": decision.reason_codes,
+            "degraded_mode": decision.degraded_mode,
+            "explored": decision.explored,
+            "propensity": decision.propensity,
+        }
     return _encoder.encode(body).decode()
 
 
