@@ -62,7 +62,13 @@ async def make_script(connection: asyncpg.Connection) -> str:
     told = await recorded("kind state generation renewals_used version", "card_event WHERE kind = 'RECYCLED'")
     answered = await recorded("method input_hash response receipt", "command WHERE method = 'Recycle'")
     card: Row = {**_CHOSEN, **told, "event": told["kind"], "live_recycling_id": _RECYCLING_ID_SQL}
-    loads: Row = {**_CHOSEN, "risk_kind": event["kind"], "signals": event["signals"], "wants_wallet": "false"}
+    loads: Row = {
+        **_CHOSEN,
+        "risk_kind": event["kind"],
+        "signals": event["signals"],
+        "wants_wallet": "false",
+        "wants_lists": "true",
+    }
     return "\n".join(
         (
             "\\set number :base + :client_id * :each + :done",

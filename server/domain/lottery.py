@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 PERIOD = timedelta(days=30)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_PERIOD_US = PERIOD // _MICROSECOND
 
 
 class Lottery:
@@ -30,8 +31,8 @@ class Lottery:
         if device_hash is None:
             return None
         pair = device_hash + account_id.encode()
-        offset_us = self._number(b"offset", pair) % (PERIOD // _MICROSECOND)
-        period = ((now - _EPOCH) // _MICROSECOND + offset_us) // (PERIOD // _MICROSECOND)
+        offset_us = self._number(b"offset", pair) % _PERIOD_US
+        period = ((now - _EPOCH) // _MICROSECOND + offset_us) // _PERIOD_US
         # 53 bits are what a float holds exactly, and keep the quotient below 1.
         return (self._number(b"lot %d" % period, pair) >> 11) / 2**53
 

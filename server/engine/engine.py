@@ -200,6 +200,8 @@ class Engine:
             if found.answered is not None:
                 ticket.answer(replayed(found.answered, command.input_hash()))
                 continue
+            if not command.scored:  # of others the lists are counted with what they were decided
+                meter.count_list_hits(found.snapshot.facts.list_hits)
             counted = command.risk_kind is not None and found.snapshot.card is not None
             try:
                 check(command, found.snapshot, self._signer)

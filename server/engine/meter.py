@@ -13,6 +13,7 @@ from typing import TypeAlias
 from opentelemetry import metrics
 
 from server.domain.commands import Command
+from server.domain.lists import ListHit
 from server.domain.recycling import DegradedMode, RecyclingState
 from server.domain.risk import VELOCITY_CODE
 from server.domain.snapshot import Snapshot
@@ -28,7 +29,7 @@ _score_failures = _meter.create_counter(
     "recycling.score.failures", unit="{batch}", description="Batches whose scores were not to be had, by cause."
 )
 _list_hits = _meter.create_counter(
-    "recycling.list.hits", unit="{hit}", description="List entries that named a judged request, by list and subject."
+    "recycling.list.hits", unit="{hit}", description="List entries that named a request, by list and subject."
 )
 _velocity_hits = _meter.create_counter(
     "recycling.velocity.hits", unit="{hit}", description="Caps that a judged request had reached, by counter."
@@ -69,10 +70,16 @@ def count_failed(command: Command, snapshot: Snapshot) -> None:
     _add_decisions((command.method, command.dry_run, platform, FAILED, "", DegradedMode.REJECT, False), 1)
 
 
+def count_list_hits(hits: Iterable[ListHit]) -> None:
+    """List entries named a request."""
+    for (kind, subject_kind), number in Counter((hit.list, hit.subject_kind) for hit in hits).items():
+        _list_hits.add(number, {"list": kind, "subject_kind": subject_kind})
+
+
 def count_decisions(entries: Iterable[Entry]) -> None:
     """Commands were recorded; those that risk has judged are counted."""
     decisions: Counter[_Key] = Counter()
-    hits: Counter[tuple[str, str]] = Counter()
+    hits: list[ListHit] = []
     caps: Counter[str] = Counter()
     for entry in entries:
         command, change, decision = entry.command, entry.change, entry.change.decision
@@ -84,12 +91,11 @@ def count_decisions(entries: Iterable[Entry]) -> None:
         decisions[command.method, command.dry_run, platform, outcome, band, mode, decision.explored] += 1
         if decision.risk_score is not None:
             _scores.record(decision.risk_score)
-        hits.update((hit.list, hit.subject_kind) for hit in decision.list_hits)
+        hits += decision.list_hits
         caps.update(code for code in decision.reason_codes if code.startswith(VELOCITY_CODE))
     for key, number in decisions.items():
         _add_decisions(key, number)
-    for (kind, subject_kind), number in hits.items():
-        _list_hits.add(number, {"list": kind, "subject_kind": subject_kind})
+    count_list_hits(hits)
     for code, number in caps.items():
         _velocity_hits.add(number, {"counter": code.removeprefix(VELOCITY_CODE).lower()})
 

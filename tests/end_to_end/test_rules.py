@@ -15,11 +15,12 @@ import grpc
 import pytest
 from card_recycling.v1 import recycling_service_pb2, types_pb2
 from card_recycling.v1.review_service_pb2 import DeleteListEntryRequest, ListEntriesRequest, PutListEntryRequest
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 
 from clients.python import RecyclingClient, RecyclingError
 from local.stack import StackError
 from server.store.policy_document import put_policies
-from tests.end_to_end.conftest import Service, device, free_address, recycle, server_process
+from tests.end_to_end.conftest import PATIENCE_S, Service, device, free_address, recycle, server_process
 from tests.unit.test_cli import recycling
 
 APPROVED = types_pb2.RECYCLING_STATE_APPROVED
@@ -194,9 +195,14 @@ async def test_decisions_are_counted(service: Service, metered: Metered, strict_
     assert await metered.count(decided, **of, outcome="REJECTED", dry_run="true") == 1
     assert await metered.count("recycling_velocity_hits_total", counter="device_accounts_24h") == 1
     assert await metered.count("recycling_list_hits_total", list="DENY", subject_kind="ACCOUNT") == 1
+    with pytest.raises(RecyclingError):  # there is no such recycling; the entry was met all the same
+        await metered.client.compensate(
+            recycling_service_pb2.CompensateRequest(account_id=cards[2].account_id, recycling_id=str(uuid.uuid4()))
+        )
+    assert await metered.count("recycling_list_hits_total", list="DENY", subject_kind="ACCOUNT") == 2
     assert await metered.count("recycling_errors_total", reason="CARD_ALREADY_RECYCLED") == 1
     assert await metered.count("recycling_risk_score_count") == 3
-    assert await metered.count("recycling_batch_size_count") == 4
+    assert await metered.count("recycling_batch_size_count") == 5
 
 
 async def test_call_that_fails_for_want_of_a_score_is_counted(service: Service, strict_platform: str) -> None:
@@ -216,6 +222,50 @@ async def test_call_that_fails_for_want_of_a_score_is_counted(service: Service, 
         assert await metered.count(decided, platform="tencent", degraded_mode="RULES_ONLY") == 1
         assert await metered.count("recycling_score_failures_total", cause="UNAVAILABLE") == 2
         assert await metered.count("recycling_errors_total", reason="FRAUD_SCORE_UNAVAILABLE") == 1
+
+
+class Collector(metrics_service_pb2_grpc.MetricsServiceServicer):
+    """An OTLP collector that remembers the names of the metrics it got, by service."""
+
+    def __init__(self) -> None:
+        self.names: set[tuple[str, str]] = set()
+        self.news = asyncio.Condition()
+
+    async def Export(
+        self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: Any
+    ) -> metrics_service_pb2.ExportMetricsServiceResponse:
+        """Takes metrics in."""
+        async with self.news:
+            for of_resource in request.resource_metrics:
+                attributes = {each.key: each.value.string_value for each in of_resource.resource.attributes}
+                self.names |= {
+                    (attributes["service.name"], metric.name)
+                    for of_scope in of_resource.scope_metrics
+                    for metric in of_scope.metrics
+                }
+            self.news.notify_all()
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
+
+async def test_metrics_leave_by_otlp_where_the_usual_variables_say_so(service: Service) -> None:
+    """A collector gets the counts of a server whose environment names it."""
+    collector, server = Collector(), grpc.aio.server()
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    environment = {
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"http://127.0.0.1:{port}",
+        "OTEL_METRIC_EXPORT_INTERVAL": "100",
+        "OTEL_SERVICE_NAME": "metered",
+    }
+    (card,) = await service.issue("iqiyi")
+    wanted = {("metered", "recycling.decisions"), ("metered", "recycling.risk.score")}
+    with server_process(service.stack.server_url, service.stack.worker_address, environment=environment) as process:
+        await service.another_client(process.address()).recycle(recycle(card))
+        async with asyncio.timeout(PATIENCE_S), collector.news:
+            await collector.news.wait_for(lambda: wanted <= collector.names)
+        await asyncio.to_thread(process.stop)
+    await server.stop(None)
 
 
 async def test_taken_metrics_port_is_told(service: Service) -> None:

@@ -1,6 +1,7 @@
 -- All that the decisions of a batch of commands may read, in one round trip, in the order of the commands.
 -- `risk_kind`: the kind of risk event the command will leave, or null. `request_id`: null for a quote.
--- `list_hits`: the list entries in force now that name the request; the newest version of each counts.
+-- `list_hits`: the list entries in force now that name the request; the newest version of each counts. They are read in
+-- the reverse order of the key, which needs no sort.
 WITH moment AS MATERIALIZED (
   SELECT service_clock() AS now
 ),
@@ -24,7 +25,7 @@ found AS MATERIALIZED (
                         ('ADDRESS', i.address_hash), ('ADDRESS', i.prefix_hash), ('PAYOUT', i.payout_hash)) AS s (kind, subject)
            CROSS JOIN LATERAL (
              SELECT DISTINCT ON (v.list) v.list, v.entry_id, v.operation, v.expire_time FROM list_entry AS v
-             WHERE v.subject_kind = s.kind AND v.subject = s.subject ORDER BY v.list, v.version DESC
+             WHERE v.subject_kind = s.kind AND v.subject = s.subject ORDER BY v.list DESC, v.version DESC
            ) AS e
            WHERE e.operation = 'PUT' AND (e.expire_time IS NULL OR moment.now < e.expire_time)) END AS list_hits
   FROM (SELECT command.*, row_number() OVER () AS position
