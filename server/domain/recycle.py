@@ -73,7 +73,7 @@ def decide_recycle(
         prior_state=card.state_at(now),
         unused=card.unused_at(now),
         compensation=None if refused else price.compensation,
-        settle_after_time=(None if refused else now + (policy.settle_after_days + verdict.settlement_delay_days) * DAY),
+        settle_after_time=None if refused else now + (policy.settle_after_days + verdict.settlement_delay_days) * DAY,
         settlement_held=verdict.settlement_held,
         platform=policy.platform,
         policy_revision=snapshot.known_revision(),

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fraud_worker.registry import FEATURE_NAMES
 from server.domain.card import DAY
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit, ListKind, SubjectKind
@@ -379,6 +380,11 @@ def test_former_name_of_reject_is_read() -> None:
     policy = parse_policy(json.dumps(body))
     assert policy.risk.without_score is DegradedMode.REJECT
     assert policy.risk.velocity == () and policy.risk.exploration is None
+
+
+def test_counters_are_features() -> None:
+    """Caps count what the database computes for the model anyway."""
+    assert set(Counter) <= set(FEATURE_NAMES)
 
 
 def test_schema_knows_every_counter() -> None:
