@@ -68,6 +68,7 @@ async def make_script(connection: asyncpg.Connection) -> str:
         "reason": event["reason"],
         "signals": event["signals"],
         "wants_wallet": "false",
+        "wants_lists": "true",
     }
     event |= {"platform": f"'{PLATFORM}'", "external_serial": None, "recycling_id": _RECYCLING_ID_SQL}
     return "\n".join(

@@ -59,6 +59,7 @@ FROM (VALUES
   ('card_serial', 'platform, external_serial', NULL),
   ('command', 'account_id, request_id', NULL),
   ('coupon', 'account_id, coupon_id', NULL),
+  ('list_entry', 'subject_kind, subject, list, version', NULL),
   ('policy_revision', 'platform, revision', NULL),
   ('posting', 'account_id, request_id, ledger, platform, unit', NULL),
   ('posting', 'account_id, recycling_id, kind, ledger', NULL),
@@ -244,9 +245,11 @@ WHERE NOT EXISTS (
   WHERE (effect.account_id, effect.request_id, effect.method) = (c.account_id, c.request_id, c.method)
 )
 AND NOT coalesce(CASE c.method
-  -- The receipt holds the score that refused it.
+  -- The receipt holds the score that refused it, or the lists, caps or want of a score that did.
   WHEN 'Reactivate' THEN
-    (c.receipt #>> '{score,probability}')::float8 >= (c.receipt #>> '{score,medium_threshold}')::float8
+    coalesce((c.receipt #>> '{score,probability}')::float8 >= (c.receipt #>> '{score,medium_threshold}')::float8, false)
+    OR EXISTS (SELECT FROM json_array_elements_text(c.receipt #> '{verdict,reason_codes}') AS code
+               WHERE code ~ '^(DENY|WATCH)_LISTED_|^VELOCITY_|^SCORE_UNAVAILABLE$')
   -- A card that was VOID already leaves no event: what it does then is told by blocked_when_paid_back.
   WHEN 'VoidCard' THEN
     c.receipt #>> '{card,state}' = 'VOID' AND c.receipt #>> '{recycling,compensation,state}' = 'PENDING'
@@ -324,7 +327,11 @@ FROM (
 ) AS r
 WHERE (fee_minor, amount, settle_after_time)
       IS DISTINCT FROM
-      (fee, payout, create_time + (document ->> 'settle_after_days')::integer * interval '24 hours')
+      (fee, payout,
+       create_time + ((document ->> 'settle_after_days')::integer
+                      + CASE WHEN (decision ->> 'explored')::boolean
+                             THEN (document #>> '{risk,exploration,settle_after_days}')::integer ELSE 0 END)
+                     * interval '24 hours')
    OR amount > amount_max
    OR NOT document -> 'trigger' -> 'reasons' ? reason
    OR NOT document -> 'trigger' -> 'card_states' ? prior_state
@@ -366,12 +373,16 @@ WHERE p.settled IS DISTINCT FROM
 
 -- name: settlements_were_due (8)
 -- Nothing was settled before it was due, or that the risk of its recycling held back.
+-- What was explored, or allowed by a list, is settled whatever its band.
 SELECT p.account_id, p.recycling_id, p.create_time, r.settle_after_time, r.settlement_held,
        r.decision ->> 'risk_band' AS risk_band
 FROM posting AS p
 JOIN recycling AS r USING (account_id, recycling_id)
 WHERE p.kind = 'SETTLEMENT' AND p.ledger = 'WALLET'
-  AND (r.settlement_held OR r.decision ->> 'risk_band' IS DISTINCT FROM 'LOW' OR p.create_time < r.settle_after_time);
+  AND (r.settlement_held OR p.create_time < r.settle_after_time
+       OR (r.decision ->> 'risk_band' IS DISTINCT FROM 'LOW'
+           AND NOT coalesce((r.decision ->> 'explored')::boolean, false)
+           AND NOT coalesce(r.decision::jsonb -> 'list_hits' @> '[{"list": "ALLOW"}]', false)));
 
 -- name: blocked_when_paid_back (8)
 -- A compensation is blocked exactly when a VoidCard found it pending for a card paid back elsewhere.
@@ -429,7 +440,7 @@ SELECT recorded.relation::text, privilege
 FROM (
   SELECT to_regclass(name) AS relation
   FROM unnest(ARRAY['policy_revision', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
-                    'risk_pair', 'risk_link', 'risk_label']) AS name
+                    'risk_pair', 'risk_link', 'risk_label', 'list_entry']) AS name
   UNION ALL
   SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'risk_event'::regclass
 ) AS recorded

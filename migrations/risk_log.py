@@ -65,6 +65,11 @@ class TraceHasher:
             profile_hash=self._profile(profile),
         )
 
+    def payout(self, payout_id: str) -> bytes | None:
+        """The hash of where value finally goes; None when that is empty. Case and space about it do not count."""
+        value = payout_id.strip().casefold()
+        return self._hash("payout", value) if value else None
+
     def _hash(self, domain: str, value: str) -> bytes:
         return hmac.digest(self._key, f"{domain}\x00{value}".encode("utf-8", "surrogatepass"), "sha256")[:HASH_BYTES]
 

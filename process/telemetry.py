@@ -1,8 +1,10 @@
 """OpenTelemetry's SDK and structured logs, set up once, by a composition root.
 
-Spans go where the standard variables say: OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT), or
-OTEL_TRACES_EXPORTER (otlp or console), switches export on, OTEL_EXPORTER_OTLP_PROTOCOL chooses grpc or http/protobuf,
-OTEL_TRACES_SAMPLER the share kept. With neither nothing is exported, and trace ids still go into logs and errors.
+Spans and metrics go where the standard variables say: OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT,
+..._METRICS_ENDPOINT), or OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER (otlp or console), switch export on,
+OTEL_EXPORTER_OTLP_PROTOCOL chooses grpc or http/protobuf, OTEL_TRACES_SAMPLER the share of traces kept,
+OTEL_METRIC_EXPORT_INTERVAL how often metrics leave. With none nothing is exported, and trace ids still go into logs and
+errors. Metrics may also be read by Prometheus, from a port of our own.
 """
 
 from __future__ import annotations
@@ -12,7 +14,14 @@ import os
 import sys
 
 import structlog
-from opentelemetry import trace
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    ConsoleMetricExporter,
+    MetricExporter,
+    MetricReader,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
@@ -24,28 +33,59 @@ def set_up_tracing(service_name: str) -> TracerProvider:
 
     OTEL_SERVICE_NAME overrides `service_name`.
     """
-    resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service_name)})
-    if _exports():
+    resource = _resource(service_name)
+    if _exports("TRACES"):
         provider = TracerProvider(resource=resource)
-        provider.add_span_processor(BatchSpanProcessor(_exporter()))
+        provider.add_span_processor(BatchSpanProcessor(_span_exporter()))
     else:
         provider = TracerProvider(resource=resource, sampler=ALWAYS_OFF)
     trace.set_tracer_provider(provider)
     return provider
 
 
-def _exports() -> bool:
+def set_up_metrics(service_name: str, *, listen: str = "") -> MeterProvider:
+    """The process's meter provider; shut it down at the end, so that the last counts leave.
+
+    `listen`: HOST:PORT at which Prometheus may read them, empty for nowhere. Raises OSError when it is taken. Where
+    nobody reads metrics none are kept.
+    """
+    readers: list[MetricReader] = []
+    if _exports("METRICS"):
+        readers.append(PeriodicExportingMetricReader(_metric_exporter()))
+    if listen:
+        readers.append(_prometheus(listen))
+    provider = MeterProvider(readers, resource=_resource(service_name))
+    if readers:
+        metrics.set_meter_provider(provider)
+    return provider
+
+
+def _resource(service_name: str) -> Resource:
+    return Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service_name)})
+
+
+def _prometheus(listen: str) -> MetricReader:
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    host, _, port = listen.rpartition(":")
+    registry = CollectorRegistry()
+    start_http_server(int(port), host.strip("[]"), registry=registry)
+    return PrometheusMetricReader(registry=registry)
+
+
+def _exports(signal: str) -> bool:
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
-    if exporter := os.environ.get("OTEL_TRACES_EXPORTER"):
+    if exporter := os.environ.get(f"OTEL_{signal}_EXPORTER"):
         return exporter in ("otlp", "console")
-    return bool(_of_traces("ENDPOINT"))
+    return bool(_setting(signal, "ENDPOINT"))
 
 
-def _exporter() -> SpanExporter:
+def _span_exporter() -> SpanExporter:
     if os.environ.get("OTEL_TRACES_EXPORTER") == "console":
         return ConsoleSpanExporter(out=sys.stderr)
-    if _of_traces("PROTOCOL") == "http/protobuf":
+    if _setting("TRACES", "PROTOCOL") == "http/protobuf":
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
         return HttpExporter()
@@ -54,9 +94,21 @@ def _exporter() -> SpanExporter:
     return OTLPSpanExporter()
 
 
-def _of_traces(setting: str) -> str | None:
-    """An exporter setting; the one for traces alone goes before the one for all signals."""
-    return os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{setting}") or os.environ.get(f"OTEL_EXPORTER_OTLP_{setting}")
+def _metric_exporter() -> MetricExporter:
+    if os.environ.get("OTEL_METRICS_EXPORTER") == "console":
+        return ConsoleMetricExporter(out=sys.stderr)
+    if _setting("METRICS", "PROTOCOL") == "http/protobuf":
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+
+        return HttpExporter()
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+    return OTLPMetricExporter()
+
+
+def _setting(signal: str, setting: str) -> str | None:
+    """An exporter setting; the one for this signal alone goes before the one for all."""
+    return os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_{setting}") or os.environ.get(f"OTEL_EXPORTER_OTLP_{setting}")
 
 
 def set_up_logs(level: str) -> None:

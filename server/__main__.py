@@ -26,6 +26,8 @@ from card_recycling.v1 import (
     card_service_pb2_grpc,
     recycling_service_pb2,
     recycling_service_pb2_grpc,
+    review_service_pb2,
+    review_service_pb2_grpc,
     wallet_service_pb2,
     wallet_service_pb2_grpc,
 )
@@ -39,13 +41,16 @@ from process import telemetry
 from process.reflection import offer_reflection
 from server.api.card_service import CardServicer
 from server.api.guard import BATCH_BYTES_MAX, Guard
+from server.api.list_service import ListServicer
 from server.api.messages import CommandParser, MessageRenderer
 from server.api.recycling_service import RecyclingServicer
 from server.api.wallet_service import WalletServicer
 from server.config import Config, DatabaseConfig
+from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
+from server.engine.lists import ListKeeper
 from server.scorer import GrpcFraudScorer
 from server.store.policy_document import PolicyInvalid, put_policies
 from server.store.store import PostgresStore, connect
@@ -60,6 +65,7 @@ SERVICES = tuple(
         (recycling_service_pb2, "RecyclingService"),
         (card_service_pb2, "CardService"),
         (wallet_service_pb2, "WalletService"),
+        (review_service_pb2, "ReviewService"),
     )
 )
 
@@ -101,19 +107,21 @@ def _is_traced(call: grpc.HandlerCallDetails) -> bool:
 
 
 class CannotListen(Exception):
-    """The address cannot be bound."""
+    """An address cannot be bound."""
 
 
 def assemble(
     config: Config, store: PostgresStore, channel: grpc.aio.Channel
 ) -> tuple[grpc.aio.Server, Engine, health_aio.HealthServicer]:
     """A server with all its services, not yet started; the engine behind it, and its health."""
-    renderer, parser = MessageRenderer(), CommandParser(TraceHasher(_key(config, "trace")))
+    hasher = TraceHasher(_key(config, "trace"))
+    renderer, parser = MessageRenderer(), CommandParser(hasher)
     engine = Engine(
         store,
         GrpcFraudScorer(channel, timeout_ms=config.score_timeout_ms),
         renderer,
         QuoteSigner(_key(config, "quote")),
+        Lottery(_key(config, "exploration")),
         new_id,
         batch_max=config.batch_max,
         queue_max=config.queue_max,
@@ -130,6 +138,8 @@ def assemble(
     recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(RecyclingServicer(engine, store, parser), server)
     card_service_pb2_grpc.add_CardServiceServicer_to_server(CardServicer(engine, issuer, store, parser), server)
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
+    lists = ListServicer(ListKeeper(store, new_id), store, hasher)
+    review_service_pb2_grpc.add_ReviewServiceServicer_to_server(lists, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         offer_reflection(server, (*SERVICES, "grpc.health.v1.Health"))
@@ -143,7 +153,11 @@ async def serve(config: Config) -> None:
         connections=config.database_connections,
         connections_for_batches=BATCHES_IN_FLIGHT,
     )
-    provider = telemetry.set_up_tracing("card-recycling-server")
+    tracing = telemetry.set_up_tracing("card-recycling-server")
+    try:
+        metrics = telemetry.set_up_metrics("card-recycling-server", listen=config.metrics_listen)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {config.metrics_listen}: is the port taken?") from error
     channel = grpc.aio.insecure_channel(
         config.fraud_worker,
         interceptors=aio_client_interceptors(),  # type: ignore[no-untyped-call]
@@ -175,7 +189,8 @@ async def serve(config: Config) -> None:
         log.error("accepted work was left undone: its callers, gone by now, got no answer")
     await channel.close()
     await store.close()
-    provider.shutdown()
+    metrics.shutdown()
+    tracing.shutdown()
     log.info("stopped")
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from process.addresses import is_loopback
@@ -39,6 +39,7 @@ class Config(DatabaseConfig):
     batch_max: int = Field(256, ge=1, le=1000, description="Commands decided and recorded together.")
     queue_max: int = Field(8192, ge=1000, description="Commands that may wait; beyond it calls are OVERLOADED.")
     drain_s: float = Field(20.0, ge=0, le=600, description="How long calls in progress may still take at shutdown.")
+    metrics_listen: str = Field("", description="HOST:PORT at which Prometheus may read metrics; empty: nowhere.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity logged.")
 
     @field_validator("secret_key")
@@ -48,9 +49,11 @@ class Config(DatabaseConfig):
             raise ValueError("must have at least 32 characters")
         return value
 
-    @field_validator("listen", "fraud_worker")
+    @field_validator("listen", "fraud_worker", "metrics_listen")
     @classmethod
-    def _has_port(cls, value: str) -> str:
+    def _has_port(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.field_name == "metrics_listen":
+            return value
         host, _, port = value.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("must be HOST:PORT")
@@ -58,8 +61,8 @@ class Config(DatabaseConfig):
 
     @model_validator(mode="after")
     def _plaintext_stays_home(self) -> Config:
-        for name in ("listen", "fraud_worker"):
-            if not self.insecure_plaintext and not is_loopback(getattr(self, name)):
+        for name in ("listen", "fraud_worker", "metrics_listen"):
+            if getattr(self, name) and not self.insecure_plaintext and not is_loopback(getattr(self, name)):
                 raise ValueError(
                     f"{name.upper()} must be a loopback address, since there is no TLS, or INSECURE_PLAINTEXT set"
                 )

@@ -20,7 +20,7 @@ from server.domain.errors import Reason, Refusal
 from server.domain.policy import Policy
 from server.domain.quote import QuoteSigner
 from server.domain.recycling import Compensation, RecycleReason, Recycling, Wallet
-from server.domain.snapshot import Change, Score, Snapshot
+from server.domain.snapshot import Change, RiskFacts, Score, Snapshot
 from server.store.policy_document import parse_policy
 
 NOW = datetime(2030, 5, 17, 8, 30, tzinfo=UTC)
@@ -92,7 +92,10 @@ def own_reason(policy: Policy) -> RecycleReason:
 
 
 class Account:
-    """One account in memory: commands pass `check` and `decide`, and what they change is kept. `now` moves at will."""
+    """One account in memory: commands pass `check` and `decide`, and what they change is kept.
+
+    `now` moves, and `facts` change, at will.
+    """
 
     def __init__(self, *cards: Card, policies: dict[str, Policy] | None = None, now: datetime = NOW) -> None:
         self.now = now
@@ -100,6 +103,7 @@ class Account:
         self.recyclings: dict[UUID, Recycling] = {}
         self.wallet = Wallet(account_id=ACCOUNT_ID, balances=(), coupons=())
         self.policies = policies or {platform: shipped(platform) for platform in PLATFORMS}
+        self.facts = RiskFacts()
         self._last_id = 0
 
     @property
@@ -137,6 +141,7 @@ class Account:
             policy=self.policies[card.platform] if card else None,
             policy_revision=1 if card else None,
             wallet=self.wallet,
+            facts=self.facts,
         )
 
     def run(self, command: Command, score: Score | None = LOW) -> Change:

@@ -1,8 +1,8 @@
 """The ops tool `recycling`: one command an RPC, the replay of event logs, and the check of a database's invariants.
 
 Knows how to turn arguments into requests. Exit codes: 0 done (a refusal for risk is an answer, too), 1 failed or
-violated, 2 used wrongly. How answers look is for `views`; must not know the service's rules. Heavy imports happen in
-the command that needs them.
+violated, 2 used wrongly. The lists' commands stand in `list_commands`, how answers look in `views`; must not know the
+service's rules. Heavy imports happen in the command that needs them.
 """
 
 from datetime import datetime
@@ -11,11 +11,14 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from clients.python import list_commands
 from clients.python.card_terms import DEFAULT_TERMS, CardTerms
 from clients.python.client import RecyclingError
 from clients.python.options import Circumstances, Command, Connection, command_of, instant
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+app.add_typer(list_commands.app, name="list")
 
 Reason: TypeAlias = Literal["EXPIRED", "VOLUNTARY", "SYSTEM_ANOMALY"]
 UnitName: TypeAlias = Literal["COIN", "GROWTH_POINT", "COUPON"]
@@ -24,6 +27,7 @@ CardId = Annotated[str, typer.Argument(metavar="CARD", help="The card's id.", sh
 RecyclingId = Annotated[str, typer.Argument(metavar="RECYCLING", help="The recycling's id.", show_default=False)]
 RequestId = Annotated[str, typer.Option(help="UUID of the request, to repeat it safely; a new one when left out.")]
 ValidateOnly = Annotated[bool, typer.Option("--validate-only", help="Do everything but the transfer.")]
+PayoutId = Annotated[str, typer.Option("--payout", help="Where value finally goes: an account, a wallet.")]
 Wanted = Annotated[UnitName | None, typer.Option(help="The unit wanted, where the policy leaves a choice.")]
 
 
@@ -48,7 +52,10 @@ def _defaults(
 ) -> None:
     """Card Recycling: issue cards, take them back, look after them. The options here may also follow the command."""
     defaults = {"address": address, "timeout_s": timeout_s}
-    context.default_map = {str(command.name): defaults for command in app.registered_commands}
+    context.default_map = {
+        **{str(command.name): defaults for command in app.registered_commands},
+        "list": {str(command.name): defaults for command in list_commands.app.registered_commands},
+    }
 
 
 @_command
@@ -124,6 +131,7 @@ async def quote(
     circumstances: Circumstances,
     reason: Annotated[Reason, typer.Option(help="Why the card comes back.")] = "VOLUNTARY",
     unit: Wanted = None,
+    payout_id: PayoutId = "",
 ) -> None:
     """Ask what taking a card back would give, and hold the terms for up to five minutes."""
     from card_recycling.v1.recycling_service_pb2 import QuoteRecycleRequest
@@ -134,6 +142,7 @@ async def quote(
         card_id=card_id,
         reason=RecycleReason.Value(f"RECYCLE_REASON_{reason}"),
         compensation_unit=Unit.Value(f"UNIT_{unit or 'UNSPECIFIED'}"),
+        payout_id=payout_id or None,
         **circumstances.messages(),
     )
     async with connection.open() as client:
@@ -150,6 +159,7 @@ async def recycle(
     unit: Wanted = None,
     quote_token: Annotated[str, typer.Option(help="Token of a quote whose terms must still hold.")] = "",
     validate_only: ValidateOnly = False,
+    payout_id: PayoutId = "",
     request_id: RequestId = "",
 ) -> None:
     """Take a card back."""
@@ -164,6 +174,7 @@ async def recycle(
         compensation_unit=Unit.Value(f"UNIT_{unit or 'UNSPECIFIED'}"),
         quote_token=quote_token,
         validate_only=validate_only,
+        payout_id=payout_id or None,
         **circumstances.messages(),
     )
     async with connection.open() as client:
@@ -177,6 +188,7 @@ async def reactivate(
     connection: Connection,
     circumstances: Circumstances,
     validate_only: ValidateOnly = False,
+    payout_id: PayoutId = "",
     request_id: RequestId = "",
 ) -> None:
     """Give the card of a recycling back."""
@@ -187,6 +199,7 @@ async def reactivate(
         account_id=account_id,
         recycling_id=recycling_id,
         validate_only=validate_only,
+        payout_id=payout_id or None,
         **circumstances.messages(),
     )
     async with connection.open() as client:
@@ -199,13 +212,18 @@ async def compensate(
     recycling_id: RecyclingId,
     connection: Connection,
     validate_only: ValidateOnly = False,
+    payout_id: PayoutId = "",
     request_id: RequestId = "",
 ) -> None:
     """Settle what a recycling owes into the wallet."""
     from card_recycling.v1.recycling_service_pb2 import CompensateRequest
 
     request = CompensateRequest(
-        request_id=request_id, account_id=account_id, recycling_id=recycling_id, validate_only=validate_only
+        request_id=request_id,
+        account_id=account_id,
+        recycling_id=recycling_id,
+        validate_only=validate_only,
+        payout_id=payout_id or None,
     )
     async with connection.open() as client:
         connection.show(await client.compensate(request))

@@ -20,10 +20,12 @@ from typing import Protocol, Self, TypedDict, TypeVar, Unpack
 import grpc
 from card_recycling.v1 import card_service_pb2 as card_pb2
 from card_recycling.v1 import recycling_service_pb2 as recycling_pb2
+from card_recycling.v1 import review_service_pb2 as review_pb2
 from card_recycling.v1 import types_pb2
 from card_recycling.v1 import wallet_service_pb2 as wallet_pb2
 from card_recycling.v1.card_service_pb2_grpc import CardServiceStub
 from card_recycling.v1.recycling_service_pb2_grpc import RecyclingServiceStub
+from card_recycling.v1.review_service_pb2_grpc import ReviewServiceStub
 from card_recycling.v1.wallet_service_pb2_grpc import WalletServiceStub
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -194,6 +196,7 @@ class RecyclingClient:
         self._recycling = RecyclingServiceStub(self._channel)
         self._cards = CardServiceStub(self._channel)
         self._wallets = WalletServiceStub(self._channel)
+        self._reviews = ReviewServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -323,6 +326,40 @@ class RecyclingClient:
     ) -> wallet_pb2.GetWalletResponse:
         """An account's wallet as it stands now."""
         return await self._call(self._wallets.GetWallet, request, options)
+
+    # Lists
+
+    async def put_list_entry(
+        self, request: review_pb2.PutListEntryRequest, **options: Unpack[CallOptions]
+    ) -> review_pb2.PutListEntryResponse:
+        """Puts a subject on a list. Without an etag a retry may leave one more version, which says the same."""
+        return await self._call(self._reviews.PutListEntry, request, options)
+
+    async def delete_list_entry(
+        self, request: review_pb2.DeleteListEntryRequest, **options: Unpack[CallOptions]
+    ) -> review_pb2.DeleteListEntryResponse:
+        """Takes a subject off a list. A retry whose first attempt was recorded is LIST_ENTRY_NOT_FOUND."""
+        return await self._call(self._reviews.DeleteListEntry, request, options)
+
+    async def list_entries(
+        self, request: review_pb2.ListEntriesRequest, **options: Unpack[CallOptions]
+    ) -> review_pb2.ListEntriesResponse:
+        """One page of list entries, newest first; `entries` gives them all."""
+        return await self._call(self._reviews.ListEntries, request, options)
+
+    async def entries(
+        self, wanted: review_pb2.ListEntriesRequest, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[review_pb2.ListEntry]:
+        """All list entries that are wanted, newest first, fetched in pages; each page has the call's deadline."""
+        request = review_pb2.ListEntriesRequest(page_size=PAGE_SIZE)
+        request.MergeFrom(wanted)
+        while True:
+            page = await self.list_entries(request, **options)
+            for entry in page.entries:
+                yield entry
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def _call(self, method: _Method[_Request, _Response], request: _Request, options: CallOptions) -> _Response:
         """One RPC with its retries, all within one deadline."""

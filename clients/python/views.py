@@ -38,6 +38,18 @@ COLUMNS = {
         "decision.risk_score",
         "create_time",
     ),
+    "ListEntry": (
+        "entry_id",
+        "list",
+        "subject_kind",
+        "subject",
+        "actor",
+        "reason",
+        "create_time",
+        "end_time",
+        "ended_by",
+        "end_reason",
+    ),
 }
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from server.api import meter
 from server.api.shape import check_shape
 from server.domain.commands import Command
 from server.domain.errors import Refusal
@@ -42,4 +43,8 @@ async def each(
         else:
             refused.append(None)
     submitted = iter(await submit(parsed) if parsed else ())
-    return [next(submitted) if refusal is None else refusal for refusal in refused]
+    outcomes = [next(submitted) if refusal is None else refusal for refusal in refused]
+    for outcome in outcomes:
+        if isinstance(outcome, Refusal):
+            meter.count_error(outcome)
+    return outcomes

@@ -34,6 +34,7 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.METHOD_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
     Reason.CARD_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.RECYCLING_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.LIST_ENTRY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.FRAUD_SCORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,

@@ -15,7 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from opentelemetry import trace
 
-from server.api import errors
+from server.api import errors, meter
 from server.api.shape import check_shape
 from server.domain.errors import Reason, Refusal
 from server.engine.ports import StoreUnavailable
@@ -116,6 +116,7 @@ def _check_deadline(context: Context) -> None:
 
 
 async def _abort(context: Context, refusal: Refusal) -> bytes:
+    meter.count_error(refusal)
     status = errors.status(refusal)
     trailing: list[tuple[str, str | bytes]] = [("grpc-status-details-bin", status.SerializeToString())]
     span = trace.get_current_span().get_span_context()

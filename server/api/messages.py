@@ -25,6 +25,7 @@ from server.domain.commands import (
     Void,
 )
 from server.domain.errors import Reason, Refusal
+from server.domain.lists import ListHit
 from server.domain.recycling import Alternative, Compensation, Decision, RecycleReason, Recycling, Unit, Wallet
 from server.domain.snapshot import Change
 
@@ -42,7 +43,7 @@ _SIGNALS_OF_BEHAVIOR = (
 )
 
 
-class _Names:
+class Names:
     """An enum's numbers to the domain's names (without the prefix) and back; UNSPECIFIED is None."""
 
     def __init__(self, enum: Any, prefix: str) -> None:
@@ -50,33 +51,39 @@ class _Names:
         self._number_of = {name: number for number, name in self._name_of.items()}
 
     def name(self, number: int) -> str:
+        """The name of a number of the enum."""
         return self._name_of[number]
 
     def known(self, number: int) -> str | None:
+        """The name; None when nothing was stated."""
         return self._name_of[number] if number else None
 
     def number(self, name: str | None) -> int:
+        """The number of a name; 0 for none."""
         return self._number_of[name] if name else 0
 
 
-_tier = _Names(types_pb2.Tier, "TIER_")
-_segment = _Names(types_pb2.Segment, "SEGMENT_")
-_card_state = _Names(types_pb2.CardState, "CARD_STATE_")
-_reason = _Names(types_pb2.RecycleReason, "RECYCLE_REASON_")
-_priority = _Names(types_pb2.Priority, "PRIORITY_")
-_recycling_state = _Names(types_pb2.RecyclingState, "RECYCLING_STATE_")
-_disposition = _Names(types_pb2.Disposition, "DISPOSITION_")
-_unit = _Names(types_pb2.Unit, "UNIT_")
-_compensation_state = _Names(types_pb2.CompensationState, "COMPENSATION_STATE_")
-_risk_band = _Names(types_pb2.RiskBand, "RISK_BAND_")
-_void_reason = _Names(card_service_pb2.VoidReason, "VOID_REASON_")
+_tier = Names(types_pb2.Tier, "TIER_")
+_segment = Names(types_pb2.Segment, "SEGMENT_")
+_card_state = Names(types_pb2.CardState, "CARD_STATE_")
+_reason = Names(types_pb2.RecycleReason, "RECYCLE_REASON_")
+_priority = Names(types_pb2.Priority, "PRIORITY_")
+_recycling_state = Names(types_pb2.RecyclingState, "RECYCLING_STATE_")
+_disposition = Names(types_pb2.Disposition, "DISPOSITION_")
+_unit = Names(types_pb2.Unit, "UNIT_")
+_compensation_state = Names(types_pb2.CompensationState, "COMPENSATION_STATE_")
+_risk_band = Names(types_pb2.RiskBand, "RISK_BAND_")
+_degraded_mode = Names(types_pb2.DegradedMode, "DEGRADED_MODE_")
+_list_kind = Names(types_pb2.ListKind, "LIST_KIND_")
+_subject_kind = Names(types_pb2.SubjectKind, "SUBJECT_KIND_")
+_void_reason = Names(card_service_pb2.VoidReason, "VOID_REASON_")
 
 
 # Messages to commands
 
 
 class CommandParser:
-    """Turns checked request messages into commands; raw devices and addresses end here."""
+    """Turns checked request messages into commands; raw devices, addresses and payouts end here."""
 
     def __init__(self, hasher: TraceHasher, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         """`now` tells what devices' clocks are compared with."""
@@ -126,6 +133,7 @@ class CommandParser:
             account_id=request.account_id,
             recycling_id=UUID(request.recycling_id),
             dry_run=request.validate_only,
+            circumstances=Circumstances(payout_hash=self._payout_hash(request)),
         )
 
     def activate(self, request: card_service_pb2.ActivateCardRequest) -> Activate:
@@ -161,7 +169,7 @@ class CommandParser:
             currency=item.currency,
             duration_days=item.duration_days,
             external_serial=item.external_serial if item.HasField("external_serial") else None,
-            activate_by_time=_time(item, "activate_by_time"),
+            activate_by_time=optional_time(item, "activate_by_time"),
         )
 
     def _circumstances(
@@ -188,7 +196,7 @@ class CommandParser:
             timezone=device.timezone,
             language=device.language,
         )
-        clock_time = _time(device, "clock_time")
+        clock_time = optional_time(device, "clock_time")
         if clock_time is not None:
             signals["clock_skew_seconds"] = clock_skew_seconds(clock_time, self._now())
         return Circumstances(
@@ -196,8 +204,20 @@ class CommandParser:
             address_hash=traces.address_hash,
             prefix_hash=traces.prefix_hash,
             profile_hash=traces.profile_hash,
+            payout_hash=(
+                None if isinstance(request, card_service_pb2.ActivateCardRequest) else self._payout_hash(request)
+            ),
             signals=signals,
         )
+
+    def _payout_hash(
+        self,
+        request: recycling_service_pb2.QuoteRecycleRequest
+        | recycling_service_pb2.RecycleRequest
+        | recycling_service_pb2.ReactivateRequest
+        | recycling_service_pb2.CompensateRequest,
+    ) -> bytes | None:
+        return self._hasher.payout(request.payout_id)
 
 
 def _known(message: types_pb2.Device | types_pb2.Behavior, fields: tuple[str, ...]) -> dict[str, float | int | bool]:
@@ -209,15 +229,15 @@ def _wanted_unit(number: int) -> Unit | None:
     return Unit(name) if name else None
 
 
-def _time(message: Message, field: str) -> datetime | None:
+def optional_time(message: Message, field: str) -> datetime | None:
     """An optional time. Raises Refusal for nanoseconds that are none; the schema has checked the seconds."""
     if not message.HasField(field):
         return None
-    timestamp: Timestamp = getattr(message, field)
-    if not 0 <= timestamp.nanos < 1_000_000_000:
+    given: Timestamp = getattr(message, field)
+    if not 0 <= given.nanos < 1_000_000_000:
         text = "nanos must lie between 0 and 999999999"
         raise Refusal(Reason.FIELD_INVALID, f"{field}: {text}", fields=((field, text),))
-    return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+    return _EPOCH + timedelta(seconds=given.seconds, microseconds=given.nanos // 1000)
 
 
 # Domain values to messages
@@ -241,7 +261,7 @@ class MessageRenderer:
                 return recycling_service_pb2.QuoteRecycleResponse(
                     recycling=recycling_message(change.recycling),
                     quote_token=change.quote_token,
-                    quote_expire_time=_timestamp(change.quote_expire_time),
+                    quote_expire_time=timestamp(change.quote_expire_time),
                 )
             case Recycle():
                 assert change.recycling is not None
@@ -280,10 +300,10 @@ def card_message(card: Card, now: datetime) -> types_pb2.Card:
         paid_minor=card.paid_minor,
         currency=card.currency,
         duration_days=card.duration_days,
-        issue_time=_timestamp(card.issue_time),
-        activate_by_time=_timestamp(card.activate_by_time),
-        activate_time=_timestamp(card.activate_time),
-        expire_time=_timestamp(card.expire_time),
+        issue_time=timestamp(card.issue_time),
+        activate_by_time=timestamp(card.activate_by_time),
+        activate_time=timestamp(card.activate_time),
+        expire_time=timestamp(card.expire_time),
         segment=_segment.number(card.segment),  # type: ignore[arg-type]
         generation=card.generation,
         renewals_used=card.renewals_used,
@@ -306,7 +326,7 @@ def recycling_message(recycling: Recycling) -> types_pb2.Recycling:
         fee_minor=recycling.fee_minor,
         compensation=_compensation_message(recycling.compensation) if recycling.compensation else None,
         decision=decision_message(recycling.decision),
-        create_time=_timestamp(recycling.create_time),
+        create_time=timestamp(recycling.create_time),
         version=recycling.version,
     )
 
@@ -321,7 +341,11 @@ def decision_message(decision: Decision) -> types_pb2.Decision:
         policy_revision=decision.policy_revision,
         model_version=decision.model_version,
         degraded=decision.degraded,
-        valid_until=_timestamp(decision.valid_until),
+        valid_until=timestamp(decision.valid_until),
+        degraded_mode=_degraded_mode.number(decision.degraded_mode),  # type: ignore[arg-type]
+        list_hits=map(_list_hit_message, decision.list_hits),
+        explored=decision.explored,
+        propensity=decision.propensity,
     )
 
 
@@ -343,7 +367,7 @@ def wallet_message(wallet: Wallet) -> types_pb2.Wallet:
                 platform=coupon.platform,
                 basis_points=coupon.basis_points,
                 max_discount_minor=coupon.max_discount_minor,
-                expire_time=_timestamp(coupon.expire_time),
+                expire_time=timestamp(coupon.expire_time),
             )
             for coupon in wallet.coupons
         ],
@@ -355,9 +379,17 @@ def _compensation_message(compensation: Compensation) -> types_pb2.Compensation:
         unit=_unit.number(compensation.unit),  # type: ignore[arg-type]
         amount=compensation.amount,
         basis_points=compensation.basis_points,
-        expire_time=_timestamp(compensation.expire_time),
+        expire_time=timestamp(compensation.expire_time),
         max_discount_minor=compensation.max_discount_minor,
         state=_compensation_state.number(compensation.state),  # type: ignore[arg-type]
+    )
+
+
+def _list_hit_message(hit: ListHit) -> types_pb2.ListHit:
+    return types_pb2.ListHit(
+        list=_list_kind.number(hit.list),  # type: ignore[arg-type]
+        subject_kind=_subject_kind.number(hit.subject_kind),  # type: ignore[arg-type]
+        entry_id=str(hit.entry_id),
     )
 
 
@@ -373,7 +405,8 @@ def _alternative_message(alternative: Alternative) -> types_pb2.Alternative:
     )
 
 
-def _timestamp(moment: datetime | None) -> Timestamp | None:
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """A time; None where there is none."""
     if moment is None:
         return None
     microseconds = (moment - _EPOCH) // MICROSECOND

@@ -7,6 +7,7 @@ from typing import Protocol
 from uuid import UUID
 
 from server.domain.card import Card
+from server.domain.lists import ListEntry, ListFilter
 from server.domain.recycling import Recycling, Wallet
 
 
@@ -31,4 +32,12 @@ class Reader(Protocol):
 
     async def wallet(self, account_id: str) -> Wallet:
         """What an account holds."""
+        ...
+
+
+class ListReader(Protocol):
+    """The lists as they stand. Raises StoreUnavailable when the database cannot be reached."""
+
+    async def entries(self, wanted: ListFilter, before: tuple[datetime, UUID], how_many: int) -> list[ListEntry]:
+        """List entries put before a position, newest first."""
         ...

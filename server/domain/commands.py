@@ -15,16 +15,18 @@ from server.domain.recycling import RecycleReason, Unit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """The device and session a request came from: keyed hashes (16 bytes each) and plain signals; None is unknown."""
+    """The device and session a request came from, and where value finally goes: keyed hashes (16 bytes each) and plain
+    signals; None is unknown."""
 
     device_hash: bytes | None = None
     address_hash: bytes | None = None
     prefix_hash: bytes | None = None
     profile_hash: bytes | None = None
+    payout_hash: bytes | None = None
     signals: Mapping[str, float | int | bool] = field(default_factory=dict)
 
     def shared_keys(self) -> tuple[bytes, ...]:
-        """What other accounts' requests may have in common with this one."""
+        """What other accounts' requests may have in common with this one. The payout counts in no feature."""
         hashes = (self.device_hash, self.address_hash, self.prefix_hash, self.profile_hash)
         return tuple(h for h in hashes if h is not None)
 
@@ -38,6 +40,8 @@ class Command:
     """The kind of risk event that the command leaves; None leaves none."""
     scored: ClassVar[bool] = False
     """Whether the command is decided upon a risk score."""
+    reads_lists: ClassVar[bool] = False
+    """Whether the lists have a say in it."""
 
     request_id: UUID | None
     account_id: str
@@ -63,6 +67,7 @@ class Recycle(Command):
     method = "Recycle"
     risk_kind = "RECYCLE"
     scored = True
+    reads_lists = True
 
     reason: RecycleReason
     unit: Unit | None = None
@@ -81,6 +86,7 @@ class Reactivate(Command):
     method = "Reactivate"
     risk_kind = "REACTIVATE"
     scored = True
+    reads_lists = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,7 @@ class Compensate(Command):
 
     method = "Compensate"
     risk_kind = "COMPENSATE"
+    reads_lists = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from server.domain.card import CardState
-from server.domain.recycling import Disposition, RecycleReason, Unit
+from server.domain.recycling import DegradedMode, Disposition, RecycleReason, Unit
 
 
 class CompensationKind(StrEnum):
@@ -35,11 +35,30 @@ class RestoredValidity(StrEnum):
     FULL = "FULL"  # its full duration from now, which uses up one renewal
 
 
-class WithoutScore(StrEnum):
-    """What happens when no score is to be had."""
+class Counter(StrEnum):
+    """A count of earlier requests, as the feature of that name counts them (at most 200)."""
 
-    REFUSE = "REFUSE"  # the call fails, FRAUD_SCORE_UNAVAILABLE
-    RULES_ONLY = "RULES_ONLY"  # the rules decide alone; the decision says `degraded` and settlement is held
+    ACCOUNT_RECYCLES_1H = "account_recycles_1h"
+    ACCOUNT_RECYCLES_24H = "account_recycles_24h"
+    DEVICE_RECYCLES_24H = "device_recycles_24h"
+    DEVICE_ACCOUNTS_1H = "device_accounts_1h"
+    DEVICE_ACCOUNTS_24H = "device_accounts_24h"
+    DEVICE_ACCOUNTS_30D = "device_accounts_30d"
+    DEVICE_CARDS_30D = "device_cards_30d"
+    ADDRESS_ACCOUNTS_1H = "address_accounts_1h"
+    ADDRESS_ACCOUNTS_24H = "address_accounts_24h"
+    PREFIX_RECYCLES_1H = "prefix_recycles_1h"
+    LOOK_ALIKE_ACCOUNTS_1H = "look_alike_accounts_1h"
+    LOOK_ALIKE_ACCOUNTS_24H = "look_alike_accounts_24h"
+    ACCOUNT_DEVICES_30D = "account_devices_30d"
+    ACCOUNT_REACTIVATIONS_30D = "account_reactivations_30d"
+
+
+class CapAction(StrEnum):
+    """What a request beyond a cap gets."""
+
+    HOLD = "HOLD"
+    REFUSE = "REFUSE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,11 +105,32 @@ class ReactivationRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VelocityCap:
+    """A request gets `action` once its counter, of earlier requests, has reached `max`."""
+
+    counter: Counter
+    max: int
+    action: CapAction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplorationRule:
+    """The share of would-be refusals that is let through, up to a paid amount, and how much later it is settled."""
+
+    share_basis_points: int
+    amount_max_minor: int
+    settle_after_days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RiskRule:
-    """What risk does here: reasons that the band never refuses, and what happens without a score."""
+    """What risk does here: reasons that it never refuses, what happens without a score, caps, and exploration."""
 
     never_refused_reasons: tuple[RecycleReason, ...]
-    without_score: WithoutScore
+    without_score: DegradedMode
+    # Older revisions have neither.
+    velocity: tuple[VelocityCap, ...] = ()
+    exploration: ExplorationRule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +170,8 @@ class Policy:
             raise ValueError("basis_points and valid_days are required with DISCOUNT")
         if self.fee_basis_points and rule.kind is not CompensationKind.REFUND:
             raise ValueError("a fee is kept back from a REFUND only")
+        if len({(cap.counter, cap.action) for cap in self.risk.velocity}) != len(self.risk.velocity):
+            raise ValueError("each counter may have one cap for each action")
         self._check_reactivation(offered - {Disposition.CANCEL})
 
     def _check_reactivation(self, waiting: set[Disposition]) -> None:

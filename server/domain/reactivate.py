@@ -39,7 +39,8 @@ def decide_reactivate(snapshot: Snapshot, score: Score | None) -> Change:
     card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
     rule = policy.reactivation
     assert rule is not None and recycling.recycling_id is not None
-    verdict = judge(score, policy, may_refuse=True)
+    # Not explored: what is given back has no settlement that could wait.
+    verdict = judge(score, snapshot.facts, policy, may_refuse=True)
     window_end = recycling.create_time + rule.window_days * DAY
     decided = decision(snapshot, score, verdict, (), window_end)
     if verdict.action is not Action.APPROVE:

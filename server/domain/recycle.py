@@ -50,7 +50,13 @@ def decide_recycle(
 ) -> Change:
     card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
     price = terms(card, policy, now)
-    verdict = judge(score, policy, may_refuse=command.reason not in policy.risk.never_refused_reasons)
+    verdict = judge(
+        score,
+        snapshot.facts,
+        policy,
+        may_refuse=command.reason not in policy.risk.never_refused_reasons,
+        explorable_minor=card.paid_minor,
+    )
     refused = verdict.action is not Action.APPROVE  # a held card that nobody can release would be worse
     alternatives = weigh(card, policy, price)
     recycling = Recycling(
@@ -67,7 +73,7 @@ def decide_recycle(
         prior_state=card.state_at(now),
         unused=card.unused_at(now),
         compensation=None if refused else price.compensation,
-        settle_after_time=None if refused else now + policy.settle_after_days * DAY,
+        settle_after_time=None if refused else now + (policy.settle_after_days + verdict.settlement_delay_days) * DAY,
         settlement_held=verdict.settlement_held,
         platform=policy.platform,
         policy_revision=snapshot.known_revision(),

@@ -8,6 +8,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from server.domain.card import CardState
+from server.domain.lists import ListHit
 
 
 class RecycleReason(StrEnum):
@@ -76,6 +77,14 @@ class RiskBand(StrEnum):
     HIGH = "HIGH"
 
 
+class DegradedMode(StrEnum):
+    """What a policy does with a request that has no score. For reasons that are never refused it is RULES_ONLY."""
+
+    HOLD = "HOLD"  # held for a reviewer's verdict
+    RULES_ONLY = "RULES_ONLY"  # the rules decide alone, and settlement is held
+    REJECT = "REJECT"  # the call fails, FRAUD_SCORE_UNAVAILABLE
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compensation:
     """What the owner gets. `amount` >= 1; the last three fields belong to a COUPON, whose amount is 1."""
@@ -103,7 +112,11 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How an answer came about, as callers see it. Times are UTC; `risk_score` is a probability."""
+    """How an answer came about, as callers see it. Times are UTC; `risk_score` is a probability.
+
+    `degraded_mode` is None when there was a score. `explored`: let through in spite of the model, as the share
+    `propensity` of such requests is.
+    """
 
     risk_score: float | None
     risk_band: RiskBand | None
@@ -113,6 +126,11 @@ class Decision:
     model_version: str
     degraded: bool
     valid_until: datetime | None
+    # With defaults, since what was stored before has none.
+    degraded_mode: DegradedMode | None = None
+    list_hits: tuple[ListHit, ...] = ()
+    explored: bool = False
+    propensity: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

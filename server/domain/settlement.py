@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from server.domain.errors import Reason, Refusal
+from server.domain.lists import ListKind
 from server.domain.recycling import CompensationState, Coupon, RecyclingState
 from server.domain.snapshot import Change, Snapshot, Transfer
 
@@ -23,6 +24,9 @@ def check_compensate(snapshot: Snapshot) -> None:
         raise Refusal(Reason.SETTLEMENT_NOT_DUE, "settlement is held until a review")
     if recycling.settle_after_time is not None and snapshot.now < recycling.settle_after_time:
         raise Refusal(Reason.SETTLEMENT_NOT_DUE, f"settlement is due from {recycling.settle_after_time.isoformat()}")
+    # Not COMPENSATION_BLOCKED, which is for ever: a DENY entry may end, and what is owed is then due again.
+    if any(hit.list is ListKind.DENY for hit in snapshot.facts.list_hits):
+        raise Refusal(Reason.SETTLEMENT_NOT_DUE, "settlement is held while its account or payout is listed")
 
 
 def decide_compensate(snapshot: Snapshot) -> Change:

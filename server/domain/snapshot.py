@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
 from server.domain.card import Card, CardEventKind
 from server.domain.errors import Reason, Refusal
+from server.domain.lists import ListHit
 from server.domain.policy import Policy
 from server.domain.recycling import Coupon, Decision, Recycling, RiskBand, Unit, Wallet
 
@@ -45,6 +47,16 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RiskFacts:
+    """What risk goes by beside the score: the list entries in force that name the request, the counts of earlier
+    requests by the counter's name (None: unknown), and the lot of its account on its device (None: no device)."""
+
+    list_hits: tuple[ListHit, ...] = ()
+    counts: Mapping[str, float | None] = field(default_factory=dict)
+    lot: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """All that a decision may read, as of `now`. `policy` is the recycling's own where the command names one,
     else the one in force. `recycling` is the one named, or the live one of the card."""
@@ -55,6 +67,7 @@ class Snapshot:
     policy: Policy | None
     policy_revision: int | None
     wallet: Wallet
+    facts: RiskFacts = RiskFacts()
 
     def known_card(self) -> Card:
         """The card. Raises Refusal when the account has no such card."""

@@ -18,8 +18,10 @@ from opentelemetry import trace
 from server.domain.commands import Command
 from server.domain.decision import check, decide
 from server.domain.errors import Reason, Refusal
+from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.domain.snapshot import Score
+from server.engine import meter
 from server.engine.ports import (
     Answered,
     Entry,
@@ -57,6 +59,7 @@ class Engine:
         scorer: FraudScorer,
         renderer: Renderer,
         signer: QuoteSigner,
+        lottery: Lottery,
         new_id: Callable[[], UUID],
         *,
         batch_max: int = 256,
@@ -67,6 +70,7 @@ class Engine:
         self._scorer = scorer
         self._renderer = renderer
         self._signer = signer
+        self._lottery = lottery
         self._new_id = new_id
         self._batch_max = batch_max
         self._batches_in_flight_max = batches_in_flight_max
@@ -168,6 +172,7 @@ class Engine:
                     ticket.answer(Refusal(Reason.INTERNAL, "internal error"))
 
     async def _attempt(self, batch: list[Ticket]) -> None:
+        meter.count_batch(len(batch))
         loaded = await self._store.load([ticket.command for ticket in batch])
         judged = self._sift(batch, loaded)
         scores = await self._score(judged)
@@ -211,6 +216,7 @@ class Engine:
                 if device_hash is not None and entry.change.refused is not found.assumed_rejected:
                     told_wrongly.add(device_hash)
         written = await self._store.record([entry for _, entry in entries]) if entries else set()
+        meter.count_decisions(entry for position, (_, entry) in enumerate(entries) if position in written)
         for position, (ticket, entry) in enumerate(entries):
             if position in written:
                 ticket.answer(entry.response)
@@ -233,6 +239,8 @@ class Engine:
             if found.answered is not None:
                 ticket.answer(replayed(found.answered, command.input_hash()))
                 continue
+            if not command.scored:  # of others the lists are counted with what they were decided
+                meter.count_list_hits(found.snapshot.facts.list_hits)
             counted = command.risk_kind is not None and found.snapshot.card is not None
             try:
                 check(command, found.snapshot, self._signer)
@@ -255,6 +263,7 @@ class Engine:
             scores = await self._scorer.score([features for _, features in rows])
         except ScoreUnavailable as error:
             trace.get_current_span().add_event("score unavailable", {"cause": str(error)})
+            meter.count_score_failure(str(error))
             return {}
         return {ticket: score for (ticket, _), score in zip(rows, scores, strict=True)}
 
@@ -274,11 +283,15 @@ class Engine:
         self, ticket: Ticket, found: Loaded, score: Score | None, explanation: Explanation | None, new_id: UUID
     ) -> Entry | None:
         command = ticket.command
+        if command.scored:
+            found = self._with_lot(command, found)
         if score is not None and explanation is not None:
             score = replace(score, reason_codes=explanation.reason_codes)
         try:
             change = decide(command, found.snapshot, score, recycling_id=new_id, signer=self._signer)
         except Refusal as refusal:
+            if refusal.reason is Reason.FRAUD_SCORE_UNAVAILABLE:
+                meter.count_failed(command, found.snapshot)
             ticket.answer(refusal)
             return None
         return Entry(
@@ -286,8 +299,14 @@ class Engine:
             account_version=found.account_version,
             change=change,
             response=self._renderer.answer(command, change),
-            receipt=receipt(command, found, score, explanation),
+            receipt=receipt(command, found, score, change, explanation),
         )
+
+    def _with_lot(self, command: Command, found: Loaded) -> Loaded:
+        """The lot is drawn here, not in the domain, so that the receipt holds it and no decision needs the key."""
+        snapshot = found.snapshot
+        lot = self._lottery.lot(command.account_id, command.circumstances.device_hash, snapshot.now)
+        return replace(found, snapshot=replace(snapshot, facts=replace(snapshot.facts, lot=lot)))
 
 
 def replayed(answered: Answered, input_hash: bytes) -> Outcome:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from server.domain.card import Card
 from server.domain.commands import Command, IssueItem
+from server.domain.lists import EntryDraft, ListEntry
 from server.domain.policy import Policy
 from server.domain.snapshot import Change, Score, Snapshot
 
@@ -110,6 +111,24 @@ class IssuedEntry:
     receipt: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutEntry:
+    """What became of a list entry to put, at `now`: its version, or None when it was not added. `etag_before`: that of
+    the entry then in force."""
+
+    now: datetime
+    etag_before: str | None
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletedEntry:
+    """An entry to delete; `ended` is False when another ended it at the same moment."""
+
+    entry: ListEntry
+    ended: bool
+
+
 class Store(Protocol):
     """The database. Every method raises StoreUnavailable when it cannot be reached."""
 
@@ -132,6 +151,18 @@ class Store(Protocol):
 
     async def record_items(self, entries: Sequence[IssuedEntry]) -> set[UUID]:
         """Issues in one transaction; returns the ids of the cards written. Those missing were answered meanwhile."""
+        ...
+
+
+class ListStore(Protocol):
+    """The lists. Every method raises StoreUnavailable when the database cannot be reached."""
+
+    async def put_entry(self, draft: EntryDraft, entry_id: UUID) -> PutEntry:
+        """Adds an entry, unless it expires too early, or another than the wanted one is in force."""
+        ...
+
+    async def delete_entry(self, entry_id: UUID, end_id: UUID, actor: str, reason: str) -> DeletedEntry | None:
+        """Ends an entry in force; None when there is none of this id."""
         ...
 
 

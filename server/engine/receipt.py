@@ -12,16 +12,18 @@ import msgspec
 
 from server.domain.card import Card
 from server.domain.commands import Command
-from server.domain.snapshot import Score
+from server.domain.snapshot import Change, Score
 from server.engine.ports import Explanation, Loaded
 
 _encoder = msgspec.json.Encoder()
 
 
-def receipt(command: Command, loaded: Loaded, score: Score | None, explanation: Explanation | None = None) -> str:
-    """JSON: the moment, what was asked, the snapshot's card, recycling and balances, the policy revision, the feature
-    row, the score with its thresholds, model version, reason codes and what challengers said, and how it came about,
-    where that was asked."""
+def receipt(
+    command: Command, loaded: Loaded, score: Score | None, change: Change, explanation: Explanation | None = None
+) -> str:
+    """JSON: the moment, what was asked, the snapshot's card, recycling and balances, the policy revision, the list
+    hits, the feature row, the lot, the score with its thresholds, model version, reason codes and what challengers
+    said, how it came about, where that was asked; and what risk made of these."""
     snapshot = loaded.snapshot
     body: dict[str, Any] = {
         "now": snapshot.now,
@@ -33,12 +35,22 @@ def receipt(command: Command, loaded: Loaded, score: Score | None, explanation: 
         "balances": snapshot.wallet.balances,
         "policy_revision": snapshot.revision_name,
     }
+    if command.reads_lists:
+        body["list_hits"] = snapshot.facts.list_hits
     if command.scored:
+        body["lot"] = snapshot.facts.lot
         body["features"] = loaded.features
         body["score"] = score
         if explanation is not None:
             told = tuple(part for part in explanation.contributions if part.contribution)  # the rest adds nothing
             body["explanation"] = replace(explanation, contributions=told)
+    if (decision := change.decision) is not None:
+        body["verdict"] = {
+            "reason_codes": decision.reason_codes,
+            "degraded_mode": decision.degraded_mode,
+            "explored": decision.explored,
+            "propensity": decision.propensity,
+        }
     return _encoder.encode(body).decode()
 
 

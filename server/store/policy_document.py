@@ -26,6 +26,8 @@ def parse_policy(document: str) -> Policy:
     try:
         body = json.loads(document, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
         jsonschema.validate(body, _schema())
+        if body["risk"]["without_score"] == "REFUSE":  # its former name, in revisions that stand for ever
+            body["risk"]["without_score"] = "REJECT"
         return msgspec.convert(body, Policy)
     except jsonschema.ValidationError as error:
         raise PolicyInvalid(f"{error.json_path}: {error.message}") from error

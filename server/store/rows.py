@@ -11,6 +11,8 @@ import msgspec
 
 from server.domain.card import MICROSECOND, Card, CardState
 from server.domain.commands import Command, Compensate, Reactivate, Recycle
+from server.domain.lists import ListEntry, ListHit, ListKind, Subject, SubjectKind
+from server.domain.policy import Counter
 from server.domain.recycling import (
     Balance,
     Compensation,
@@ -25,13 +27,14 @@ from server.domain.recycling import (
     Unit,
     Wallet,
 )
-from server.domain.snapshot import Change
+from server.domain.snapshot import Change, RiskFacts
 from server.engine.ports import Entry
 
 Row = Mapping[str, Any]
 
 _decision = msgspec.json.Decoder(Decision)
 _balances = msgspec.json.Decoder(tuple[Balance, ...])
+_list_hits = msgspec.json.Decoder(tuple[ListHit, ...])
 _coupons = msgspec.json.Decoder(tuple[Coupon, ...])
 _json = msgspec.json.Encoder()
 
@@ -106,6 +109,35 @@ def wallet(account_id: str, balances: str | None, coupons: str | None) -> Wallet
     )
 
 
+def risk_facts(list_hits: str | None, features: Mapping[str, Any]) -> RiskFacts:
+    """What risk goes by, from the JSON aggregate of list hits (None stands for none) and the feature row."""
+    return RiskFacts(
+        list_hits=_list_hits.decode(list_hits) if list_hits else (),
+        counts={counter: features[counter] for counter in Counter},
+    )
+
+
+def list_entry(row: Row) -> ListEntry:
+    """A list entry from its row and what came after it."""
+    end_time = row["expire_time"]
+    ended_by, end_reason = "", ""
+    if row["next_time"] is not None and (end_time is None or row["next_time"] < end_time):
+        end_time, ended_by, end_reason = row["next_time"], row["next_actor"], row["next_reason"]
+    return ListEntry(
+        entry_id=row["entry_id"],
+        list=ListKind(row["list"]),
+        subject=Subject(kind=SubjectKind(row["subject_kind"]), key=row["subject"]),
+        version=row["version"],
+        expire_time=row["expire_time"],
+        actor=row["actor"],
+        reason=row["reason"],
+        create_time=row["create_time"],
+        end_time=end_time,
+        ended_by=ended_by,
+        end_reason=end_reason,
+    )
+
+
 def command_row(command: Command) -> Row:
     """What `load` needs of a command."""
     circumstances = command.circumstances
@@ -120,8 +152,10 @@ def command_row(command: Command) -> Row:
         "address_hash": circumstances.address_hash,
         "prefix_hash": circumstances.prefix_hash,
         "profile_hash": circumstances.profile_hash,
+        "payout_hash": circumstances.payout_hash,
         "signals": _signals(circumstances.signals),
         "wants_wallet": isinstance(command, Compensate | Reactivate),
+        "wants_lists": command.reads_lists,
     }
 
 

@@ -17,10 +17,21 @@ from opentelemetry import trace
 
 from server.domain.card import Card
 from server.domain.commands import Command, IssueItem
+from server.domain.lists import EntryDraft, ListEntry, ListFilter
 from server.domain.policy import Policy
 from server.domain.recycling import Recycling, Wallet
-from server.domain.snapshot import Snapshot
-from server.engine.ports import Answered, Entry, IssuedEntry, Loaded, LoadedItem, StoreUnavailable
+from server.domain.snapshot import RiskFacts, Snapshot
+from server.engine.ports import (
+    Answered,
+    DeletedEntry,
+    Entry,
+    Features,
+    IssuedEntry,
+    Loaded,
+    LoadedItem,
+    PutEntry,
+    StoreUnavailable,
+)
 from server.store import rows
 from server.store.policy_document import parse_policy
 from server.store.statements import statement
@@ -91,16 +102,19 @@ class PostgresStore:
         await self._learn_policies(row for row in found if row["card"] is not None)
         names = list(found[0].keys())
         first_feature = names.index("feature_position") + 1
-        return [
-            Loaded(
-                answered=_answered(row),
-                account_version=row["account_version"] or 0,
-                snapshot=self._snapshot(command, row),
-                features=dict(zip(names[first_feature:-1], tuple(row.values())[first_feature:-1], strict=True)),
-                assumed_rejected=bool(row["assumed_rejected"]),
+        loaded = []
+        for command, row in zip(commands, found, strict=True):
+            features = dict(zip(names[first_feature:-1], tuple(row.values())[first_feature:-1], strict=True))
+            loaded.append(
+                Loaded(
+                    answered=_answered(row),
+                    account_version=row["account_version"] or 0,
+                    snapshot=self._snapshot(command, row, features),
+                    features=features,
+                    assumed_rejected=bool(row["assumed_rejected"]),
+                )
             )
-            for command, row in zip(commands, found, strict=True)
-        ]
+        return loaded
 
     async def record(self, entries: Sequence[Entry]) -> set[int]:
         """Records in one transaction; returns the positions written. A dry run counts as written."""
@@ -193,6 +207,32 @@ class PostgresStore:
         (found,) = await self._query("wallet", account_id)
         return rows.wallet(account_id, found["balances"], found["coupons"])
 
+    # The lists
+
+    async def put_entry(self, draft: EntryDraft, entry_id: UUID) -> PutEntry:
+        """Adds an entry, unless it expires too early, or another than the wanted one is in force."""
+        subject = draft.subject
+        (found,) = await self._query(
+            "list_put", entry_id, draft.list, subject.kind, subject.key, draft.expire_time, draft.actor, draft.reason,
+            draft.etag,
+        )  # fmt: skip
+        return PutEntry(now=found["now"], etag_before=found["etag"], version=found["version"])
+
+    async def delete_entry(self, entry_id: UUID, end_id: UUID, actor: str, reason: str) -> DeletedEntry | None:
+        """Ends an entry in force; None when there is none of this id."""
+        found = await self._query("list_delete", entry_id, end_id, actor, reason)
+        if not found:
+            return None
+        return DeletedEntry(entry=rows.list_entry(dict(found[0])), ended=found[0]["next_time"] is not None)
+
+    async def entries(self, wanted: ListFilter, before: tuple[datetime, UUID], how_many: int) -> list[ListEntry]:
+        """A page of list entries, newest first, put before `before`."""
+        key = None if wanted.subject is None else wanted.subject.key
+        found = await self._query(
+            "list_entries", wanted.list, wanted.subject_kind, key, wanted.active_only, *before, how_many
+        )
+        return [rows.list_entry(dict(row)) for row in found]
+
     # Back-tests and start-up
 
     async def move_clock(self, moment: datetime) -> bool:
@@ -257,7 +297,7 @@ class PostgresStore:
             fetched: list[asyncpg.Record] = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
             return fetched
 
-    def _snapshot(self, command: Command, row: asyncpg.Record) -> Snapshot:
+    def _snapshot(self, command: Command, row: asyncpg.Record, features: Features) -> Snapshot:
         card = rows.card(row["card"], row["segment"]) if row["card"] is not None else None
         recycling = rows.recycling(row["recycling"]) if row["recycling"] is not None else None
         revision = row["policy_revision"]
@@ -269,6 +309,7 @@ class PostgresStore:
             policy=policy,
             policy_revision=revision,
             wallet=rows.wallet(command.account_id, row["balances"], row["coupons"]),
+            facts=rows.risk_facts(row["list_hits"], features) if command.reads_lists else RiskFacts(),
         )
 
     async def _learn_policies(self, found: Iterable[asyncpg.Record]) -> None:

@@ -184,7 +184,7 @@ def recycle(card: types_pb2.Card, **more: Any) -> recycling_service_pb2.RecycleR
         "request_id": str(uuid.uuid4()),
         "account_id": card.account_id,
         "card_id": card.card_id,
-        "reason": REASON_OF[card.platform],
+        "reason": REASON_OF.get(card.platform, types_pb2.RECYCLE_REASON_VOLUNTARY),
         "device": device(card),
         "behavior": behavior(),
     }

@@ -402,7 +402,8 @@ async def wrong_trigger(world: World) -> Command:
 
 async def no_score(world: World) -> Command:
     """A recycle that needs a score, without a worker."""
-    card = await world.issue()
+    await world.add_platform("strict", without_score="REJECT")
+    card = await world.issue("strict")
     world.scorer.down = True
     return recycle(card)
 
@@ -636,11 +637,13 @@ async def test_drain_of_an_idle_engine_returns(world: World) -> None:
 
 
 async def test_missing_score_refuses_where_the_policy_needs_one(world: World) -> None:
-    """Without a worker iqiyi refuses, tencent takes the card and holds the settlement back, in one batch."""
+    """Without a worker iqiyi takes no card, tencent does and holds the settlement back, in one batch."""
     iqiyi, tencent = await world.issue(), await world.issue("tencent")
     world.scorer.down = True
     outcomes = await world.engine.submit([recycle(iqiyi), recycle(tencent)])
-    assert reason(outcomes[0]) is Reason.FRAUD_SCORE_UNAVAILABLE
+    kept = parsed(outcomes[0])
+    assert kept.decision.degraded_mode == types_pb2.DEGRADED_MODE_HOLD
+    assert kept.state != types_pb2.RECYCLING_STATE_APPROVED
     taken = parsed(outcomes[1])
     assert taken.decision.degraded and taken.state == types_pb2.RECYCLING_STATE_APPROVED
     assert reason(await world.run(compensate(taken))) is Reason.SETTLEMENT_NOT_DUE

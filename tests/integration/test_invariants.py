@@ -294,6 +294,11 @@ VIOLATIONS = {
         "UPDATE command SET receipt = '{\"score\": null}' WHERE request_id = id(136)",
         {"commands_have_effects"},
     ),
+    "a reactivation without effect that only an ALLOW entry speaks of": (
+        """UPDATE command SET receipt = '{"score": null, "verdict": {"reason_codes": ["ALLOW_LISTED_DEVICE"]}}'
+           WHERE request_id = id(136)""",
+        {"commands_have_effects"},
+    ),
     "a command that names another method": (
         "UPDATE command SET method = 'VoidCard' WHERE request_id = id(117)",
         {"commands_have_effects", "recyclings_have_commands", "events_have_commands"},
@@ -356,6 +361,15 @@ VIOLATIONS = {
     "a suspicious settlement": (
         """UPDATE recycling SET decision = '{"risk_band": "MEDIUM"}' WHERE recycling_id = id(13)""",
         {"settlements_were_due"},
+    ),
+    "a suspicious settlement that no ALLOW list let through": (
+        """UPDATE recycling SET decision = '{"risk_band": "HIGH", "list_hits": [{"list": "WATCH"}]}'
+           WHERE recycling_id = id(13)""",
+        {"settlements_were_due"},
+    ),
+    "a recycle explored under a policy that explores nothing": (
+        """UPDATE recycling SET decision = '{"risk_band": "HIGH", "explored": true}' WHERE recycling_id = id(13)""",
+        {"terms_match_policy"},
     ),
     "a settlement before its time": (
         """UPDATE recycling SET settle_after_time = at(1452) WHERE recycling_id = id(13);

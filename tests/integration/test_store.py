@@ -42,12 +42,12 @@ from tests.integration.world import (
 
 STATEMENTS = sorted(path.stem for path in (Path(store_module.__file__).parent / "sql").glob("*.sql"))
 APPEND_ONLY = (
-    "card_event", "card_serial", "command", "coupon", "policy_revision", "posting", "risk_event", "risk_event_default",
-    "risk_pair",
+    "card_event", "card_serial", "command", "coupon", "list_entry", "policy_revision", "posting", "risk_event",
+    "risk_event_default", "risk_pair",
 )  # fmt: skip
 NEVER_SCANNED = (
-    "account", "card", "card_event", "card_serial", "command", "coupon", "posting", "recycling", "risk_pair",
-    "wallet_balance",
+    "account", "card", "card_event", "card_serial", "command", "coupon", "list_entry", "posting", "recycling",
+    "risk_pair", "wallet_balance",
 )  # fmt: skip
 
 
@@ -132,7 +132,7 @@ async def indexes_used(world: World) -> set[str]:
 @pytest.mark.parametrize("deed", ["UPDATE {table} SET {column} = {column}", "DELETE FROM {table}", "TRUNCATE {table}"])
 async def test_append_only_tables_stay(as_server: asyncpg.Connection[Any], table: str, deed: str) -> None:
     """The server's role can neither change nor remove a row of an append-only table."""
-    column = "platform" if table in ("policy_revision", "card_serial") else "account_id"
+    column = {"policy_revision": "platform", "card_serial": "platform", "list_entry": "reason"}.get(table, "account_id")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await as_server.execute(deed.format(table=table, column=column))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import json
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +21,7 @@ from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
 
 from migrations.invariants import check_invariants
 from migrations.risk_log import TraceHasher
+from server.api.list_service import subject
 from server.api.messages import MessageRenderer
 from server.domain.card import VoidReason
 from server.domain.commands import (
@@ -32,11 +35,14 @@ from server.domain.commands import (
     Void,
 )
 from server.domain.errors import Reason, Refusal
+from server.domain.lists import EntryDraft, ListEntry, ListKind, SubjectKind
+from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.domain.recycling import RecycleReason
 from server.domain.snapshot import Score
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
+from server.engine.lists import ListKeeper
 from server.engine.ports import Contribution, Explanation, Features, ScoreUnavailable, Store, StoreUnavailable
 from server.engine.queue import Outcome
 from server.store.policy_document import put_policies
@@ -46,6 +52,7 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 POLICIES = Path(__file__).resolve().parents[2] / "policies"
 HASHER = TraceHasher(b"a key for the hashes of the tests")
 SIGNER = QuoteSigner(b"a key for the quotes of the tests")
+LOTTERY = Lottery(b"a key for the lots of the tests")
 PATIENCE_S = 30.0
 """How long a test waits for what must come."""
 
@@ -158,12 +165,15 @@ class World:
     def __post_init__(self) -> None:
         self.engine = self.another_engine()
         self.issuer = Issuer(self.store, MessageRenderer(), self.new_id)
+        self.lists = ListKeeper(self.store, self.new_id)
 
     @classmethod
     async def create(cls, urls: tuple[str, str], *, new_id: Callable[[], UUID] = uuid.uuid4) -> World:
-        """A world in a new back-test database, with the shipped policies, at START."""
+        """A world in a new back-test database, at START, with the shipped policies but for their caps, which much of
+        what tests do on one device would reach."""
         owner_url, server_url = urls
-        await put_policies(server_url, POLICIES)
+        shipped = [json.loads((POLICIES / f"{platform}.json").read_text("utf-8")) for platform in PLATFORM_OF]
+        await put_documents(server_url, *(body | {"risk": body["risk"] | {"velocity": []}} for body in shipped))
         store = await connect(server_url, connections=6, connections_for_batches=2)
         world = cls(
             owner_url=owner_url,
@@ -183,7 +193,7 @@ class World:
 
     def another_engine(self, store: Store | None = None, **limits: int) -> Engine:
         """An engine beside the first, on the same database."""
-        return Engine(store or self.store, self.scorer, MessageRenderer(), SIGNER, self.new_id, **limits)
+        return Engine(store or self.store, self.scorer, MessageRenderer(), SIGNER, LOTTERY, self.new_id, **limits)
 
     # Doing
 
@@ -230,6 +240,18 @@ class World:
         await self.store.move_clock(moment)
         return moment
 
+    async def add_platform(self, name: str, **risk: Any) -> None:
+        """A platform like iqiyi, with other rules of risk."""
+        body = json.loads((POLICIES / "iqiyi.json").read_text("utf-8")) | {"platform": name}
+        body["risk"] |= risk
+        await put_documents(self.server_url, body)
+
+    async def put(self, kind: str, subject_kind: str, text: str, **more: Any) -> ListEntry:
+        """Puts a subject on a list."""
+        usual: dict[str, Any] = {"expire_time": None, "actor": "ops@example.com", "reason": "a test"}
+        named = subject(HASHER, SubjectKind(subject_kind), text)
+        return await self.lists.put(EntryDraft(list=ListKind(kind), subject=named, **(usual | more)))
+
     # Looking
 
     async def rows_of(self, account_id: str) -> dict[str, list[dict[str, Any]]]:
@@ -250,6 +272,14 @@ class World:
     async def broken(self) -> dict[str, Any]:
         """The invariants that do not hold, with samples."""
         return {result.name: result.samples for result in await check_invariants(self.owner_url) if not result.holds}
+
+
+async def put_documents(server_url: str, *bodies: dict[str, Any]) -> None:
+    """Makes policies the newest revisions."""
+    with tempfile.TemporaryDirectory() as folder:
+        for body in bodies:
+            Path(folder, f"{body['platform']}.json").write_text(json.dumps(body), "utf-8")
+        await put_policies(server_url, Path(folder))
 
 
 async def answers(store: PostgresStore) -> bool:
@@ -289,7 +319,10 @@ def activate(card: types_pb2.Card, **more: Any) -> Activate:
 
 def recycle(card: types_pb2.Card, **more: Any) -> Recycle:
     """Recycle, for the reason that the card's platform takes."""
-    usual = _common(card) | {"card_id": UUID(card.card_id), "reason": PLATFORM_OF[card.platform]}
+    usual = _common(card) | {
+        "card_id": UUID(card.card_id),
+        "reason": PLATFORM_OF.get(card.platform, RecycleReason.VOLUNTARY),
+    }
     return Recycle(**(usual | more))
 
 
@@ -319,7 +352,11 @@ def again(command: Any, **changed: Any) -> Any:
 
 
 def circumstances(
-    device: str | None = None, ip: str | None = None, model: str | None = None, **signals: float | bool
+    device: str | None = None,
+    ip: str | None = None,
+    model: str | None = None,
+    payout: str = "",
+    **signals: float | bool,
 ) -> Circumstances:
     """What the API makes of a device."""
     profile = {"model": model, "os": "android", "screen": "1080x2400"} if model else {}
@@ -329,6 +366,7 @@ def circumstances(
         address_hash=traces.address_hash,
         prefix_hash=traces.prefix_hash,
         profile_hash=traces.profile_hash,
+        payout_hash=HASHER.payout(payout),
         signals=signals,
     )
 

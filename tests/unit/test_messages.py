@@ -352,12 +352,14 @@ RAW = {
     "network": "carrier-pigeon",
     "user_agent": "Raw/1.0",
 }
+PAYOUT = "DE02-raw-payout"
 
 
 def test_raw_device_never_leaves_the_edge() -> None:
-    """Command, stored rows, receipt and answer hold none of a device's text, in no encoding of it."""
+    """Command, stored rows, receipt and answer hold none of a device's or payout's text, in no encoding of it."""
     account = Account(active("iqiyi", unused=18 * DAY))
-    command = PARSER.recycle(recycle_request(device=types_pb2.Device(**RAW, emulator=True)))  # type: ignore[arg-type]
+    device = types_pb2.Device(**RAW, emulator=True)  # type: ignore[arg-type]
+    command = PARSER.recycle(recycle_request(device=device, payout_id=PAYOUT))
     snapshot = account.snapshot(command)
     loaded = Loaded(answered=None, account_version=1, snapshot=snapshot, features={"vpn": False})
     change = account.run(command)
@@ -366,10 +368,11 @@ def test_raw_device_never_leaves_the_edge() -> None:
         account_version=1,
         change=change,
         response=MessageRenderer().answer(command, change),
-        receipt=receipt(command, loaded, LOW),
+        receipt=receipt(command, loaded, LOW, change),
     )
     kept = repr((command, rows.command_row(command), rows.entry_rows([entry]), entry))
-    for value in RAW.values():
+    assert command.circumstances.payout_hash is not None
+    for value in (*RAW.values(), PAYOUT):
         assert value not in kept
         assert value.encode().hex() not in kept
     assert not re.search(r"203\\?\.0", kept)

@@ -22,9 +22,8 @@ from server.domain.policy import (
     RevenueBasis,
     RiskRule,
     Trigger,
-    WithoutScore,
 )
-from server.domain.recycling import CompensationState, Disposition, RecycleReason, Unit
+from server.domain.recycling import CompensationState, DegradedMode, Disposition, RecycleReason, Unit
 from tests.builders import MICROSECOND, NOW, PLATFORMS, Account, active, issued, own_reason, refused, shipped
 
 AMOUNT_MAX = 10**12
@@ -187,7 +186,7 @@ def sound_policy(**changes: object) -> Policy:
             dispositions=(Disposition.VOUCHER,), window_days=180, validity=RestoredValidity.AS_TAKEN
         ),
         "settle_after_days": 0,
-        "risk": RiskRule(never_refused_reasons=(), without_score=WithoutScore.REFUSE),
+        "risk": RiskRule(never_refused_reasons=(), without_score=DegradedMode.REJECT),
     }
     return Policy(**(fields | changes))  # type: ignore[arg-type]
 

@@ -1,5 +1,6 @@
 """The three shipped policies, by the letter: boundaries to the microsecond, amounts to the unit."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from server.domain.errors import Reason
 from server.domain.recycling import (
     Compensation,
     CompensationState,
+    DegradedMode,
     Disposition,
     Priority,
     RecycleReason,
@@ -33,6 +35,7 @@ from tests.builders import (
     issued,
     refused,
     scored,
+    shipped,
 )
 
 UNKNOWN_ID = UUID(int=1)
@@ -704,9 +707,24 @@ def test_bands_begin_at_their_thresholds(probability: float, band: RiskBand) -> 
     assert scored(probability).band is band
 
 
-def test_iqiyi_needs_a_score() -> None:
-    """Money is not paid out unjudged: FRAUD_SCORE_UNAVAILABLE, for recycling and for reactivating."""
+def test_iqiyi_pays_nobody_unjudged() -> None:
+    """What is money is not paid out without a score, for recycling and for reactivating; the decision says why."""
     account = Account(takeable("iqiyi"))
+    account.recycle(None)
+    assert account.recycling.state is not RecyclingState.APPROVED
+    assert account.recycling.decision.degraded_mode is DegradedMode.HOLD
+    another = Account(takeable("iqiyi"))
+    another.recycle()
+    change = another.reactivate(None)
+    assert change.card_event is not CardEventKind.REACTIVATED
+    assert change.decision is not None and change.decision.degraded_mode is DegradedMode.HOLD
+
+
+def test_policy_may_need_a_score() -> None:
+    """With REJECT the call fails, FRAUD_SCORE_UNAVAILABLE, for recycling and for reactivating."""
+    policy = shipped("iqiyi")
+    strict = replace(policy, risk=replace(policy.risk, without_score=DegradedMode.REJECT))
+    account = Account(takeable("iqiyi"), policies={"iqiyi": strict})
     with refused(Reason.FRAUD_SCORE_UNAVAILABLE):
         account.recycle(None)
     account.recycle()
@@ -729,6 +747,7 @@ def test_rules_alone_decide_where_the_policy_says_so(platform: str) -> None:
         "",
     )
     assert decision.reason_codes == ("SCORE_UNAVAILABLE",)
+    assert decision.degraded_mode is DegradedMode.RULES_ONLY
 
 
 @pytest.mark.parametrize("score", [MEDIUM, HIGH])

@@ -94,6 +94,7 @@ HOSTILE: dict[str, list[Any]] = {
     "reason": [0, 4, 99, -1, 2**31 - 1, -(2**31)],
     "compensation_unit": [4, -1, 2**31 - 1],
     "quote_token": ["x" * 1_025],
+    "payout_id": ["", "x" * 257],
     "etag": ["x" * 65],
     "page_size": [-1, 1_001, 2**31 - 1, -(2**31)],
     "page_token": ["x" * 257],

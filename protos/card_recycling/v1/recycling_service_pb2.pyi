@@ -61,6 +61,7 @@ class QuoteRecycleRequest(message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     BEHAVIOR_FIELD_NUMBER: builtins.int
     COMPENSATION_UNIT_FIELD_NUMBER: builtins.int
+    PAYOUT_ID_FIELD_NUMBER: builtins.int
     account_id: builtins.str
     """The account that owns the card."""
     card_id: builtins.str
@@ -69,6 +70,10 @@ class QuoteRecycleRequest(message.Message):
     """Why it comes back."""
     compensation_unit: types_pb2.Unit.ValueType
     """The unit wanted, where the policy leaves a choice."""
+    payout_id: builtins.str
+    """Where value finally goes, as the caller names it: a bank account, a wallet. Kept as a keyed hash only, and looked up
+    in the lists. Not input that a request id binds: nothing is paid there by this service.
+    """
     @builtins.property
     def device(self) -> types_pb2.Device:
         """The owner's device."""
@@ -86,12 +91,15 @@ class QuoteRecycleRequest(message.Message):
         device: types_pb2.Device | None = ...,
         behavior: types_pb2.Behavior | None = ...,
         compensation_unit: types_pb2.Unit.ValueType = ...,
+        payout_id: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["behavior", b"behavior", "device", b"device"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_payout_id", b"_payout_id", "behavior", b"behavior", "device", b"device", "payout_id", b"payout_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "behavior", b"behavior", "card_id", b"card_id", "compensation_unit", b"compensation_unit", "device", b"device", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_payout_id", b"_payout_id", "account_id", b"account_id", "behavior", b"behavior", "card_id", b"card_id", "compensation_unit", b"compensation_unit", "device", b"device", "payout_id", b"payout_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payout_id: _TypeAlias = typing.Literal["payout_id"]  # noqa: Y015
+    _WhichOneofArgType__payout_id: _TypeAlias = typing.Literal["_payout_id", b"_payout_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payout_id) -> _WhichOneofReturnType__payout_id | None: ...
 
 @typing.final
 class QuoteRecycleResponse(message.Message):
@@ -140,6 +148,7 @@ class RecycleRequest(message.Message):
     COMPENSATION_UNIT_FIELD_NUMBER: builtins.int
     QUOTE_TOKEN_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    PAYOUT_ID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """UUID made and kept by the caller."""
     account_id: builtins.str
@@ -154,6 +163,10 @@ class RecycleRequest(message.Message):
     """Token of a quote whose terms must still hold."""
     validate_only: builtins.bool
     """Runs everything but the transfer, and fails whenever the real call would. Counted like an attempt."""
+    payout_id: builtins.str
+    """Where value finally goes, as the caller names it: a bank account, a wallet. Kept as a keyed hash only, and looked up
+    in the lists. Not input that a request id binds: nothing is paid there by this service.
+    """
     @builtins.property
     def device(self) -> types_pb2.Device:
         """The owner's device."""
@@ -174,12 +187,15 @@ class RecycleRequest(message.Message):
         compensation_unit: types_pb2.Unit.ValueType = ...,
         quote_token: builtins.str = ...,
         validate_only: builtins.bool = ...,
+        payout_id: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["behavior", b"behavior", "device", b"device"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_payout_id", b"_payout_id", "behavior", b"behavior", "device", b"device", "payout_id", b"payout_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "behavior", b"behavior", "card_id", b"card_id", "compensation_unit", b"compensation_unit", "device", b"device", "quote_token", b"quote_token", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_payout_id", b"_payout_id", "account_id", b"account_id", "behavior", b"behavior", "card_id", b"card_id", "compensation_unit", b"compensation_unit", "device", b"device", "payout_id", b"payout_id", "quote_token", b"quote_token", "reason", b"reason", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payout_id: _TypeAlias = typing.Literal["payout_id"]  # noqa: Y015
+    _WhichOneofArgType__payout_id: _TypeAlias = typing.Literal["_payout_id", b"_payout_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payout_id) -> _WhichOneofReturnType__payout_id | None: ...
 
 @typing.final
 class RecycleResponse(message.Message):
@@ -289,6 +305,7 @@ class ReactivateRequest(message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     BEHAVIOR_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    PAYOUT_ID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """UUID made and kept by the caller."""
     account_id: builtins.str
@@ -297,6 +314,10 @@ class ReactivateRequest(message.Message):
     """The recycling to undo."""
     validate_only: builtins.bool
     """Runs everything but the transfer, and fails whenever the real call would. Counted like an attempt."""
+    payout_id: builtins.str
+    """Where value finally goes, as the caller names it: a bank account, a wallet. Kept as a keyed hash only, and looked up
+    in the lists. Not input that a request id binds: nothing is paid there by this service.
+    """
     @builtins.property
     def device(self) -> types_pb2.Device:
         """The owner's device."""
@@ -314,12 +335,15 @@ class ReactivateRequest(message.Message):
         device: types_pb2.Device | None = ...,
         behavior: types_pb2.Behavior | None = ...,
         validate_only: builtins.bool = ...,
+        payout_id: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["behavior", b"behavior", "device", b"device"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_payout_id", b"_payout_id", "behavior", b"behavior", "device", b"device", "payout_id", b"payout_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "behavior", b"behavior", "device", b"device", "recycling_id", b"recycling_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_payout_id", b"_payout_id", "account_id", b"account_id", "behavior", b"behavior", "device", b"device", "payout_id", b"payout_id", "recycling_id", b"recycling_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payout_id: _TypeAlias = typing.Literal["payout_id"]  # noqa: Y015
+    _WhichOneofArgType__payout_id: _TypeAlias = typing.Literal["_payout_id", b"_payout_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payout_id) -> _WhichOneofReturnType__payout_id | None: ...
 
 @typing.final
 class ReactivateResponse(message.Message):
@@ -398,6 +422,7 @@ class CompensateRequest(message.Message):
     RECYCLING_ID_FIELD_NUMBER: builtins.int
     GOODWILL_FIELD_NUMBER: builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    PAYOUT_ID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """UUID made and kept by the caller."""
     account_id: builtins.str
@@ -406,6 +431,10 @@ class CompensateRequest(message.Message):
     """The recycling whose compensation is settled."""
     validate_only: builtins.bool
     """Runs everything but the transfer, and fails whenever the real call would."""
+    payout_id: builtins.str
+    """Where value finally goes, as the caller names it: a bank account, a wallet. Kept as a keyed hash only, and looked up
+    in the lists. Not input that a request id binds: nothing is paid there by this service.
+    """
     @builtins.property
     def goodwill(self) -> Goodwill:
         """A grant beyond policy. Refused (METHOD_NOT_ALLOWED) while callers have no identities."""
@@ -418,14 +447,20 @@ class CompensateRequest(message.Message):
         recycling_id: builtins.str = ...,
         goodwill: Goodwill | None = ...,
         validate_only: builtins.bool = ...,
+        payout_id: builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_goodwill", b"_goodwill", "goodwill", b"goodwill"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_goodwill", b"_goodwill", "_payout_id", b"_payout_id", "goodwill", b"goodwill", "payout_id", b"payout_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_goodwill", b"_goodwill", "account_id", b"account_id", "goodwill", b"goodwill", "recycling_id", b"recycling_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_goodwill", b"_goodwill", "_payout_id", b"_payout_id", "account_id", b"account_id", "goodwill", b"goodwill", "payout_id", b"payout_id", "recycling_id", b"recycling_id", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__goodwill: _TypeAlias = typing.Literal["goodwill"]  # noqa: Y015
     _WhichOneofArgType__goodwill: _TypeAlias = typing.Literal["_goodwill", b"_goodwill"]  # noqa: Y015
+    _WhichOneofReturnType__payout_id: _TypeAlias = typing.Literal["payout_id"]  # noqa: Y015
+    _WhichOneofArgType__payout_id: _TypeAlias = typing.Literal["_payout_id", b"_payout_id"]  # noqa: Y015
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__goodwill) -> _WhichOneofReturnType__goodwill | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payout_id) -> _WhichOneofReturnType__payout_id | None: ...
 
 @typing.final
 class CompensateResponse(message.Message):

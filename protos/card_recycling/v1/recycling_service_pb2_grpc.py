@@ -29,7 +29,7 @@ class RecyclingServiceStub:
     """Takes cards back, gives them back, and pays for them.
 
     Every call carries a deadline. `request_id` is made and kept by the caller: the same id with the same input gives the
-    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
+    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior, payout and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
     Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
@@ -82,7 +82,7 @@ class RecyclingServiceServicer:
     """Takes cards back, gives them back, and pays for them.
 
     Every call carries a deadline. `request_id` is made and kept by the caller: the same id with the same input gives the
-    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
+    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior, payout and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
     Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
@@ -126,7 +126,8 @@ class RecyclingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Compensate(self, request, context):
-        """Settles the pending compensation of one recycling into the wallet, once.
+        """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
+        DENY list it is SETTLEMENT_NOT_DUE.
         Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
         SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, METHOD_NOT_ALLOWED (goodwill), CONFLICT_RETRY.
         """
@@ -198,7 +199,7 @@ class RecyclingService:
     """Takes cards back, gives them back, and pays for them.
 
     Every call carries a deadline. `request_id` is made and kept by the caller: the same id with the same input gives the
-    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
+    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior, payout and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
     Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.

@@ -30,7 +30,7 @@ class RecyclingServiceStub:
     """Takes cards back, gives them back, and pays for them.
 
     Every call carries a deadline. `request_id` is made and kept by the caller: the same id with the same input gives the
-    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
+    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior, payout and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
     Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
@@ -62,7 +62,8 @@ class RecyclingServiceStub:
     CONFLICT_RETRY.
     """
     Compensate: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.CompensateRequest, recycling_service_pb2.CompensateResponse]
-    """Settles the pending compensation of one recycling into the wallet, once.
+    """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
+    DENY list it is SETTLEMENT_NOT_DUE.
     Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
     SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, METHOD_NOT_ALLOWED (goodwill), CONFLICT_RETRY.
     """
@@ -76,7 +77,7 @@ class RecyclingServiceAsyncStub(RecyclingServiceStub):
     """Takes cards back, gives them back, and pays for them.
 
     Every call carries a deadline. `request_id` is made and kept by the caller: the same id with the same input gives the
-    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
+    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior, payout and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
     Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
@@ -105,7 +106,8 @@ class RecyclingServiceAsyncStub(RecyclingServiceStub):
     CONFLICT_RETRY.
     """
     Compensate: aio.UnaryUnaryMultiCallable[recycling_service_pb2.CompensateRequest, recycling_service_pb2.CompensateResponse]  # type: ignore[assignment]
-    """Settles the pending compensation of one recycling into the wallet, once.
+    """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
+    DENY list it is SETTLEMENT_NOT_DUE.
     Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
     SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, METHOD_NOT_ALLOWED (goodwill), CONFLICT_RETRY.
     """
@@ -118,7 +120,7 @@ class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
     """Takes cards back, gives them back, and pays for them.
 
     Every call carries a deadline. `request_id` is made and kept by the caller: the same id with the same input gives the
-    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior and
+    stored answer, byte for byte, and the same id with other input is IDEMPOTENCY_KEY_REUSED. Device, behavior, payout and
     `validate_only` do not count as input. An error is `google.rpc.Status` with one `ErrorInfo` of domain
     "card-recycling", whose `reason` is named below; a refusal for risk is no error but a recorded outcome.
     Errors of every call: FIELD_INVALID, DEADLINE_REQUIRED, INSUFFICIENT_TIME, OVERLOADED, STORE_UNAVAILABLE, INTERNAL.
@@ -175,7 +177,8 @@ class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
         request: recycling_service_pb2.CompensateRequest,
         context: _ServicerContext,
     ) -> typing.Union[recycling_service_pb2.CompensateResponse, abc.Awaitable[recycling_service_pb2.CompensateResponse]]:
-        """Settles the pending compensation of one recycling into the wallet, once.
+        """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
+        DENY list it is SETTLEMENT_NOT_DUE.
         Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
         SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, METHOD_NOT_ALLOWED (goodwill), CONFLICT_RETRY.
         """

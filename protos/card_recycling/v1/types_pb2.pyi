@@ -310,6 +310,119 @@ RISK_BAND_MEDIUM: RiskBand.ValueType  # 2
 RISK_BAND_HIGH: RiskBand.ValueType  # 3
 """Refused, with reason code RISK_HIGH."""
 
+class _DegradedMode:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DegradedModeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DegradedMode.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    DEGRADED_MODE_UNSPECIFIED: _DegradedMode.ValueType  # 0
+    """There was a score, or none was needed."""
+    DEGRADED_MODE_HOLD: _DegradedMode.ValueType  # 1
+    """Held for a review."""
+    DEGRADED_MODE_RULES_ONLY: _DegradedMode.ValueType  # 2
+    """The rules decide alone, and settlement is held. So it is for all requests that are never refused for risk."""
+    DEGRADED_MODE_REJECT: _DegradedMode.ValueType  # 3
+    """The call fails, FRAUD_SCORE_UNAVAILABLE. In a decision: a DENY entry refused, which needs no score."""
+
+class DegradedMode(_DegradedMode, metaclass=_DegradedModeEnumTypeWrapper):
+    """What the policy does with a request that has no score."""
+
+DEGRADED_MODE_UNSPECIFIED: DegradedMode.ValueType  # 0
+"""There was a score, or none was needed."""
+DEGRADED_MODE_HOLD: DegradedMode.ValueType  # 1
+"""Held for a review."""
+DEGRADED_MODE_RULES_ONLY: DegradedMode.ValueType  # 2
+"""The rules decide alone, and settlement is held. So it is for all requests that are never refused for risk."""
+DEGRADED_MODE_REJECT: DegradedMode.ValueType  # 3
+"""The call fails, FRAUD_SCORE_UNAVAILABLE. In a decision: a DENY entry refused, which needs no score."""
+
+class _ListKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ListKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ListKind.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    LIST_KIND_UNSPECIFIED: _ListKind.ValueType  # 0
+    """Not stated."""
+    LIST_KIND_ALLOW: _ListKind.ValueType  # 1
+    """Approved in spite of risk band and velocity caps, but not in spite of a DENY or WATCH entry, nor without a score."""
+    LIST_KIND_DENY: _ListKind.ValueType  # 2
+    """Refused, whatever else is true. For what is never refused for risk settlement is held instead."""
+    LIST_KIND_WATCH: _ListKind.ValueType  # 3
+    """Held for a review, at least."""
+
+class ListKind(_ListKind, metaclass=_ListKindEnumTypeWrapper):
+    """What being on a list means."""
+
+LIST_KIND_UNSPECIFIED: ListKind.ValueType  # 0
+"""Not stated."""
+LIST_KIND_ALLOW: ListKind.ValueType  # 1
+"""Approved in spite of risk band and velocity caps, but not in spite of a DENY or WATCH entry, nor without a score."""
+LIST_KIND_DENY: ListKind.ValueType  # 2
+"""Refused, whatever else is true. For what is never refused for risk settlement is held instead."""
+LIST_KIND_WATCH: ListKind.ValueType  # 3
+"""Held for a review, at least."""
+
+class _SubjectKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SubjectKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SubjectKind.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    SUBJECT_KIND_UNSPECIFIED: _SubjectKind.ValueType  # 0
+    """Not stated."""
+    SUBJECT_KIND_ACCOUNT: _SubjectKind.ValueType  # 1
+    """An account."""
+    SUBJECT_KIND_DEVICE: _SubjectKind.ValueType  # 2
+    """A device, by `Device.device_id`."""
+    SUBJECT_KIND_ADDRESS: _SubjectKind.ValueType  # 3
+    """An address or a range of addresses, by `Device.ip`."""
+    SUBJECT_KIND_PAYOUT: _SubjectKind.ValueType  # 4
+    """Where value finally goes, by `payout_id`."""
+
+class SubjectKind(_SubjectKind, metaclass=_SubjectKindEnumTypeWrapper):
+    """What a list entry is about."""
+
+SUBJECT_KIND_UNSPECIFIED: SubjectKind.ValueType  # 0
+"""Not stated."""
+SUBJECT_KIND_ACCOUNT: SubjectKind.ValueType  # 1
+"""An account."""
+SUBJECT_KIND_DEVICE: SubjectKind.ValueType  # 2
+"""A device, by `Device.device_id`."""
+SUBJECT_KIND_ADDRESS: SubjectKind.ValueType  # 3
+"""An address or a range of addresses, by `Device.ip`."""
+SUBJECT_KIND_PAYOUT: SubjectKind.ValueType  # 4
+"""Where value finally goes, by `payout_id`."""
+
+@typing.final
+class ListHit(message.Message):
+    """A list entry in force that names something of a request."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LIST_FIELD_NUMBER: builtins.int
+    SUBJECT_KIND_FIELD_NUMBER: builtins.int
+    ENTRY_ID_FIELD_NUMBER: builtins.int
+    list: ListKind.ValueType
+    """The list."""
+    subject_kind: SubjectKind.ValueType
+    """What of the request it names."""
+    entry_id: builtins.str
+    """The entry's id."""
+    def __init__(
+        self,
+        *,
+        list: ListKind.ValueType = ...,
+        subject_kind: SubjectKind.ValueType = ...,
+        entry_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["entry_id", b"entry_id", "list", b"list", "subject_kind", b"subject_kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
 @typing.final
 class Card(message.Message):
     """One membership card: so many days of one platform's service."""
@@ -748,6 +861,10 @@ class Decision(message.Message):
     MODEL_VERSION_FIELD_NUMBER: builtins.int
     DEGRADED_FIELD_NUMBER: builtins.int
     VALID_UNTIL_FIELD_NUMBER: builtins.int
+    DEGRADED_MODE_FIELD_NUMBER: builtins.int
+    LIST_HITS_FIELD_NUMBER: builtins.int
+    EXPLORED_FIELD_NUMBER: builtins.int
+    PROPENSITY_FIELD_NUMBER: builtins.int
     risk_score: builtins.float
     """Probability of abuse, 0 to 1. Absent when there was no score."""
     risk_band: RiskBand.ValueType
@@ -758,11 +875,20 @@ class Decision(message.Message):
     """Version of the model that scored. Empty when there was no score."""
     degraded: builtins.bool
     """True when the decision had to do without a score."""
+    degraded_mode: DegradedMode.ValueType
+    """What the policy does for want of a score. Unspecified when there was one."""
+    explored: builtins.bool
+    """True when the request was let through in spite of its HIGH band, as a small share is, so that the model can learn
+    from what it would have refused. It is settled later than usual.
+    """
+    propensity: builtins.float
+    """The share of such requests that is let through, 0 to 1. Absent unless `explored`."""
     @builtins.property
     def reason_codes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What spoke against the request: the band first, e.g. RISK_HIGH, then at most three features that spoke most for
-        abuse, the strongest first, e.g. DEVICE_ACCOUNTS_24H, where the worker could tell them in time. Empty when nothing
-        did.
+        """What bore on the answer, also where something else outweighed it. Empty when nothing did.
+        DENY_LISTED_ACCOUNT, WATCH_LISTED_DEVICE, ALLOW_LISTED_PAYOUT, ...; RISK_MEDIUM or RISK_HIGH, then at most three
+        features that spoke most for abuse, the strongest first, e.g. DEVICE_ACCOUNTS_24H, where the worker could tell them
+        in time; VELOCITY_ and a counter, e.g. VELOCITY_DEVICE_ACCOUNTS_24H; SCORE_UNAVAILABLE; EXPLORED.
         """
 
     @builtins.property
@@ -775,6 +901,10 @@ class Decision(message.Message):
         known. Which disposition is best may change before, where their values are close.
         """
 
+    @builtins.property
+    def list_hits(self) -> containers.RepeatedCompositeFieldContainer[ListHit]:
+        """The list entries in force that name the request's account, device, address or payout."""
+
     def __init__(
         self,
         *,
@@ -786,13 +916,22 @@ class Decision(message.Message):
         model_version: builtins.str = ...,
         degraded: builtins.bool = ...,
         valid_until: timestamp_pb2.Timestamp | None = ...,
+        degraded_mode: DegradedMode.ValueType = ...,
+        list_hits: abc.Iterable[ListHit] | None = ...,
+        explored: builtins.bool = ...,
+        propensity: builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_risk_score", b"_risk_score", "risk_score", b"risk_score", "valid_until", b"valid_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_propensity", b"_propensity", "_risk_score", b"_risk_score", "propensity", b"propensity", "risk_score", b"risk_score", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_risk_score", b"_risk_score", "alternatives", b"alternatives", "degraded", b"degraded", "model_version", b"model_version", "policy_revision", b"policy_revision", "reason_codes", b"reason_codes", "risk_band", b"risk_band", "risk_score", b"risk_score", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_propensity", b"_propensity", "_risk_score", b"_risk_score", "alternatives", b"alternatives", "degraded", b"degraded", "degraded_mode", b"degraded_mode", "explored", b"explored", "list_hits", b"list_hits", "model_version", b"model_version", "policy_revision", b"policy_revision", "propensity", b"propensity", "reason_codes", b"reason_codes", "risk_band", b"risk_band", "risk_score", b"risk_score", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__propensity: _TypeAlias = typing.Literal["propensity"]  # noqa: Y015
+    _WhichOneofArgType__propensity: _TypeAlias = typing.Literal["_propensity", b"_propensity"]  # noqa: Y015
     _WhichOneofReturnType__risk_score: _TypeAlias = typing.Literal["risk_score"]  # noqa: Y015
     _WhichOneofArgType__risk_score: _TypeAlias = typing.Literal["_risk_score", b"_risk_score"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__propensity) -> _WhichOneofReturnType__propensity | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__risk_score) -> _WhichOneofReturnType__risk_score | None: ...
 
 @typing.final

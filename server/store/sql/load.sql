@@ -1,6 +1,8 @@
 -- All that the decisions of a batch of commands may read, in one round trip, in the order of the commands.
 -- `risk_kind`: the kind of risk event the command will leave, or null. `request_id`: null for a quote. `reason`: why the
 -- card is handed back; null for what is no recycle.
+-- `list_hits`: the list entries in force now that name the request; the newest version of each counts. They are read in
+-- the reverse order of the key, which needs no sort.
 WITH moment AS MATERIALIZED (
   SELECT service_clock() AS now
 ),
@@ -16,11 +18,21 @@ found AS MATERIALIZED (
          CASE WHEN i.wants_wallet THEN (
            SELECT json_agg(k) FROM (
              SELECT k.coupon_id, k.platform, k.basis_points, k.max_discount_minor, k.expire_time FROM coupon AS k
-             WHERE k.account_id = i.account_id ORDER BY k.create_time DESC, k.coupon_id DESC LIMIT 100) AS k) END AS coupons
+             WHERE k.account_id = i.account_id ORDER BY k.create_time DESC, k.coupon_id DESC LIMIT 100) AS k) END AS coupons,
+         CASE WHEN i.wants_lists AND d.input_hash IS NULL THEN (
+           SELECT json_agg(json_build_object('list', e.list, 'subject_kind', s.kind, 'entry_id', e.entry_id)
+                           ORDER BY e.list, s.kind, e.entry_id)
+           FROM (VALUES ('ACCOUNT', convert_to(i.account_id, 'UTF8')), ('DEVICE', i.device_hash),
+                        ('ADDRESS', i.address_hash), ('ADDRESS', i.prefix_hash), ('PAYOUT', i.payout_hash)) AS s (kind, subject)
+           CROSS JOIN LATERAL (
+             SELECT DISTINCT ON (v.list) v.list, v.entry_id, v.operation, v.expire_time FROM list_entry AS v
+             WHERE v.subject_kind = s.kind AND v.subject = s.subject ORDER BY v.list DESC, v.version DESC
+           ) AS e
+           WHERE e.operation = 'PUT' AND (e.expire_time IS NULL OR moment.now < e.expire_time)) END AS list_hits
   FROM (SELECT command.*, row_number() OVER () AS position
         FROM :command(account_id text, request_id uuid, card_id uuid, recycling_id uuid, risk_kind text, reason text,
-                      device_hash bytea, address_hash bytea, prefix_hash bytea, profile_hash bytea, signals json,
-                      wants_wallet boolean)) AS i
+                      device_hash bytea, address_hash bytea, prefix_hash bytea, profile_hash bytea, payout_hash bytea,
+                      signals json, wants_wallet boolean, wants_lists boolean)) AS i
   CROSS JOIN moment
   LEFT JOIN account AS a ON a.account_id = i.account_id
   LEFT JOIN command AS d ON d.account_id = i.account_id AND d.request_id = i.request_id
@@ -52,7 +64,8 @@ judged AS (
   WHERE risk_kind IS NOT NULL AND risk_kind <> 'COMPENSATE' AND input_hash IS NULL
 )
 SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
-       found.c AS card, found.r AS recycling, found.policy_revision, found.balances, found.coupons, feature.*
+       found.c AS card, found.r AS recycling, found.policy_revision, found.balances, found.coupons,
+       found.list_hits, feature.*
 FROM found
 LEFT JOIN (
   SELECT judged.positions[f.feature_position] AS position, f.*
