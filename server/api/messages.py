@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
-from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
+from card_recycling.v1 import card_service_pb2, recycling_service_pb2, review_service_pb2, types_pb2
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,12 +19,15 @@ from server.domain.commands import (
     Command,
     Compensate,
     IssueItem,
+    Lapse,
     Reactivate,
     Recycle,
+    Resolve,
     Void,
 )
 from server.domain.errors import Reason, Refusal
 from server.domain.recycling import Alternative, Compensation, Decision, RecycleReason, Recycling, Unit, Wallet
+from server.domain.review import Review, ReviewVerdict
 from server.domain.snapshot import Change
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,7 +42,7 @@ _SIGNALS_OF_BEHAVIOR = (
 )
 
 
-class _Names:
+class Names:
     """An enum's numbers to the domain's names (without the prefix) and back; UNSPECIFIED is None."""
 
     def __init__(self, enum: Any, prefix: str) -> None:
@@ -55,17 +59,20 @@ class _Names:
         return self._number_of[name] if name else 0
 
 
-_tier = _Names(types_pb2.Tier, "TIER_")
-_segment = _Names(types_pb2.Segment, "SEGMENT_")
-_card_state = _Names(types_pb2.CardState, "CARD_STATE_")
-_reason = _Names(types_pb2.RecycleReason, "RECYCLE_REASON_")
-_priority = _Names(types_pb2.Priority, "PRIORITY_")
-_recycling_state = _Names(types_pb2.RecyclingState, "RECYCLING_STATE_")
-_disposition = _Names(types_pb2.Disposition, "DISPOSITION_")
-_unit = _Names(types_pb2.Unit, "UNIT_")
-_compensation_state = _Names(types_pb2.CompensationState, "COMPENSATION_STATE_")
-_risk_band = _Names(types_pb2.RiskBand, "RISK_BAND_")
-_void_reason = _Names(card_service_pb2.VoidReason, "VOID_REASON_")
+_tier = Names(types_pb2.Tier, "TIER_")
+_segment = Names(types_pb2.Segment, "SEGMENT_")
+_card_state = Names(types_pb2.CardState, "CARD_STATE_")
+_reason = Names(types_pb2.RecycleReason, "RECYCLE_REASON_")
+_priority = Names(types_pb2.Priority, "PRIORITY_")
+_recycling_state = Names(types_pb2.RecyclingState, "RECYCLING_STATE_")
+_disposition = Names(types_pb2.Disposition, "DISPOSITION_")
+_unit = Names(types_pb2.Unit, "UNIT_")
+_compensation_state = Names(types_pb2.CompensationState, "COMPENSATION_STATE_")
+_risk_band = Names(types_pb2.RiskBand, "RISK_BAND_")
+_review_kind = Names(review_service_pb2.ReviewKind, "REVIEW_KIND_")
+review_state = Names(review_service_pb2.ReviewState, "REVIEW_STATE_")
+_review_verdict = Names(review_service_pb2.ReviewVerdict, "REVIEW_VERDICT_")
+_void_reason = Names(card_service_pb2.VoidReason, "VOID_REASON_")
 
 
 # Messages to commands
@@ -141,6 +148,20 @@ class CommandParser:
             reason=VoidReason(_void_reason.name(request.reason)),
             etag=request.etag,
         )
+
+    def resolve(self, request: review_service_pb2.ResolveReviewRequest, review: Review) -> Resolve:
+        """ResolveReview, about `review`. Without an id of the caller's the request's is made of its input."""
+        command = Resolve(
+            request_id=UUID(request.request_id) if request.request_id else None,
+            account_id=review.account_id,
+            recycling_id=review.recycling_id,
+            review_id=review.review_id,
+            verdict=ReviewVerdict(_review_verdict.name(request.verdict)),
+            reviewer=request.reviewer,
+            note=request.note,
+            etag=request.etag,
+        )
+        return replace(command, request_id=command.request_id or uuid5(review.review_id, command.input_hash().hex()))
 
     def issue_item(self, item: card_service_pb2.IssueCardsRequest.Item) -> IssueItem:
         """One item of IssueCards."""
@@ -227,14 +248,14 @@ class MessageRenderer:
                 return recycling_service_pb2.QuoteRecycleResponse(
                     recycling=recycling_message(change.recycling),
                     quote_token=change.quote_token,
-                    quote_expire_time=_timestamp(change.quote_expire_time),
+                    quote_expire_time=timestamp(change.quote_expire_time),
                 )
             case Recycle():
                 assert change.recycling is not None
                 return recycling_service_pb2.RecycleResponse(recycling=recycling_message(change.recycling))
             case Reactivate():
                 assert change.recycling is not None and change.decision is not None
-                state = "REJECTED" if change.refused else "APPROVED"
+                state = "REJECTED" if change.refused else "IN_REVIEW" if change.held else "APPROVED"
                 return recycling_service_pb2.ReactivateResponse(
                     state=recycling_service_pb2.ReactivationState.Value(f"REACTIVATION_STATE_{state}"),
                     decision=decision_message(change.decision),
@@ -250,11 +271,19 @@ class MessageRenderer:
                 return card_service_pb2.ActivateCardResponse(card=card_message(change.card, change.now))
             case Void():
                 return card_service_pb2.VoidCardResponse(card=card_message(change.card, change.now))
+            case Resolve() | Lapse():
+                assert change.recycling is not None
+                return review_service_pb2.ResolveReviewResponse(
+                    review=review_message(change.reviews[0]),
+                    recycling=recycling_message(change.recycling),
+                    card=card_message(change.card, change.now),
+                )
         raise AssertionError(f"no answer for {type(command).__name__}")
 
 
 def card_message(card: Card, now: datetime) -> types_pb2.Card:
     """A card as it stands at `now`."""
+    card = card.at(now)
     return types_pb2.Card(
         card_id=str(card.card_id),
         external_serial=card.external_serial,
@@ -266,14 +295,16 @@ def card_message(card: Card, now: datetime) -> types_pb2.Card:
         paid_minor=card.paid_minor,
         currency=card.currency,
         duration_days=card.duration_days,
-        issue_time=_timestamp(card.issue_time),
-        activate_by_time=_timestamp(card.activate_by_time),
-        activate_time=_timestamp(card.activate_time),
-        expire_time=_timestamp(card.expire_time),
+        issue_time=timestamp(card.issue_time),
+        activate_by_time=timestamp(card.activate_by_time),
+        activate_time=timestamp(card.activate_time),
+        expire_time=timestamp(card.expire_time),
         segment=_segment.number(card.segment),  # type: ignore[arg-type]
         generation=card.generation,
         renewals_used=card.renewals_used,
         etag=card.etag,
+        held_since=timestamp(card.held_since),
+        hold_until=timestamp(card.hold_until),
     )
 
 
@@ -292,8 +323,35 @@ def recycling_message(recycling: Recycling) -> types_pb2.Recycling:
         fee_minor=recycling.fee_minor,
         compensation=_compensation_message(recycling.compensation) if recycling.compensation else None,
         decision=decision_message(recycling.decision),
-        create_time=_timestamp(recycling.create_time),
+        create_time=timestamp(recycling.create_time),
         version=recycling.version,
+        hold_until=timestamp(recycling.hold_until),
+    )
+
+
+def review_message(review: Review) -> review_service_pb2.Review:
+    """A review, without evidence."""
+    return review_service_pb2.Review(
+        review_id=str(review.review_id),
+        kind=_review_kind.number(review.kind),  # type: ignore[arg-type]
+        state=review_state.number(review.state),  # type: ignore[arg-type]
+        account_id=review.account_id,
+        card_id=str(review.card_id),
+        recycling_id=str(review.recycling_id),
+        platform=review.platform,
+        risk_score=review.risk_score,
+        risk_band=_risk_band.number(review.risk_band),  # type: ignore[arg-type]
+        reason_codes=review.reason_codes,
+        create_time=timestamp(review.create_time),
+        hold_until=timestamp(review.hold_until),
+        claimed_by=review.claimed_by or "",
+        claim_until=timestamp(review.claim_until),
+        reviewer=review.reviewer or "",
+        note=review.note,
+        resolve_time=timestamp(review.resolve_time),
+        policy_revision=review.policy_revision,
+        model_version=review.model_version,
+        etag=review.etag,
     )
 
 
@@ -307,7 +365,7 @@ def decision_message(decision: Decision) -> types_pb2.Decision:
         policy_revision=decision.policy_revision,
         model_version=decision.model_version,
         degraded=decision.degraded,
-        valid_until=_timestamp(decision.valid_until),
+        valid_until=timestamp(decision.valid_until),
     )
 
 
@@ -329,7 +387,7 @@ def wallet_message(wallet: Wallet) -> types_pb2.Wallet:
                 platform=coupon.platform,
                 basis_points=coupon.basis_points,
                 max_discount_minor=coupon.max_discount_minor,
-                expire_time=_timestamp(coupon.expire_time),
+                expire_time=timestamp(coupon.expire_time),
             )
             for coupon in wallet.coupons
         ],
@@ -341,7 +399,7 @@ def _compensation_message(compensation: Compensation) -> types_pb2.Compensation:
         unit=_unit.number(compensation.unit),  # type: ignore[arg-type]
         amount=compensation.amount,
         basis_points=compensation.basis_points,
-        expire_time=_timestamp(compensation.expire_time),
+        expire_time=timestamp(compensation.expire_time),
         max_discount_minor=compensation.max_discount_minor,
         state=_compensation_state.number(compensation.state),  # type: ignore[arg-type]
     )
@@ -359,7 +417,7 @@ def _alternative_message(alternative: Alternative) -> types_pb2.Alternative:
     )
 
 
-def _timestamp(moment: datetime | None) -> Timestamp | None:
+def timestamp(moment: datetime | None) -> Timestamp | None:
     if moment is None:
         return None
     microseconds = (moment - _EPOCH) // MICROSECOND

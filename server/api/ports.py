@@ -7,7 +7,9 @@ from typing import Protocol
 from uuid import UUID
 
 from server.domain.card import Card
+from server.domain.evidence import Evidence
 from server.domain.recycling import Recycling, Wallet
+from server.domain.review import Review, ReviewState
 
 
 class Reader(Protocol):
@@ -31,4 +33,26 @@ class Reader(Protocol):
 
     async def wallet(self, account_id: str) -> Wallet:
         """What an account holds."""
+        ...
+
+
+class Reviews(Protocol):
+    """Reviews of all accounts, as they stand. Every method raises StoreUnavailable without a database."""
+
+    async def review(self, review_id: UUID) -> Review | None:
+        """A review."""
+        ...
+
+    async def reviews(
+        self, state: ReviewState | None, platform: str | None, after: tuple[datetime, UUID], how_many: int
+    ) -> list[Review]:
+        """Reviews opened after a position, oldest first."""
+        ...
+
+    async def claim(self, review_id: UUID | None, reviewer: str, platform: str | None) -> Review | None:
+        """Gives the review named, or the oldest unclaimed one, to `reviewer` for a while; None if it cannot be had."""
+        ...
+
+    async def evidence(self, review: Review) -> Evidence:
+        """What a person needs to decide on it."""
         ...

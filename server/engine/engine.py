@@ -7,18 +7,20 @@ idle server adds no latency. Must not know what the commands mean: that is `doma
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from uuid import UUID
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from server.domain.commands import Command
+from server.domain.commands import Command, Lapse
 from server.domain.decision import check, decide
 from server.domain.errors import Reason, Refusal
 from server.domain.quote import QuoteSigner
 from server.domain.snapshot import Score
+from server.domain.verdict import overdue
 from server.engine.ports import (
     Answered,
     Entry,
@@ -163,7 +165,8 @@ class Engine:
 
     async def _attempt(self, batch: list[Ticket]) -> None:
         loaded = await self._store.load([ticket.command for ticket in batch])
-        judged = self._sift(batch, loaded)
+        held_up = {ticket: due for ticket, found in zip(batch, loaded, strict=True) if (due := _overdue(ticket, found))}
+        judged = self._sift(batch, loaded, held_up)
         scores = await self._score(judged)
         entries: list[tuple[Ticket, Entry]] = []
         for ticket, found in judged:
@@ -174,13 +177,33 @@ class Engine:
         for position, (ticket, entry) in enumerate(entries):
             if position in written:
                 ticket.answer(entry.response)
-            elif ticket.attempts + 1 < ATTEMPTS_MAX:
-                ticket.attempts += 1
             else:
-                ticket.answer(Refusal(Reason.CONFLICT_RETRY, "another request changed the same account; try again"))
+                _lose(ticket)
+        if held_up:
+            await self._pass_time(held_up)
 
-    def _sift(self, batch: list[Ticket], loaded: list[Loaded]) -> list[tuple[Ticket, Loaded]]:
-        """Answers replays and what fails before risk; returns what is to be judged now.
+    async def _pass_time(self, held_up: dict[Ticket, Lapse]) -> None:
+        """Records what time has done, before what a caller wants: the tickets that met it stay unanswered and go again.
+
+        Each is a command of its own. Whoever meets it records it; who is told that it was recorded, or that a verdict
+        came first, sees that when it goes again.
+        """
+        lapses = list(held_up.items())
+        entries: list[tuple[Ticket, Entry]] = []
+        for (ticket, lapse), found in zip(lapses, await self._store.load([lapse for _, lapse in lapses]), strict=True):
+            if found.answered is None:
+                with contextlib.suppress(Refusal):
+                    check(lapse, found.snapshot, self._signer)
+                    entries.append((ticket, self._entry(lapse, found, None)))
+        written = await self._store.record([entry for _, entry in entries]) if entries else set()
+        for position, (ticket, _) in enumerate(entries):
+            if position not in written:
+                _lose(ticket)
+
+    def _sift(
+        self, batch: list[Ticket], loaded: list[Loaded], held_up: Container[Ticket]
+    ) -> list[tuple[Ticket, Loaded]]:
+        """Answers replays and what fails before risk; returns what is to be judged now, which what is `held_up` is not.
 
         The features of a command count the earlier ones of its batch. If one of those turns out to leave no event, the
         later ones that share something with it were told too much, and go again. What fails before risk is answered at
@@ -195,11 +218,12 @@ class Engine:
                 continue
             counted = command.risk_kind is not None and found.snapshot.card is not None
             try:
-                check(command, found.snapshot, self._signer)
+                if ticket not in held_up:
+                    check(command, found.snapshot, self._signer)
             except Refusal as refusal:
                 ticket.answer(refusal)
             else:
-                if not counted or not_events.isdisjoint(ticket.keys):
+                if ticket not in held_up and (not counted or not_events.isdisjoint(ticket.keys)):
                     judged.append((ticket, found))
                     continue
             if counted:
@@ -219,12 +243,16 @@ class Engine:
         return {ticket: score for (ticket, _), score in zip(rows, scores, strict=True)}
 
     def _decide(self, ticket: Ticket, found: Loaded, score: Score | None) -> Entry | None:
-        command = ticket.command
         try:
-            change = decide(command, found.snapshot, score, recycling_id=self._new_id(), signer=self._signer)
+            return self._entry(ticket.command, found, score)
         except Refusal as refusal:
             ticket.answer(refusal)
             return None
+
+    def _entry(self, command: Command, found: Loaded, score: Score | None) -> Entry:
+        change = decide(
+            command, found.snapshot, score, recycling_id=self._new_id(), review_id=self._new_id(), signer=self._signer
+        )
         return Entry(
             command=command,
             account_version=found.account_version,
@@ -232,6 +260,20 @@ class Engine:
             response=self._renderer.answer(command, change),
             receipt=receipt(command, found, score),
         )
+
+
+def _overdue(ticket: Ticket, found: Loaded) -> Lapse | None:
+    """What must be recorded before the ticket's command, unless that was answered before or is that very thing."""
+    due = overdue(found.snapshot) if found.answered is None else None
+    return None if due is None or due.request_id == ticket.command.request_id else due
+
+
+def _lose(ticket: Ticket) -> None:
+    """It goes again, if it has not done so too often."""
+    if ticket.attempts + 1 < ATTEMPTS_MAX:
+        ticket.attempts += 1
+    else:
+        ticket.answer(Refusal(Reason.CONFLICT_RETRY, "another request changed the same account; try again"))
 
 
 def replayed(answered: Answered, input_hash: bytes) -> Outcome:

@@ -18,8 +18,8 @@ _encoder = msgspec.json.Encoder()
 
 
 def receipt(command: Command, loaded: Loaded, score: Score | None) -> str:
-    """JSON: the moment, what was asked, the snapshot's card, recycling and balances, the policy revision, the feature
-    row, and the score with its thresholds and model version."""
+    """JSON: the moment, what was asked, the snapshot's card, recycling, balances and reviews, the policy revision, the
+    feature row, and the score with its thresholds and model version."""
     snapshot = loaded.snapshot
     body: dict[str, Any] = {
         "now": snapshot.now,
@@ -29,6 +29,7 @@ def receipt(command: Command, loaded: Loaded, score: Score | None) -> str:
         "card": snapshot.card,
         "recycling": snapshot.recycling,
         "balances": snapshot.wallet.balances,
+        "reviews": snapshot.reviews,
         "policy_revision": snapshot.revision_name,
     }
     if command.scored:

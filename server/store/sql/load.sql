@@ -15,9 +15,14 @@ found AS MATERIALIZED (
          CASE WHEN i.wants_wallet THEN (
            SELECT json_agg(k) FROM (
              SELECT k.coupon_id, k.platform, k.basis_points, k.max_discount_minor, k.expire_time FROM coupon AS k
-             WHERE k.account_id = i.account_id ORDER BY k.create_time DESC, k.coupon_id DESC LIMIT 100) AS k) END AS coupons
+             WHERE k.account_id = i.account_id ORDER BY k.create_time DESC, k.coupon_id DESC LIMIT 100) AS k) END AS coupons,
+         -- Hardly ever is there one, and the card and the recycling tell.
+         CASE WHEN i.review_id IS NOT NULL OR c.held_since IS NOT NULL OR r.settlement_held THEN (
+           SELECT json_agg(v) FROM review AS v
+           WHERE v.account_id = i.account_id AND v.card_id = c.card_id
+             AND (v.state = 'OPEN' OR v.review_id = i.review_id)) END AS reviews
   FROM (SELECT command.*, row_number() OVER () AS position
-        FROM :command(account_id text, request_id uuid, card_id uuid, recycling_id uuid, risk_kind text,
+        FROM :command(account_id text, request_id uuid, card_id uuid, recycling_id uuid, review_id uuid, risk_kind text,
                       device_hash bytea, address_hash bytea, prefix_hash bytea, profile_hash bytea, signals json,
                       wants_wallet boolean)) AS i
   CROSS JOIN moment
@@ -26,7 +31,10 @@ found AS MATERIALIZED (
   LEFT JOIN recycling AS named ON named.account_id = i.account_id AND named.recycling_id = i.recycling_id
   LEFT JOIN card AS c ON c.account_id = i.account_id AND c.card_id = coalesce(i.card_id, named.card_id)
   LEFT JOIN recycling AS r
-    ON r.account_id = i.account_id AND r.recycling_id = coalesce(i.recycling_id, c.live_recycling_id)
+    ON r.account_id = i.account_id
+    AND r.recycling_id = coalesce(i.recycling_id, c.live_recycling_id, CASE WHEN c.held_since IS NOT NULL THEN (
+      SELECT v.recycling_id FROM review AS v
+      WHERE v.account_id = c.account_id AND v.card_id = c.card_id AND v.state = 'OPEN' AND v.kind <> 'SETTLEMENT') END)
 ),
 -- A request that was answered before leaves no event and needs no features.
 judged AS (
@@ -47,7 +55,8 @@ judged AS (
   WHERE risk_kind IS NOT NULL AND input_hash IS NULL
 )
 SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
-       found.c AS card, found.r AS recycling, found.policy_revision, found.balances, found.coupons, feature.*
+       found.c AS card, found.r AS recycling, found.policy_revision, found.balances, found.coupons, found.reviews,
+       feature.*
 FROM found
 LEFT JOIN (
   SELECT judged.positions[f.feature_position] AS position, f.*
