@@ -52,7 +52,8 @@ CREATE INDEX review_due ON review (hold_until) WHERE state = 'OPEN';
 ALTER TABLE card
   ADD COLUMN held_since timestamptz,
   ADD COLUMN hold_until timestamptz,
-  ADD CONSTRAINT card_hold_check CHECK ((held_since IS NULL) = (hold_until IS NULL) AND held_since < hold_until) NOT VALID,
+  ADD CONSTRAINT card_hold_check CHECK (
+    (held_since IS NULL) = (hold_until IS NULL) AND held_since < hold_until) NOT VALID,
   ADD CONSTRAINT card_held_state_check CHECK (held_since IS NULL OR state <> 'VOID') NOT VALID;
 
 ALTER TABLE card_event
@@ -69,6 +70,15 @@ ALTER TABLE recycling
   ADD COLUMN window_moved_us bigint NOT NULL DEFAULT 0,
   ADD CONSTRAINT recycling_hold_check CHECK ((state = 'IN_REVIEW') = (hold_until IS NOT NULL)) NOT VALID,
   ADD CONSTRAINT recycling_window_check CHECK (window_moved_us >= 0) NOT VALID;
+
+-- Settlements that were held while there were no reviews: each gets one, else nobody could ever release them.
+INSERT INTO review (account_id, review_id, request_id, card_id, recycling_id, kind, platform, state, create_time,
+                    risk_score, risk_band, reason_codes, policy_revision, model_version, note, version)
+SELECT account_id, gen_random_uuid(), request_id, card_id, recycling_id, 'SETTLEMENT', platform, 'OPEN', create_time,
+       (decision ->> 'risk_score')::double precision, decision ->> 'risk_band', decision -> 'reason_codes',
+       decision ->> 'policy_revision', decision ->> 'model_version', '', 1
+FROM recycling
+WHERE state = 'APPROVED' AND settlement_held AND compensation_state = 'PENDING';
 
 GRANT SELECT, INSERT ON review TO recycling_server;
 GRANT UPDATE (state, claimed_by, claim_until, reviewer, note, resolve_time, resolve_request_id, sweep_until, version)

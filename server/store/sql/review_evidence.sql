@@ -14,7 +14,8 @@ request AS MATERIALIZED (
 others AS (
   SELECT p.account_id, array_agg(DISTINCT trait.name ORDER BY trait.name) AS shared
   FROM request
-  CROSS JOIN LATERAL (VALUES (1::smallint, 'DEVICE', request.device_hash), (2::smallint, 'ADDRESS', request.address_hash),
+  CROSS JOIN LATERAL (VALUES (1::smallint, 'DEVICE', request.device_hash),
+                             (2::smallint, 'ADDRESS', request.address_hash),
                              (3::smallint, 'LOOK_ALIKE', request.look_alike)) AS trait (kind, name, key)
   CROSS JOIN LATERAL (
     SELECT q.account_id FROM risk_pair AS q
@@ -24,7 +25,7 @@ others AS (
   ) AS p
   GROUP BY p.account_id
 ),
-similar AS (
+alike AS (
   SELECT others.shared, r.recycling, r.create_time
   FROM others
   CROSS JOIN LATERAL (
@@ -36,9 +37,10 @@ similar AS (
   LIMIT $5
 )
 SELECT moment.now, c.receipt -> 'features' AS features, c.receipt -> 'explanation' AS explanation, a.segment,
-       ARRAY(SELECT similar.recycling FROM similar ORDER BY similar.create_time DESC) AS similar_recyclings,
-       (SELECT json_agg(similar.shared ORDER BY similar.create_time DESC) FROM similar) AS similar_shared,
-       ARRAY(SELECT k FROM card AS k WHERE k.account_id = $1 ORDER BY k.issue_time DESC, k.card_id DESC LIMIT $5) AS cards,
+       ARRAY(SELECT alike.recycling FROM alike ORDER BY alike.create_time DESC) AS similar_recyclings,
+       (SELECT json_agg(alike.shared ORDER BY alike.create_time DESC) FROM alike) AS similar_shared,
+       ARRAY(SELECT k FROM card AS k WHERE k.account_id = $1
+             ORDER BY k.issue_time DESC, k.card_id DESC LIMIT $5) AS cards,
        ARRAY(SELECT r FROM recycling AS r WHERE r.account_id = $1
              ORDER BY r.create_time DESC, r.recycling_id DESC LIMIT $5) AS recyclings,
        ARRAY(SELECT v FROM review AS v WHERE v.account_id = $1 AND v.request_id <> $2
