@@ -11,11 +11,13 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from clients.python import review_cli
 from clients.python.card_terms import DEFAULT_TERMS, CardTerms
 from clients.python.client import RecyclingError
 from clients.python.options import Circumstances, Command, Connection, command_of, instant
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app.add_typer(review_cli.app, name="review")
 
 Reason: TypeAlias = Literal["EXPIRED", "VOLUNTARY", "SYSTEM_ANOMALY"]
 UnitName: TypeAlias = Literal["COIN", "GROWTH_POINT", "COUPON"]
@@ -48,7 +50,9 @@ def _defaults(
 ) -> None:
     """Card Recycling: issue cards, take them back, look after them. The options here may also follow the command."""
     defaults = {"address": address, "timeout_s": timeout_s}
-    context.default_map = {str(command.name): defaults for command in app.registered_commands}
+    context.default_map = {str(command.name): defaults for command in app.registered_commands} | {
+        "review": {str(command.name): defaults for command in review_cli.app.registered_commands}
+    }
 
 
 @_command

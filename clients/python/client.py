@@ -20,10 +20,12 @@ from typing import Protocol, Self, TypedDict, TypeVar, Unpack
 import grpc
 from card_recycling.v1 import card_service_pb2 as card_pb2
 from card_recycling.v1 import recycling_service_pb2 as recycling_pb2
+from card_recycling.v1 import review_service_pb2 as review_pb2
 from card_recycling.v1 import types_pb2
 from card_recycling.v1 import wallet_service_pb2 as wallet_pb2
 from card_recycling.v1.card_service_pb2_grpc import CardServiceStub
 from card_recycling.v1.recycling_service_pb2_grpc import RecyclingServiceStub
+from card_recycling.v1.review_service_pb2_grpc import ReviewServiceStub
 from card_recycling.v1.wallet_service_pb2_grpc import WalletServiceStub
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -193,6 +195,7 @@ class RecyclingClient:
             )
         self._recycling = RecyclingServiceStub(self._channel)
         self._cards = CardServiceStub(self._channel)
+        self._reviews = ReviewServiceStub(self._channel)
         self._wallets = WalletServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -316,6 +319,46 @@ class RecyclingClient:
                 return
             request.page_token = page.next_page_token
 
+    # Reviews
+
+    async def list_reviews(
+        self, request: review_pb2.ListReviewsRequest, **options: Unpack[CallOptions]
+    ) -> review_pb2.ListReviewsResponse:
+        """One page of all accounts' reviews, oldest first; `reviews` gives them all."""
+        return await self._call(self._reviews.ListReviews, request, options)
+
+    async def reviews(
+        self,
+        state: review_pb2.ReviewState.ValueType = review_pb2.REVIEW_STATE_UNSPECIFIED,
+        platform: str = "",
+        *,
+        page_size: int = PAGE_SIZE,
+        **options: Unpack[CallOptions],
+    ) -> AsyncIterator[review_pb2.Review]:
+        """All reviews in a state and of a platform, oldest first, without evidence, fetched in pages."""
+        request = review_pb2.ListReviewsRequest(state=state, platform=platform, page_size=page_size)
+        while True:
+            page = await self.list_reviews(request, **options)
+            for review in page.reviews:
+                yield review
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def claim_review(
+        self, request: review_pb2.ClaimReviewRequest, **options: Unpack[CallOptions]
+    ) -> review_pb2.ClaimReviewResponse:
+        """Takes a review for 15 minutes: the one named, or the most pressing that nobody has. A retry of a claim that
+        names none may take another one; the first is free again when its 15 minutes are over."""
+        return await self._call(self._reviews.ClaimReview, request, options)
+
+    async def resolve_review(
+        self, request: review_pb2.ResolveReviewRequest, **options: Unpack[CallOptions]
+    ) -> review_pb2.ResolveReviewResponse:
+        """Gives a verdict."""
+        _fill_request_ids(request)
+        return await self._call(self._reviews.ResolveReview, request, options)
+
     # Wallets
 
     async def get_wallet(
@@ -373,7 +416,8 @@ def _fill_request_ids(
     | recycling_pb2.CompensateRequest
     | card_pb2.IssueCardsRequest.Item
     | card_pb2.ActivateCardRequest
-    | card_pb2.VoidCardRequest,
+    | card_pb2.VoidCardRequest
+    | review_pb2.ResolveReviewRequest,
 ) -> None:
     for request in requests:
         request.request_id = request.request_id or str(uuid.uuid4())

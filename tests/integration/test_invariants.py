@@ -142,8 +142,8 @@ FROM unnest(ARRAY[3, 6]) AS step;
 # Account b has cards 6 to 14, all recycled or to be recycled at step 3 (40 above the card; the command 100 above that):
 # 6 held, approved at step 5; 7 held, denied at 5; 8 held still; 9 taken, its reactivation held at 4 and denied at 6;
 # 10 taken, its payment held, approved and paid; 11 the same, denied; 12 held until step 103, lapsed; 13 as 9, but
-# approved; 14 held, and voided at 5. A review's id is 300 above its card's. Commands, above the card: 160 issue, 180 activate,
-# 200 reactivate, 220 the end of a review, 240 compensate.
+# approved; 14 held, and voided at 5. A review's id is 300 above its card's. Commands, above the card: 160 issue,
+# 180 activate, 200 reactivate, 220 the end of a review, 240 compensate.
 HISTORY += """
 INSERT INTO account (account_id, version, create_time) VALUES ('b', 9, at(0));
 INSERT INTO card (account_id, card_id, platform, tier, state, face_value_minor, paid_minor, currency, duration_days,
@@ -509,7 +509,8 @@ VIOLATIONS = {
         {"amounts_in_range", "compensations_match_postings", "terms_match_policy"},
     ),
     "a payout above the price": (
-        "UPDATE recycling SET max_discount_minor = 1991 WHERE unit = 'COUPON'; UPDATE coupon SET max_discount_minor = 1991",
+        """UPDATE recycling SET max_discount_minor = 1991 WHERE unit = 'COUPON';
+           UPDATE coupon SET max_discount_minor = 1991""",
         {"cards_never_gain", "terms_match_policy"},
     ),
     "a clawback of less": (
