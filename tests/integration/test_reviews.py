@@ -17,12 +17,12 @@ from server.api.messages import card_message
 from server.domain.card import VoidReason
 from server.domain.commands import Command, Lapse
 from server.domain.errors import Reason
-from server.domain.recycling import CompensationState, Recycling, RecyclingState
+from server.domain.recycling import CompensationState, Recycling, RecyclingState, Unit
 from server.domain.review import CLAIM_LEASE, Review, ReviewKind, ReviewState, ReviewVerdict
 from server.engine.lapses import record_lapses
 from tests.integration.conftest import MakeWorld
 from tests.integration.test_engine import BeforeRecord
-from tests.integration.test_engine_races import race, stores, tally
+from tests.integration.test_engine_races import NEWEST, race, stores, tally
 from tests.integration.world import (
     World,
     activate,
@@ -574,3 +574,45 @@ async def test_taken_request_id_of_a_lapse_is_out_of_reach(world: World) -> None
     review = await world.held(await world.issue())
     told = [review.recycling_id, review.card_id, review.request_id]
     assert Lapse.of(review).request_id not in [uuid.uuid5(each, "LapseHold") for each in told]
+
+
+async def test_hammered_holds_keep_every_invariant(new_world: MakeWorld) -> None:
+    """Four servers do everything to cards that are held, approved, denied and lapse, over weeks; each refusal is one
+    that the rules explain, and nobody ever has more than one card's worth."""
+    world = await new_world()
+    one = await world.issue()
+    two = await world.issue("tencent", one.account_id)
+    emulated = circumstances(emulator=True)
+    explained = {
+        None,
+        Reason.CONFLICT_RETRY,
+        Reason.CARD_ALREADY_RECYCLED,
+        Reason.CARD_STATE_INVALID,
+        Reason.ALREADY_COMPENSATED,
+        Reason.SETTLEMENT_NOT_DUE,
+        Reason.COMPENSATION_BLOCKED,
+        Reason.RECYCLING_STATE_INVALID,
+        Reason.RENEWALS_EXHAUSTED,
+        Reason.REACTIVATION_NOT_ALLOWED,
+        Reason.REVIEW_STATE_INVALID,
+    }
+    async with stores(world, 4) as each_store:
+        engines = [world.another_engine(store) for store in each_store]
+        for turn in range(14):
+            deeds: list[Command] = [recycle(one, circumstances=emulated), recycle(two, circumstances=emulated)]
+            recyclings = await world.store.recyclings(one.account_id, NEWEST, 4)
+            for recycling in recyclings:
+                told = types_pb2.Recycling(account_id=one.account_id, recycling_id=str(recycling.recycling_id))
+                deeds += [compensate(told), reactivate(told, circumstances=emulated)]
+            for review in await world.reviews.reviews(ReviewState.OPEN, None, OLDEST, 9) if turn % 8 < 3 else []:
+                deeds += [resolve(review), resolve(review, DENY, reviewer="ben")]
+            orders = [deeds[n:] + deeds[:n] for n in range(4)]
+            work = [engine.submit(order) for engine, order in zip(engines, orders, strict=True)]
+            outcomes, *_ = await asyncio.gather(
+                asyncio.gather(*work), record_lapses(world.reviews, engines[turn % 4]), world.move(HOLD / 3)
+            )
+            assert {reason(outcome) for each in outcomes for outcome in each} <= explained
+    ends = {review.state for review in await world.reviews.reviews(None, None, OLDEST, 500)}
+    assert ReviewState.EXPIRED in ends and ends & {ReviewState.APPROVED, ReviewState.DENIED}
+    coins = (await world.store.wallet(one.account_id)).amount("iqiyi", Unit.COIN)
+    assert coins <= 2699
