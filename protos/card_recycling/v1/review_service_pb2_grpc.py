@@ -63,7 +63,7 @@ class ReviewServiceServicer:
     """
 
     def ListReviews(self, request, context):
-        """Reviews, the oldest and so most pressing first.
+        """Reviews, the oldest and so most pressing first. Errors: REVIEW_NOT_FOUND (where one is named).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
