@@ -111,7 +111,7 @@ def _entry() -> Entry:
     )
     score = Score(probability=0.1, medium_threshold=0.5, high_threshold=0.9, model_version="bench")
     signer = QuoteSigner(b"a key of the benches")
-    change = decide(command, snapshot, score, recycling_id=UUID(int=3), signer=signer)
+    change = decide(command, snapshot, score, recycling_id=UUID(int=3), review_id=UUID(int=4), signer=signer)
     return Entry(command=command, account_version=1, change=change, response=b"", receipt="")
 
 

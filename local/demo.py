@@ -52,14 +52,14 @@ async def _tell(stack: Stack, seed: int, console: Console) -> bool:
 
 def _promises(tally: Tally, invariants: Sequence[InvariantResult]) -> list[tuple[bool, str, str]]:
     honest = [
-        recycling.state == types_pb2.RECYCLING_STATE_REJECTED
+        recycling.state != types_pb2.RECYCLING_STATE_APPROVED
         for group, _, recycling in tally.decisions
         if group == "honest owners"
     ]
     honest_refused = sum(honest) + tally.reactivations_refused
     honest_requests = len(honest) + tally.reactivations_refused + tally.reactivated
     burst = [
-        recycling.state == types_pb2.RECYCLING_STATE_REJECTED
+        recycling.state != types_pb2.RECYCLING_STATE_APPROVED
         for group, _, recycling in tally.decisions
         if group == "scripted burst"
     ]
@@ -69,17 +69,17 @@ def _promises(tally: Tally, invariants: Sequence[InvariantResult]) -> list[tuple
     return [
         (
             farm_share >= FARM_REFUSED_MIN,
-            f"of the farm's requests after its second account at least {FARM_REFUSED_MIN:.0%} are refused",
+            f"of the farm's requests after its second account at least {FARM_REFUSED_MIN:.0%} are refused or held",
             f"{farm_share:.1%} of {len(tally.farm_after_second)}",
         ),
         (
             _share(sum(burst), len(burst)) >= BURST_REFUSED_MIN,
-            f"of the scripted burst's requests at least {BURST_REFUSED_MIN:.0%} are refused",
+            f"of the scripted burst's requests at least {BURST_REFUSED_MIN:.0%} are refused or held",
             f"{_share(sum(burst), len(burst)):.1%} of {len(burst)}",
         ),
         (
             len(honest) == HONEST_OWNERS and honest_share <= HONEST_REFUSED_MAX,
-            f"of the honest owners' requests at most {HONEST_REFUSED_MAX:.0%} are refused",
+            f"of the honest owners' requests at most {HONEST_REFUSED_MAX:.0%} are refused or held",
             f"{honest_share:.1%} of {honest_requests}",
         ),
         (
@@ -101,7 +101,7 @@ def _decisions_table(tally: Tally) -> Table:
     table = Table(title="Decisions", title_justify="left")
     table.add_column("who")
     table.add_column("platform")
-    for heading in ("requests", "approved", "refused", "refused %", "median score"):
+    for heading in ("requests", "approved", "held", "refused", "stopped %", "median score"):
         table.add_column(heading, justify="right")
     table.add_column("reasons")
     groups: dict[tuple[str, str], list[types_pb2.Recycling]] = {}
@@ -110,15 +110,17 @@ def _decisions_table(tally: Tally) -> Table:
     for (group, platform), recyclings in sorted(
         groups.items(), key=lambda entry: (entry[0][0] != "honest owners", entry)
     ):
-        refused = [r for r in recyclings if r.state == types_pb2.RECYCLING_STATE_REJECTED]
+        states = Counter(r.state for r in recyclings)
+        approved = states[types_pb2.RECYCLING_STATE_APPROVED]
         scores = sorted(r.decision.risk_score for r in recyclings)
         table.add_row(
             group,
             platform,
             str(len(recyclings)),
-            str(len(recyclings) - len(refused)),
-            str(len(refused)),
-            f"{_share(len(refused), len(recyclings)):.1%}",
+            str(approved),
+            str(states[types_pb2.RECYCLING_STATE_IN_REVIEW]),
+            str(states[types_pb2.RECYCLING_STATE_REJECTED]),
+            f"{_share(len(recyclings) - approved, len(recyclings)):.1%}",
             f"{scores[len(scores) // 2]:.4f}",
             _counted(Counter(code for r in recyclings for code in r.decision.reason_codes)),
         )

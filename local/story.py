@@ -56,7 +56,7 @@ class Tally:
     """What came of all that was asked."""
 
     decisions: list[tuple[str, str, types_pb2.Recycling]] = field(default_factory=list)  # group, platform, answer
-    farm_after_second: list[bool] = field(default_factory=list)  # whether refused
+    farm_after_second: list[bool] = field(default_factory=list)  # whether refused or held
     reactivated: int = 0
     reactivations_refused: int = 0
     clawed_back: int = 0
@@ -230,7 +230,7 @@ class Story:
             person.recycling = recycling
             self.tally.decisions.append((person.group, person.platform, recycling))
             if counts:
-                self.tally.farm_after_second.append(recycling.state == types_pb2.RECYCLING_STATE_REJECTED)
+                self.tally.farm_after_second.append(recycling.state != types_pb2.RECYCLING_STATE_APPROVED)
 
         return act
 
@@ -263,7 +263,7 @@ class Story:
                     behavior=_behavior(person.behave()),
                 )
             )
-            if answer.state == recycling_service_pb2.REACTIVATION_STATE_REJECTED:
+            if answer.state != recycling_service_pb2.REACTIVATION_STATE_APPROVED:
                 self.tally.reactivations_refused += 1
                 return
             person.recycling = answer.recycling

@@ -65,6 +65,9 @@ FROM (VALUES
   ('posting', 'account_id, recycling_id, kind, ledger', NULL),
   ('recycling', 'account_id, recycling_id', NULL),
   ('recycling', 'account_id, card_id, generation', '(state = ANY (ARRAY[''APPROVED''::text, ''IN_REVIEW''::text]))'),
+  ('review', 'account_id, review_id', NULL),
+  ('review', 'account_id, card_id', '((state = ''OPEN''::text) AND (kind <> ''SETTLEMENT''::text))'),
+  ('review', 'account_id, card_id', '((state = ''OPEN''::text) AND (kind = ''SETTLEMENT''::text))'),
   ('wallet_balance', 'account_id, platform, unit', NULL)
 ) AS wanted (relation, columns, condition)
 WHERE NOT EXISTS (
@@ -116,9 +119,11 @@ FULL JOIN (
   ORDER BY account_id, card_id, version DESC
 ) AS e USING (account_id, card_id)
 WHERE e.event_count IS DISTINCT FROM e.version
-   OR (c.version, c.state, c.activate_by_time, c.activate_time, c.expire_time, c.generation, c.renewals_used)
+   OR (c.version, c.state, c.activate_by_time, c.activate_time, c.expire_time, c.generation, c.renewals_used,
+       c.held_since, c.hold_until)
       IS DISTINCT FROM
-      (e.version, e.state, e.activate_by_time, e.activate_time, e.expire_time, e.generation, e.renewals_used)
+      (e.version, e.state, e.activate_by_time, e.activate_time, e.expire_time, e.generation, e.renewals_used,
+       e.held_since, e.hold_until)
    OR (e.kind = 'RECYCLED' AND e.recycling_id IS DISTINCT FROM c.live_recycling_id);
 
 -- name: transitions_are_legal (3)
@@ -127,11 +132,14 @@ SELECT account_id, card_id, version, prior_state, kind, state, prior_generation,
        renewals_used
 FROM (
   SELECT *, lag(state) OVER life AS prior_state, lag(generation) OVER life AS prior_generation,
-         lag(renewals_used) OVER life AS prior_renewals
+         lag(renewals_used) OVER life AS prior_renewals, lag(held_since) OVER life AS prior_held_since
   FROM card_event
   WINDOW life AS (PARTITION BY account_id, card_id ORDER BY version)
 ) AS e
-WHERE NOT coalesce(CASE kind
+-- A card is held by one kind of event only, and what releases it does nothing to a card that is free.
+WHERE (held_since IS NOT NULL) <> (kind = 'HELD')
+   OR (kind IN ('ACTIVATED', 'HELD') AND prior_held_since IS NOT NULL)
+   OR NOT coalesce(CASE kind
   WHEN 'ISSUED' THEN prior_state IS NULL AND state = 'ISSUED' AND generation = 1 AND renewals_used = 0
   WHEN 'ACTIVATED' THEN prior_state = 'ISSUED' AND state = 'ACTIVE'
     AND (generation, renewals_used) = (prior_generation, prior_renewals)
@@ -141,10 +149,15 @@ WHERE NOT coalesce(CASE kind
     AND generation = prior_generation + 1 AND renewals_used - prior_renewals IN (0, 1)
   WHEN 'VOIDED' THEN prior_state IN ('ISSUED', 'ACTIVE', 'RECYCLED') AND state = 'VOID'
     AND (generation, renewals_used) = (prior_generation, prior_renewals)
+  WHEN 'HELD' THEN prior_state IN ('ISSUED', 'ACTIVE', 'RECYCLED') AND held_since = event_time
+    AND event_time < hold_until
+    AND (state, generation, renewals_used) = (prior_state, prior_generation, prior_renewals)
+  WHEN 'RELEASED' THEN prior_held_since IS NOT NULL
+    AND (state, generation, renewals_used) = (prior_state, prior_generation, prior_renewals)
 END, false);
 
 -- name: validity_follows_events (3)
--- Activating starts a card's validity, giving it back restores what the policy says, and nothing else moves it.
+-- Activating starts a card's validity, giving it back restores it, a hold adds its own time, nothing else moves it.
 SELECT account_id, card_id, version, kind, event_time, activate_by_time, activate_time, expire_time, renewals_used
 FROM (
   SELECT e.*, c.issue_time, c.duration_days * interval '24 hours' AS duration,
@@ -153,7 +166,8 @@ FROM (
   FROM (
     SELECT *, lag(activate_by_time) OVER life AS prior_activate_by_time,
            lag(activate_time) OVER life AS prior_activate_time, lag(expire_time) OVER life AS prior_expire_time,
-           lag(renewals_used) OVER life AS prior_renewals, lag(recycling_id) OVER life AS undone_id
+           lag(renewals_used) OVER life AS prior_renewals, lag(recycling_id) OVER life AS undone_id,
+           lag(held_since) OVER life AS prior_held_since
     FROM card_event
     WINDOW life AS (PARTITION BY account_id, card_id ORDER BY version)
   ) AS e
@@ -180,28 +194,59 @@ WHERE CASE
     (state, activate_by_time, activate_time, expire_time, renewals_used)
     IS DISTINCT FROM ('ACTIVE', prior_activate_by_time, prior_activate_time, event_time + unused, prior_renewals)
   WHEN kind = 'REACTIVATED' THEN true
+  WHEN kind = 'RELEASED' THEN
+    (activate_by_time, activate_time, expire_time)
+    IS DISTINCT FROM
+    (prior_activate_by_time + CASE WHEN state = 'ISSUED' AND prior_activate_by_time > prior_held_since
+                                   THEN event_time - prior_held_since ELSE interval '0' END,
+     prior_activate_time,
+     prior_expire_time + CASE WHEN state = 'ACTIVE' AND prior_expire_time > prior_held_since
+                              THEN event_time - prior_held_since ELSE interval '0' END)
   ELSE
     (activate_by_time, activate_time, expire_time)
     IS DISTINCT FROM (prior_activate_by_time, prior_activate_time, prior_expire_time)
 END;
 
 -- name: recyclings_match_events (3)
--- A recycling took its card as the card's event tells: by the same command, in that generation, state and validity.
+-- A recycling took, or holds, its card as the card's event tells: by its command or verdict, in state and validity.
 SELECT r.account_id, r.recycling_id, r.card_id, r.generation, r.prior_state, r.unused_us, e.version
 FROM recycling AS r
 JOIN card AS c USING (account_id, card_id)
-LEFT JOIN (
-  SELECT *, CASE WHEN coalesce(expire_time, activate_by_time) <= event_time THEN 'EXPIRED'
-                 WHEN activate_time IS NULL THEN 'ISSUED' ELSE 'ACTIVE' END AS prior_state
-  FROM card_event
-  WHERE kind = 'RECYCLED'
-) AS e USING (account_id, recycling_id)
+LEFT JOIN review AS v
+  ON (v.account_id, v.recycling_id, v.kind, v.state) = (r.account_id, r.recycling_id, 'RECYCLE', 'APPROVED')
+LEFT JOIN card_event AS e
+  ON (e.account_id, e.recycling_id) = (r.account_id, r.recycling_id)
+ AND e.kind = CASE r.state WHEN 'IN_REVIEW' THEN 'HELD' ELSE 'RECYCLED' END
+CROSS JOIN LATERAL (
+  SELECT CASE WHEN coalesce(e.expire_time, e.activate_by_time) <= r.create_time THEN 'EXPIRED'
+              WHEN e.activate_time IS NULL THEN 'ISSUED' ELSE 'ACTIVE' END AS state
+) AS prior
 WHERE r.state <> 'REJECTED'
-  AND (r.request_id, r.card_id, r.generation, r.create_time, r.prior_state, r.unused_us * interval '1 microsecond')
+  AND (coalesce(v.resolve_request_id, r.request_id), r.card_id, r.generation,
+       coalesce(v.resolve_time, r.create_time), r.prior_state, r.unused_us * interval '1 microsecond')
       IS DISTINCT FROM
-      (e.request_id, e.card_id, e.generation, e.event_time, e.prior_state,
-       CASE e.prior_state WHEN 'ISSUED' THEN c.duration_days * interval '24 hours'
-                          WHEN 'ACTIVE' THEN e.expire_time - e.event_time ELSE interval '0' END);
+      (e.request_id, e.card_id, e.generation, e.event_time, prior.state,
+       CASE prior.state WHEN 'ISSUED' THEN c.duration_days * interval '24 hours'
+                        WHEN 'ACTIVE' THEN e.expire_time - r.create_time ELSE interval '0' END);
+
+-- name: holds_match_cards (3)
+-- A card is held, and a recycling in review, exactly while one open review says so, since and until when it says.
+SELECT account_id, card_id, c.held_since, c.hold_until, v.review_id, v.hold_until AS review_hold_until,
+       NULL::uuid AS recycling_id
+FROM (SELECT * FROM card WHERE held_since IS NOT NULL) AS c
+FULL JOIN (
+  SELECT account_id, card_id, (array_agg(review_id))[1] AS review_id, count(*) AS holds,
+         min(create_time) AS create_time, min(hold_until) AS hold_until
+  FROM review
+  WHERE state = 'OPEN' AND kind <> 'SETTLEMENT'
+  GROUP BY account_id, card_id
+) AS v USING (account_id, card_id)
+WHERE (c.held_since, c.hold_until) IS DISTINCT FROM (v.create_time, v.hold_until) OR v.holds <> 1
+UNION ALL
+SELECT account_id, coalesce(r.card_id, v.card_id), r.create_time, r.hold_until, v.review_id, v.hold_until, recycling_id
+FROM (SELECT * FROM recycling WHERE state = 'IN_REVIEW') AS r
+FULL JOIN (SELECT * FROM review WHERE state = 'OPEN' AND kind = 'RECYCLE') AS v USING (account_id, recycling_id)
+WHERE (r.card_id, r.create_time, r.hold_until) IS DISTINCT FROM (v.card_id, v.create_time, v.hold_until);
 
 -- name: cards_match_receipts (3)
 -- What a card was sold as never changes: each command's receipt tells the same, and its issue the same price.
@@ -237,6 +282,11 @@ WHERE NOT EXISTS (
     UNION ALL
     SELECT account_id, request_id, 'Compensate' FROM posting WHERE kind = 'SETTLEMENT'
     UNION ALL
+    SELECT account_id, request_id, 'Reactivate' FROM review WHERE kind = 'REACTIVATE'
+    UNION ALL
+    SELECT account_id, resolve_request_id, CASE state WHEN 'EXPIRED' THEN 'LapseHold' ELSE 'ResolveReview' END
+    FROM review WHERE state IN ('APPROVED', 'DENIED', 'EXPIRED')
+    UNION ALL
     SELECT account_id, request_id,
            CASE kind WHEN 'ISSUED' THEN 'IssueCards' WHEN 'ACTIVATED' THEN 'ActivateCard' WHEN 'VOIDED' THEN 'VoidCard'
                      WHEN 'REACTIVATED' THEN 'Reactivate' END
@@ -255,6 +305,53 @@ AND NOT coalesce(CASE c.method
     c.receipt #>> '{card,state}' = 'VOID' AND c.receipt #>> '{recycling,compensation,state}' = 'PENDING'
 END, false);
 
+-- name: reviews_have_causes (4)
+-- Each review stems from the accepted command that it is about, and what waits for a verdict has one open review.
+SELECT v.account_id, v.review_id, v.recycling_id, v.kind, v.request_id, c.method
+FROM review AS v
+LEFT JOIN command AS c USING (account_id, request_id)
+LEFT JOIN recycling AS r USING (account_id, recycling_id)
+WHERE (c.method, c.create_time, v.card_id, v.platform)
+      IS DISTINCT FROM
+      (CASE v.kind WHEN 'REACTIVATE' THEN 'Reactivate' ELSE 'Recycle' END, v.create_time, r.card_id, r.platform)
+   OR (v.kind <> 'REACTIVATE' AND v.request_id <> r.request_id)
+UNION ALL
+SELECT account_id, v.review_id, recycling_id, 'SETTLEMENT', r.request_id, NULL
+FROM (SELECT * FROM recycling WHERE settlement_held AND compensation_state = 'PENDING') AS r
+FULL JOIN (SELECT * FROM review WHERE kind = 'SETTLEMENT' AND state = 'OPEN') AS v USING (account_id, recycling_id)
+WHERE v.review_id IS NULL OR r.request_id IS NULL;
+
+-- name: reviews_have_effects (4)
+-- Each review that has ended did, by the command that ended it and at that moment, what its end means.
+SELECT v.account_id, v.review_id, v.kind, v.state, v.resolve_request_id, c.method, e.kind AS event, r.state AS recycling
+FROM review AS v
+LEFT JOIN command AS c ON (c.account_id, c.request_id) = (v.account_id, v.resolve_request_id)
+LEFT JOIN card_event AS e
+  ON (e.account_id, e.card_id, e.request_id) = (v.account_id, v.card_id, v.resolve_request_id)
+LEFT JOIN recycling AS r ON (r.account_id, r.recycling_id) = (v.account_id, v.recycling_id)
+WHERE v.state <> 'OPEN' AND NOT coalesce(
+  c.create_time = v.resolve_time
+  AND CASE v.state
+    WHEN 'EXPIRED' THEN c.method = 'LapseHold' AND v.resolve_time = v.hold_until
+    WHEN 'CLOSED' THEN c.method IN ('VoidCard', 'Reactivate', 'ResolveReview')
+    ELSE c.method = 'ResolveReview' END
+  AND (v.hold_until IS NULL OR v.state = 'EXPIRED' OR v.resolve_time < v.hold_until)
+  AND CASE v.kind || ' ' || v.state
+    WHEN 'RECYCLE APPROVED' THEN e.kind = 'RECYCLED' AND r.state IN ('APPROVED', 'REVERSED')
+    WHEN 'RECYCLE DENIED' THEN e.kind = 'RELEASED' AND r.state = 'REJECTED'
+      AND (r.decision -> 'reason_codes')::jsonb ? 'REVIEW_DENIED'
+    WHEN 'RECYCLE EXPIRED' THEN e.kind = 'RELEASED' AND r.state = 'REJECTED'
+      AND (r.decision -> 'reason_codes')::jsonb ? 'REVIEW_EXPIRED'
+    WHEN 'RECYCLE CLOSED' THEN e.kind = 'VOIDED' AND r.state = 'REJECTED'
+      AND (r.decision -> 'reason_codes')::jsonb ? 'CARD_VOIDED'
+    WHEN 'REACTIVATE APPROVED' THEN e.kind = 'REACTIVATED' AND r.state = 'REVERSED'
+    WHEN 'REACTIVATE DENIED' THEN e.kind = 'RELEASED'
+    WHEN 'REACTIVATE EXPIRED' THEN e.kind = 'RELEASED'
+    WHEN 'REACTIVATE CLOSED' THEN e.kind = 'VOIDED'
+    WHEN 'SETTLEMENT APPROVED' THEN NOT r.settlement_held
+    WHEN 'SETTLEMENT DENIED' THEN r.compensation_state = 'BLOCKED'
+    WHEN 'SETTLEMENT CLOSED' THEN r.compensation_state IN ('BLOCKED', 'CANCELLED') END, false);
+
 -- name: recyclings_have_commands (4)
 -- Each recycling stems from one accepted Recycle of that moment, and no two from the same.
 SELECT r.account_id, r.recycling_id, r.request_id, c.method
@@ -263,24 +360,28 @@ LEFT JOIN command AS c USING (account_id, request_id)
 WHERE (c.method, c.create_time) IS DISTINCT FROM ('Recycle', r.create_time) OR r.twins > 1;
 
 -- name: events_have_commands (4)
--- Each event of a card stems from one accepted command of the fitting method and moment, and no two from the same.
+-- Each event of a card stems from one accepted command of a fitting method and its moment, and no two from the same.
 SELECT e.account_id, e.card_id, e.version, e.kind, e.request_id, c.method
 FROM (SELECT *, count(*) OVER (PARTITION BY account_id, request_id) AS twins FROM card_event) AS e
 LEFT JOIN command AS c USING (account_id, request_id)
-WHERE (c.method, c.create_time)
-      IS DISTINCT FROM
-      (CASE e.kind WHEN 'ISSUED' THEN 'IssueCards' WHEN 'ACTIVATED' THEN 'ActivateCard' WHEN 'RECYCLED' THEN 'Recycle'
-                   WHEN 'REACTIVATED' THEN 'Reactivate' WHEN 'VOIDED' THEN 'VoidCard' END, e.event_time)
+WHERE NOT coalesce(c.create_time = e.event_time AND c.method = ANY (CASE e.kind
+        WHEN 'ISSUED' THEN ARRAY['IssueCards']
+        WHEN 'ACTIVATED' THEN ARRAY['ActivateCard']
+        WHEN 'RECYCLED' THEN ARRAY['Recycle', 'ResolveReview']
+        WHEN 'REACTIVATED' THEN ARRAY['Reactivate', 'ResolveReview']
+        WHEN 'VOIDED' THEN ARRAY['VoidCard']
+        WHEN 'HELD' THEN ARRAY['Recycle', 'Reactivate']
+        WHEN 'RELEASED' THEN ARRAY['ResolveReview', 'LapseHold'] END), false)
    OR e.twins > 1;
 
 -- name: postings_have_commands (4)
--- Each transfer stems from an accepted command of that moment: a settlement's Compensate, a clawback's Reactivate.
+-- Each transfer stems from an accepted command of that moment: a Compensate, a Reactivate, or the verdict for one.
 SELECT p.account_id, p.request_id, p.recycling_id, p.ledger, p.kind, c.method
 FROM posting AS p
 LEFT JOIN command AS c USING (account_id, request_id)
-WHERE (c.method, c.create_time)
-      IS DISTINCT FROM
-      (CASE p.kind WHEN 'SETTLEMENT' THEN 'Compensate' WHEN 'CLAWBACK' THEN 'Reactivate' END, p.create_time);
+WHERE NOT coalesce(c.create_time = p.create_time AND c.method = ANY (
+        CASE p.kind WHEN 'SETTLEMENT' THEN ARRAY['Compensate']
+                    WHEN 'CLAWBACK' THEN ARRAY['Reactivate', 'ResolveReview'] END), false);
 
 -- name: amounts_in_range (6)
 -- Amounts lie between 1 and the cap, fees between 0 and the price, and no wallet is below zero.
@@ -320,7 +421,8 @@ FROM (
       JOIN card AS c USING (account_id, card_id)
       JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
       LEFT JOIN card_event AS e
-        ON (e.account_id, e.recycling_id, e.kind) = (r.account_id, r.recycling_id, 'RECYCLED')
+        ON (e.account_id, e.recycling_id) = (r.account_id, r.recycling_id)
+       AND e.kind = CASE r.state WHEN 'IN_REVIEW' THEN 'HELD' ELSE 'RECYCLED' END
       WHERE r.state <> 'REJECTED'
     ) AS based
   ) AS priced
@@ -372,7 +474,7 @@ WHERE p.settled IS DISTINCT FROM
    OR (p.units IS NOT NULL AND (p.units, p.platform, p.unit) IS DISTINCT FROM (1::bigint, r.platform, r.unit));
 
 -- name: settlements_were_due (8)
--- Nothing was settled before it was due, or that the risk of its recycling held back.
+-- Nothing was settled before it was due, nor what the risk of its recycling held back before a reviewer approved it.
 -- What was explored, or allowed by a list, is settled whatever its band.
 SELECT p.account_id, p.recycling_id, p.create_time, r.settle_after_time, r.settlement_held,
        r.decision ->> 'risk_band' AS risk_band
@@ -382,10 +484,43 @@ WHERE p.kind = 'SETTLEMENT' AND p.ledger = 'WALLET'
   AND (r.settlement_held OR p.create_time < r.settle_after_time
        OR (r.decision ->> 'risk_band' IS DISTINCT FROM 'LOW'
            AND NOT coalesce((r.decision ->> 'explored')::boolean, false)
-           AND NOT coalesce(r.decision::jsonb -> 'list_hits' @> '[{"list": "ALLOW"}]', false)));
+           AND NOT coalesce(r.decision::jsonb -> 'list_hits' @> '[{"list": "ALLOW"}]', false)
+           AND NOT EXISTS (
+             SELECT FROM review AS v
+             WHERE (v.account_id, v.recycling_id, v.state) = (r.account_id, r.recycling_id, 'APPROVED')
+               AND v.kind IN ('RECYCLE', 'SETTLEMENT') AND v.resolve_time <= p.create_time)));
+
+-- name: holds_keep_terms (8)
+-- What an approval applied, or may yet, are the terms that were held; where a hold ended otherwise nothing is owed.
+SELECT r.account_id, r.recycling_id, v.state, r.disposition, t.disposition AS held_disposition, r.fee_minor,
+       t.fee_minor AS held_fee_minor, r.unit, r.amount, t.amount AS held_amount
+FROM review AS v
+JOIN recycling AS r USING (account_id, recycling_id)
+CROSS JOIN json_populate_record(NULL::recycling, v.terms) AS t
+WHERE v.kind = 'RECYCLE'
+  AND CASE WHEN v.state IN ('OPEN', 'APPROVED') THEN
+    (r.disposition, r.fee_minor, r.unit, r.amount, r.basis_points, r.coupon_expire_time, r.max_discount_minor,
+     r.settle_after_time)
+    IS DISTINCT FROM
+    (t.disposition, t.fee_minor, t.unit, t.amount, t.basis_points, t.coupon_expire_time, t.max_discount_minor,
+     t.settle_after_time)
+  ELSE (r.state, r.fee_minor, r.unit) IS DISTINCT FROM ('REJECTED', 0::bigint, NULL::text) END;
+
+-- name: windows_move_by_holds (8)
+-- The time in which a card can come back is prolonged by just as long as it was held for that.
+SELECT r.account_id, r.recycling_id, r.window_moved_us, h.held
+FROM recycling AS r
+LEFT JOIN (
+  SELECT account_id, recycling_id,
+         sum(CASE WHEN state = 'DENIED' THEN resolve_time ELSE hold_until END - create_time) AS held
+  FROM review
+  WHERE kind = 'REACTIVATE'
+  GROUP BY account_id, recycling_id
+) AS h USING (account_id, recycling_id)
+WHERE r.window_moved_us * interval '1 microsecond' <> coalesce(h.held, interval '0');
 
 -- name: blocked_when_paid_back (8)
--- A compensation is blocked exactly when a VoidCard found it pending for a card paid back elsewhere.
+-- A compensation is blocked exactly when a VoidCard found it pending for a card paid back, or a review denied it.
 SELECT account_id, recycling_id, r.compensation_state, v.request_id
 FROM (SELECT * FROM recycling WHERE compensation_state = 'BLOCKED') AS r
 FULL JOIN (
@@ -393,6 +528,10 @@ FULL JOIN (
   FROM command
   WHERE method = 'VoidCard' AND receipt #>> '{input,1}' IN ('REFUNDED', 'CHARGEBACK')
     AND receipt #>> '{recycling,compensation,state}' = 'PENDING'
+    -- What is still in review is not owed; a void rejects it.
+    AND receipt #>> '{recycling,state}' IS DISTINCT FROM 'IN_REVIEW'
+  UNION ALL
+  SELECT account_id, resolve_request_id, recycling_id FROM review WHERE kind = 'SETTLEMENT' AND state = 'DENIED'
 ) AS v USING (account_id, recycling_id)
 WHERE r.recycling_id IS NULL OR v.recycling_id IS NULL;
 
@@ -416,6 +555,9 @@ FROM (
   UNION ALL
   SELECT 'recycling', r.account_id, r.recycling_id::text, r.create_time, c.issue_time
   FROM recycling AS r JOIN card AS c USING (account_id, card_id)
+  UNION ALL
+  SELECT 'review', v.account_id, v.review_id::text, coalesce(v.resolve_time, v.create_time), v.create_time
+  FROM review AS v
   UNION ALL
   SELECT 'posting', p.account_id, p.request_id::text, p.create_time, r.create_time
   FROM posting AS p LEFT JOIN recycling AS r USING (account_id, recycling_id)

@@ -41,18 +41,21 @@ from process import telemetry
 from process.reflection import offer_reflection
 from server.api.card_service import CardServicer
 from server.api.guard import BATCH_BYTES_MAX, Guard
-from server.api.list_service import ListServicer
+from server.api.list_service import ListEntries
 from server.api.messages import CommandParser, MessageRenderer
 from server.api.recycling_service import RecyclingServicer
+from server.api.review_service import ReviewServicer
 from server.api.wallet_service import WalletServicer
 from server.config import Config, DatabaseConfig
 from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
+from server.engine.lapses import keep_recording_lapses
 from server.engine.lists import ListKeeper
 from server.scorer import GrpcFraudScorer
 from server.store.policy_document import PolicyInvalid, put_policies
+from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, connect
 
 log = logging.getLogger(__name__)
@@ -64,8 +67,8 @@ SERVICES = tuple(
     for module, name in (
         (recycling_service_pb2, "RecyclingService"),
         (card_service_pb2, "CardService"),
-        (wallet_service_pb2, "WalletService"),
         (review_service_pb2, "ReviewService"),
+        (wallet_service_pb2, "WalletService"),
     )
 )
 
@@ -137,9 +140,11 @@ def assemble(
     )
     recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(RecyclingServicer(engine, store, parser), server)
     card_service_pb2_grpc.add_CardServiceServicer_to_server(CardServicer(engine, issuer, store, parser), server)
+    lists = ListEntries(ListKeeper(store, new_id), store, hasher)
+    review_service_pb2_grpc.add_ReviewServiceServicer_to_server(
+        ReviewServicer(engine, PostgresReviews(store), parser, lists), server
+    )
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
-    lists = ListServicer(ListKeeper(store, new_id), store, hasher)
-    review_service_pb2_grpc.add_ReviewServiceServicer_to_server(lists, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         offer_reflection(server, (*SERVICES, "grpc.health.v1.Health"))
@@ -177,10 +182,14 @@ async def serve(config: Config) -> None:
     gc.freeze()
     gc.set_threshold(GARBAGE_MIN)
     print(f"server listening on {config.listen.rpartition(':')[0]}:{port}", flush=True)
-    watch = asyncio.create_task(watch_health(store, health))
+    background = (
+        asyncio.create_task(watch_health(store, health)),
+        asyncio.create_task(keep_recording_lapses(PostgresReviews(store), engine)),
+    )
     await stop.wait()
     log.info("draining")
-    watch.cancel()
+    for task in background:
+        task.cancel()
     await health.enter_graceful_shutdown()
     await server.stop(config.drain_s)
     try:

@@ -14,13 +14,15 @@ from uuid import UUID
 import pytest
 
 from server.domain.card import DAY, Card, CardState, VoidReason
-from server.domain.commands import Activate, Command, Compensate, Reactivate, Recycle, Void
+from server.domain.commands import Activate, Command, Compensate, Reactivate, Recycle, Resolve, Void
 from server.domain.decision import check, decide
 from server.domain.errors import Reason, Refusal
 from server.domain.policy import Policy
 from server.domain.quote import QuoteSigner
 from server.domain.recycling import Compensation, RecycleReason, Recycling, Wallet
+from server.domain.review import Review, ReviewState, ReviewVerdict
 from server.domain.snapshot import Change, RiskFacts, Score, Snapshot
+from server.domain.verdict import overdue
 from server.store.policy_document import parse_policy
 
 NOW = datetime(2030, 5, 17, 8, 30, tzinfo=UTC)
@@ -101,6 +103,7 @@ class Account:
         self.now = now
         self.cards = {card.card_id: card for card in cards}
         self.recyclings: dict[UUID, Recycling] = {}
+        self.reviews: dict[UUID, Review] = {}
         self.wallet = Wallet(account_id=ACCOUNT_ID, balances=(), coupons=())
         self.policies = policies or {platform: shipped(platform) for platform in PLATFORMS}
         self.facts = RiskFacts()
@@ -115,6 +118,11 @@ class Account:
     def recycling(self) -> Recycling:
         """The newest recycling."""
         return list(self.recyclings.values())[-1]
+
+    @property
+    def review(self) -> Review:
+        """The newest review."""
+        return list(self.reviews.values())[-1]
 
     @property
     def compensation(self) -> Compensation:
@@ -132,7 +140,13 @@ class Account:
         named = self.recyclings.get(command.recycling_id) if command.recycling_id else None
         card_id = command.card_id or (named.card_id if named else None)
         card = self.cards.get(card_id) if card_id else None
-        live = card.live_recycling_id if card else None
+        reviews = tuple(
+            review
+            for review in self.reviews.values()
+            if review.card_id == card_id and (review.state is ReviewState.OPEN or review.review_id == command.review_id)
+        )
+        held_for = next((r.recycling_id for r in reviews if r.state is ReviewState.OPEN and r.holds_card), None)
+        live = (card.live_recycling_id or held_for) if card else None
         recycling = named if command.recycling_id else self.recyclings.get(live) if live else None
         return Snapshot(
             now=self.now,
@@ -142,13 +156,17 @@ class Account:
             policy_revision=1 if card else None,
             wallet=self.wallet,
             facts=self.facts,
+            reviews=reviews,
         )
 
     def run(self, command: Command, score: Score | None = LOW) -> Change:
-        """Checks, decides and keeps the change. Raises Refusal as the service would."""
+        """Checks, decides and keeps the change, and what time has done before. Raises Refusal as the service would."""
+        due = overdue(self.snapshot(command))
+        if due is not None and due != command:
+            self.run(due)
         snapshot = self.snapshot(command)
         check(command, snapshot, SIGNER)
-        change = decide(command, snapshot, score, recycling_id=self.new_id(), signer=SIGNER)
+        change = decide(command, snapshot, score, recycling_id=self.new_id(), review_id=self.new_id(), signer=SIGNER)
         if not command.dry_run:
             self._keep(change)
         return change
@@ -158,6 +176,7 @@ class Account:
         if change.recycling is not None and change.recycling_changed:
             assert change.recycling.recycling_id is not None
             self.recyclings[change.recycling.recycling_id] = change.recycling
+        self.reviews |= {review.review_id: review for review in change.reviews}
         if (transfer := change.transfer) is not None:
             self.wallet = self.wallet.after(transfer.platform, transfer.unit, transfer.amount, transfer.coupon)
 
@@ -195,6 +214,22 @@ class Account:
         """Ends a card."""
         chosen = (card or self.card).card_id
         return self.run(Void(request_id=self.new_id(), account_id=ACCOUNT_ID, card_id=chosen, reason=reason, **fields))
+
+    def resolve(
+        self, verdict: ReviewVerdict = ReviewVerdict.APPROVE, *, review: Review | None = None, **fields: Any
+    ) -> Change:
+        """Gives a verdict on a review."""
+        named = review or self.review
+        usual: dict[str, Any] = {"request_id": self.new_id(), "reviewer": "reviewer-1"}
+        return self.run(
+            Resolve(
+                account_id=ACCOUNT_ID,
+                recycling_id=named.recycling_id,
+                review_id=named.review_id,
+                verdict=verdict,
+                **(usual | fields),
+            )
+        )
 
 
 @contextmanager

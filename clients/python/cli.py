@@ -11,12 +11,13 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from clients.python import list_commands
+from clients.python import list_commands, review_cli
 from clients.python.card_terms import DEFAULT_TERMS, CardTerms
 from clients.python.client import RecyclingError
 from clients.python.options import Circumstances, Command, Connection, command_of, instant
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app.add_typer(review_cli.app, name="review")
 
 app.add_typer(list_commands.app, name="list")
 
@@ -54,7 +55,10 @@ def _defaults(
     defaults = {"address": address, "timeout_s": timeout_s}
     context.default_map = {
         **{str(command.name): defaults for command in app.registered_commands},
-        "list": {str(command.name): defaults for command in list_commands.app.registered_commands},
+        **{
+            group: {str(command.name): defaults for command in commands.app.registered_commands}
+            for group, commands in (("list", list_commands), ("review", review_cli))
+        },
     }
 
 

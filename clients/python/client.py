@@ -195,6 +195,7 @@ class RecyclingClient:
             )
         self._recycling = RecyclingServiceStub(self._channel)
         self._cards = CardServiceStub(self._channel)
+        self._reviews = ReviewServiceStub(self._channel)
         self._wallets = WalletServiceStub(self._channel)
         self._reviews = ReviewServiceStub(self._channel)
 
@@ -319,6 +320,46 @@ class RecyclingClient:
                 return
             request.page_token = page.next_page_token
 
+    # Reviews
+
+    async def list_reviews(
+        self, request: review_pb2.ListReviewsRequest, **options: Unpack[CallOptions]
+    ) -> review_pb2.ListReviewsResponse:
+        """One page of all accounts' reviews, oldest first; `reviews` gives them all."""
+        return await self._call(self._reviews.ListReviews, request, options)
+
+    async def reviews(
+        self,
+        state: review_pb2.ReviewState.ValueType = review_pb2.REVIEW_STATE_UNSPECIFIED,
+        platform: str = "",
+        *,
+        page_size: int = PAGE_SIZE,
+        **options: Unpack[CallOptions],
+    ) -> AsyncIterator[review_pb2.Review]:
+        """All reviews in a state and of a platform, oldest first, without evidence, fetched in pages."""
+        request = review_pb2.ListReviewsRequest(state=state, platform=platform, page_size=page_size)
+        while True:
+            page = await self.list_reviews(request, **options)
+            for review in page.reviews:
+                yield review
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def claim_review(
+        self, request: review_pb2.ClaimReviewRequest, **options: Unpack[CallOptions]
+    ) -> review_pb2.ClaimReviewResponse:
+        """Takes a review for 15 minutes: the one named, or the most pressing that nobody has. A retry of a claim that
+        names none may take another one; the first is free again when its 15 minutes are over."""
+        return await self._call(self._reviews.ClaimReview, request, options)
+
+    async def resolve_review(
+        self, request: review_pb2.ResolveReviewRequest, **options: Unpack[CallOptions]
+    ) -> review_pb2.ResolveReviewResponse:
+        """Gives a verdict."""
+        _fill_request_ids(request)
+        return await self._call(self._reviews.ResolveReview, request, options)
+
     # Wallets
 
     async def get_wallet(
@@ -410,7 +451,8 @@ def _fill_request_ids(
     | recycling_pb2.CompensateRequest
     | card_pb2.IssueCardsRequest.Item
     | card_pb2.ActivateCardRequest
-    | card_pb2.VoidCardRequest,
+    | card_pb2.VoidCardRequest
+    | review_pb2.ResolveReviewRequest,
 ) -> None:
     for request in requests:
         request.request_id = request.request_id or str(uuid.uuid4())

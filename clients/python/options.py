@@ -95,7 +95,8 @@ class Circumstances:
 
 
 def command_of(app: typer.Typer, function: Command) -> Command:
-    """Makes an async function a command of `app`. A parameter whose type is a dataclass becomes one option a field."""
+    """Makes an async function a command of `app`, a trailing underscore of its name aside. A parameter whose type is a
+    dataclass becomes one option a field."""
     signature = inspect.signature(function, eval_str=True)
     groups: dict[str, Any] = {
         name: parameter.annotation
@@ -118,7 +119,7 @@ def command_of(app: typer.Typer, function: Command) -> Command:
 
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     run.__annotations__ = {}
-    app.command(function.__name__, help=function.__doc__)(run)
+    app.command(function.__name__.rstrip("_"), help=function.__doc__)(run)
     return function
 
 

@@ -50,6 +50,21 @@ COLUMNS = {
         "ended_by",
         "end_reason",
     ),
+    "Review": (
+        "review_id",
+        "kind",
+        "state",
+        "account_id",
+        "platform",
+        "risk_score",
+        "risk_band",
+        "create_time",
+        "hold_until",
+        "claimed_by",
+    ),
+    "Signal": ("feature", "value", "contribution", "sentence"),
+    "SimilarCase": ("shared", "recycling.account_id", "recycling.state", "recycling.create_time"),
+    "AccountRequest": ("event_time", "kind", "outcome", "same_device", "card_id"),
 }
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from card_recycling.v1 import review_service_pb2 as pb
-from card_recycling.v1 import review_service_pb2_grpc, types_pb2
+from card_recycling.v1 import types_pb2
 
 from migrations.risk_log import TraceHasher
 from server.api import paging
@@ -24,7 +24,7 @@ _list = Names(types_pb2.ListKind, "LIST_KIND_")
 _subject_kind = Names(types_pb2.SubjectKind, "SUBJECT_KIND_")
 
 
-class ListServicer(review_service_pb2_grpc.ReviewServiceServicer):
+class ListEntries:
     """Keeps the lists beside the model."""
 
     def __init__(self, keeper: ListKeeper, reader: ListReader, hasher: TraceHasher) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
-from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
+from card_recycling.v1 import card_service_pb2, recycling_service_pb2, review_service_pb2, types_pb2
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -20,13 +21,16 @@ from server.domain.commands import (
     Command,
     Compensate,
     IssueItem,
+    Lapse,
     Reactivate,
     Recycle,
+    Resolve,
     Void,
 )
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit
 from server.domain.recycling import Alternative, Compensation, Decision, RecycleReason, Recycling, Unit, Wallet
+from server.domain.review import Review, ReviewVerdict
 from server.domain.snapshot import Change
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -76,6 +80,9 @@ _risk_band = Names(types_pb2.RiskBand, "RISK_BAND_")
 _degraded_mode = Names(types_pb2.DegradedMode, "DEGRADED_MODE_")
 _list_kind = Names(types_pb2.ListKind, "LIST_KIND_")
 _subject_kind = Names(types_pb2.SubjectKind, "SUBJECT_KIND_")
+_review_kind = Names(review_service_pb2.ReviewKind, "REVIEW_KIND_")
+review_state = Names(review_service_pb2.ReviewState, "REVIEW_STATE_")
+_review_verdict = Names(review_service_pb2.ReviewVerdict, "REVIEW_VERDICT_")
 _void_reason = Names(card_service_pb2.VoidReason, "VOID_REASON_")
 
 
@@ -155,6 +162,20 @@ class CommandParser:
             reason=VoidReason(_void_reason.name(request.reason)),
             etag=request.etag,
         )
+
+    def resolve(self, request: review_service_pb2.ResolveReviewRequest, review: Review) -> Resolve:
+        """ResolveReview, about `review`. Without an id of the caller's the request's is made of its input."""
+        command = Resolve(
+            request_id=UUID(request.request_id) if request.request_id else None,
+            account_id=review.account_id,
+            recycling_id=review.recycling_id,
+            review_id=review.review_id,
+            verdict=ReviewVerdict(_review_verdict.name(request.verdict)),
+            reviewer=request.reviewer,
+            note=request.note,
+            etag=request.etag,
+        )
+        return replace(command, request_id=command.request_id or uuid5(review.review_id, command.input_hash().hex()))
 
     def issue_item(self, item: card_service_pb2.IssueCardsRequest.Item) -> IssueItem:
         """One item of IssueCards."""
@@ -268,7 +289,7 @@ class MessageRenderer:
                 return recycling_service_pb2.RecycleResponse(recycling=recycling_message(change.recycling))
             case Reactivate():
                 assert change.recycling is not None and change.decision is not None
-                state = "REJECTED" if change.refused else "APPROVED"
+                state = "REJECTED" if change.refused else "IN_REVIEW" if change.held else "APPROVED"
                 return recycling_service_pb2.ReactivateResponse(
                     state=recycling_service_pb2.ReactivationState.Value(f"REACTIVATION_STATE_{state}"),
                     decision=decision_message(change.decision),
@@ -284,11 +305,19 @@ class MessageRenderer:
                 return card_service_pb2.ActivateCardResponse(card=card_message(change.card, change.now))
             case Void():
                 return card_service_pb2.VoidCardResponse(card=card_message(change.card, change.now))
+            case Resolve() | Lapse():
+                assert change.recycling is not None
+                return review_service_pb2.ResolveReviewResponse(
+                    review=review_message(change.reviews[0]),
+                    recycling=recycling_message(change.recycling),
+                    card=card_message(change.card, change.now),
+                )
         raise AssertionError(f"no answer for {type(command).__name__}")
 
 
 def card_message(card: Card, now: datetime) -> types_pb2.Card:
     """A card as it stands at `now`."""
+    card = card.at(now)
     return types_pb2.Card(
         card_id=str(card.card_id),
         external_serial=card.external_serial,
@@ -308,6 +337,8 @@ def card_message(card: Card, now: datetime) -> types_pb2.Card:
         generation=card.generation,
         renewals_used=card.renewals_used,
         etag=card.etag,
+        held_since=timestamp(card.held_since),
+        hold_until=timestamp(card.hold_until),
     )
 
 
@@ -328,6 +359,33 @@ def recycling_message(recycling: Recycling) -> types_pb2.Recycling:
         decision=decision_message(recycling.decision),
         create_time=timestamp(recycling.create_time),
         version=recycling.version,
+        hold_until=timestamp(recycling.hold_until),
+    )
+
+
+def review_message(review: Review) -> review_service_pb2.Review:
+    """A review, without evidence."""
+    return review_service_pb2.Review(
+        review_id=str(review.review_id),
+        kind=_review_kind.number(review.kind),  # type: ignore[arg-type]
+        state=review_state.number(review.state),  # type: ignore[arg-type]
+        account_id=review.account_id,
+        card_id=str(review.card_id),
+        recycling_id=str(review.recycling_id),
+        platform=review.platform,
+        risk_score=review.risk_score,
+        risk_band=_risk_band.number(review.risk_band),  # type: ignore[arg-type]
+        reason_codes=review.reason_codes,
+        create_time=timestamp(review.create_time),
+        hold_until=timestamp(review.hold_until),
+        claimed_by=review.claimed_by or "",
+        claim_until=timestamp(review.claim_until),
+        reviewer=review.reviewer or "",
+        note=review.note,
+        resolve_time=timestamp(review.resolve_time),
+        policy_revision=review.policy_revision,
+        model_version=review.model_version,
+        etag=review.etag,
     )
 
 

@@ -17,13 +17,15 @@ Row = TypeVar("Row")
 PAGE_SIZE_DEFAULT = 50
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _POSITION = struct.Struct(">q16s")
-_START = (datetime(9000, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
+NEWEST = (datetime(9000, 1, 1, tzinfo=UTC), UUID(int=2**128 - 1))
+OLDEST = (_EPOCH, UUID(int=0))
+"""Where lists start that go from the newest on, or from the oldest."""
 
 
-def position(token: str) -> tuple[datetime, UUID]:
-    """The position a page begins after; the very start for an empty token. Raises Refusal for a token not of ours."""
+def position(token: str, start: tuple[datetime, UUID] = NEWEST) -> tuple[datetime, UUID]:
+    """The position a page begins after; `start` for an empty token. Raises Refusal for a token not of ours."""
     if not token:
-        return _START
+        return start
     try:
         microseconds, identifier = _POSITION.unpack(base64.urlsafe_b64decode(token.encode("ascii")))
         return _EPOCH + timedelta(microseconds=microseconds), UUID(bytes=identifier)

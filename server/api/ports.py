@@ -7,8 +7,10 @@ from typing import Protocol
 from uuid import UUID
 
 from server.domain.card import Card
+from server.domain.evidence import Evidence
 from server.domain.lists import ListEntry, ListFilter
 from server.domain.recycling import Recycling, Wallet
+from server.domain.review import Review, ReviewState
 
 
 class Reader(Protocol):
@@ -40,4 +42,26 @@ class ListReader(Protocol):
 
     async def entries(self, wanted: ListFilter, before: tuple[datetime, UUID], how_many: int) -> list[ListEntry]:
         """List entries put before a position, newest first."""
+        ...
+
+
+class Reviews(Protocol):
+    """Reviews of all accounts, as they stand. Every method raises StoreUnavailable without a database."""
+
+    async def review(self, review_id: UUID) -> Review | None:
+        """A review."""
+        ...
+
+    async def reviews(
+        self, state: ReviewState | None, platform: str | None, after: tuple[datetime, UUID], how_many: int
+    ) -> list[Review]:
+        """Reviews opened after a position, oldest first."""
+        ...
+
+    async def claim(self, review_id: UUID | None, reviewer: str, platform: str | None) -> Review | None:
+        """Gives the review named, or the oldest unclaimed one, to `reviewer` for a while; None if it cannot be had."""
+        ...
+
+    async def evidence(self, review: Review) -> Evidence:
+        """What a person needs to decide on it."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
@@ -29,6 +29,8 @@ class CardEventKind(StrEnum):
     RECYCLED = "RECYCLED"
     REACTIVATED = "REACTIVATED"
     VOIDED = "VOIDED"
+    HELD = "HELD"
+    RELEASED = "RELEASED"
 
 
 class VoidReason(StrEnum):
@@ -41,7 +43,11 @@ class VoidReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One membership card as its row has it. Money in minor units; `version` rises with every change."""
+    """One membership card as its row has it. Money in minor units; `version` rises with every change.
+
+    A card is held, for a review, from `held_since` until `hold_until` or an earlier verdict: nothing but a void can be
+    done to it, and its validity stands still. From `hold_until` on it is free, whether its row says so yet or not.
+    """
 
     card_id: UUID
     account_id: str
@@ -62,6 +68,8 @@ class Card:
     renewals_used: int
     live_recycling_id: UUID | None
     version: int
+    held_since: datetime | None = None
+    hold_until: datetime | None = None
 
     @property
     def etag(self) -> str:
@@ -73,18 +81,48 @@ class Card:
         """The full validity."""
         return self.duration_days * DAY
 
-    def state_at(self, now: datetime) -> CardState:
-        """The state at `now`: an ACTIVE or ISSUED card whose bound has passed is EXPIRED (bounds are half-open)."""
+    def at(self, now: datetime) -> Card:
+        """The card as time has left it at `now`: a hold that has lapsed is over."""
+        return self.released(self.hold_until) if self.hold_until is not None and self.hold_until <= now else self
+
+    def held(self, now: datetime, until: datetime) -> Card:
+        """The card held from `now` on."""
+        return replace(self, held_since=now, hold_until=until, version=self.version + 1)
+
+    def released(self, moment: datetime) -> Card:
+        """The card free again at `moment`. What of its validity was running has stood still meanwhile; a bound that
+        had passed before the hold stays, since its owner lost nothing by the hold."""
+        assert self.held_since is not None
+        free = replace(self, held_since=None, hold_until=None, version=self.version + 1)
         bound = self.bound()
-        return CardState.EXPIRED if bound is not None and bound <= now else self.state
+        if bound is None or bound <= self.held_since:
+            return free
+        moved = bound + (moment - self.held_since)
+        return (
+            replace(free, expire_time=moved)
+            if self.state is CardState.ACTIVE
+            else replace(free, activate_by_time=moved)
+        )
+
+    def state_at(self, now: datetime) -> CardState:
+        """The state at `now`: an ACTIVE or ISSUED card whose bound has passed is EXPIRED (bounds are half-open). While
+        a card is held its state is that in which the hold found it."""
+        card = self.at(now)
+        bound = card.bound()
+        return CardState.EXPIRED if bound is not None and bound <= (card.held_since or now) else card.state
+
+    def is_held_at(self, now: datetime) -> bool:
+        """Whether the card is held at `now`."""
+        return self.hold_until is not None and now < self.hold_until
 
     def valid_until(self, now: datetime) -> datetime | None:
-        """When time alone will next change the state, after `now`; None when it will not."""
-        bound = self.bound()
+        """When time alone will next change what can be done with the card, after `now`; None when it will not."""
+        card = self.at(now)
+        bound = card.hold_until or card.bound()
         return bound if bound is not None and now < bound else None
 
     def bound(self) -> datetime | None:
-        """When time alone ends, or has ended, the stored state; None when it does not."""
+        """When time alone ends, or has ended, the stored state of a card that is not held; None when it does not."""
         if self.state is CardState.ACTIVE:
             return self.expire_time
         if self.state is CardState.ISSUED:
@@ -93,10 +131,11 @@ class Card:
 
     def unused_at(self, now: datetime) -> timedelta:
         """Validity not yet run: all of it for ISSUED, the rest for ACTIVE, none otherwise."""
+        card = self.at(now)
         match self.state_at(now):
             case CardState.ISSUED:
-                return self.duration
-            case CardState.ACTIVE if self.expire_time is not None:
-                return self.expire_time - now
+                return card.duration
+            case CardState.ACTIVE if card.expire_time is not None:
+                return card.expire_time - (card.held_since or now)
             case _:
                 return timedelta(0)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from server.domain.card import VoidReason
 from server.domain.recycling import RecycleReason, Unit
+from server.domain.review import Review, ReviewVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class Command:
     account_id: str
     card_id: UUID | None = None
     recycling_id: UUID | None = None
+    review_id: UUID | None = None
     dry_run: bool = False
     circumstances: Circumstances = Circumstances()
 
@@ -124,6 +126,44 @@ class Void(Command):
     def business_input(self) -> tuple[object, ...]:
         """Card, reason and etag."""
         return (self.card_id, self.reason, self.etag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolve(Command):
+    """A reviewer's verdict on `review_id`, which is about `recycling_id`."""
+
+    method = "ResolveReview"
+
+    verdict: ReviewVerdict
+    reviewer: str
+    note: str = ""
+    etag: str = ""
+
+    def business_input(self) -> tuple[object, ...]:
+        """Review, verdict, reviewer, note and etag."""
+        return (self.review_id, self.verdict, self.reviewer, self.note, self.etag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lapse(Command):
+    """Record that the hold of `review_id` has ended by itself. Nobody asks for it but time."""
+
+    method = "LapseHold"
+
+    @classmethod
+    def of(cls, review: Review) -> Lapse:
+        """The lapse of `review`: the same command whoever notices it first. Its request id follows from the review's
+        id, which owners of cards never see, so that none can take it beforehand."""
+        return cls(
+            request_id=uuid5(review.review_id, cls.method),
+            account_id=review.account_id,
+            recycling_id=review.recycling_id,
+            review_id=review.review_id,
+        )
+
+    def business_input(self) -> tuple[object, ...]:
+        """The review."""
+        return (self.review_id,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

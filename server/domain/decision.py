@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from server.domain.commands import Activate, Command, Compensate, Reactivate, Recycle, Void
+from server.domain.commands import Activate, Command, Compensate, Lapse, Reactivate, Recycle, Resolve, Void
 from server.domain.lifecycle import check_card_command, decide_activate, decide_void
 from server.domain.quote import QuoteSigner
 from server.domain.reactivate import check_reactivate, decide_reactivate
 from server.domain.recycle import check_recycle, decide_recycle
 from server.domain.settlement import check_compensate, decide_compensate
 from server.domain.snapshot import Change, Score, Snapshot
+from server.domain.verdict import check_lapse, check_resolve, decide_lapse, decide_resolve
 
 
 def check(command: Command, snapshot: Snapshot, signer: QuoteSigner) -> None:
@@ -28,24 +29,39 @@ def check(command: Command, snapshot: Snapshot, signer: QuoteSigner) -> None:
             check_compensate(snapshot)
         case Activate() | Void():
             check_card_command(command, snapshot)
+        case Resolve():
+            check_resolve(command, snapshot)
+        case Lapse():
+            check_lapse(command, snapshot)
 
 
 def decide(
-    command: Command, snapshot: Snapshot, score: Score | None, *, recycling_id: UUID, signer: QuoteSigner
+    command: Command,
+    snapshot: Snapshot,
+    score: Score | None,
+    *,
+    recycling_id: UUID,
+    review_id: UUID,
+    signer: QuoteSigner,
 ) -> Change:
     """The change that `command` makes. Call `check` first. `score` is None when none was needed, or none was to be had.
+    The ids are for what is new.
 
     Raises Refusal FRAUD_SCORE_UNAVAILABLE when the policy needs a score that is missing.
     """
     match command:
         case Recycle():
-            return decide_recycle(command, snapshot, score, recycling_id, signer)
+            return decide_recycle(command, snapshot, score, recycling_id, review_id, signer)
         case Reactivate():
-            return decide_reactivate(snapshot, score)
+            return decide_reactivate(command, snapshot, score, review_id)
         case Compensate():
             return decide_compensate(snapshot)
         case Activate():
             return decide_activate(snapshot)
         case Void():
             return decide_void(command, snapshot)
+        case Resolve():
+            return decide_resolve(command, snapshot)
+        case Lapse():
+            return decide_lapse(command, snapshot)
     raise AssertionError(f"no decision for {type(command).__name__}")

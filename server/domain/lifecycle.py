@@ -7,7 +7,8 @@ from dataclasses import replace
 from server.domain.card import CardEventKind, CardState, VoidReason
 from server.domain.commands import Activate, Void
 from server.domain.errors import Reason, Refusal
-from server.domain.recycling import CompensationState
+from server.domain.recycling import CARD_VOIDED, CompensationState, RecyclingState
+from server.domain.review import ReviewKind, ReviewState
 from server.domain.snapshot import Change, Snapshot
 
 
@@ -18,6 +19,8 @@ def check_card_command(command: Activate | Void, snapshot: Snapshot) -> None:
     state = card.state_at(snapshot.now)
     if isinstance(command, Activate) and state is not CardState.ISSUED:
         raise Refusal(Reason.CARD_STATE_INVALID, f"a card that is {state} cannot be activated")
+    if isinstance(command, Activate) and card.is_held_at(snapshot.now):
+        raise Refusal(Reason.CARD_STATE_INVALID, "the card is held for a review")
     if isinstance(command, Void) and state is CardState.VOID and not _blocks_pending(command, snapshot):
         raise Refusal(Reason.CARD_STATE_INVALID, "the card is VOID already")
 
@@ -35,21 +38,31 @@ def decide_activate(snapshot: Snapshot) -> Change:
 
 
 def decide_void(command: Void, snapshot: Snapshot) -> Change:
-    card, recycling = snapshot.known_card(), snapshot.recycling
-    already_void = card.state is CardState.VOID
-    change = Change(
-        now=snapshot.now,
-        card=card if already_void else replace(card, state=CardState.VOID, version=card.version + 1),
+    """The card ended. With it ends what it was held for: a recycle in review is rejected, a reactivation is off."""
+    card, recycling, now = snapshot.known_card(), snapshot.recycling, snapshot.now
+    already_void, hold = card.state is CardState.VOID, snapshot.hold()
+    ended = replace(card, state=CardState.VOID, held_since=None, hold_until=None, version=card.version + 1)
+    closed = [] if hold is None else [hold]
+    changed = None
+    if recycling is not None and recycling.state is RecyclingState.IN_REVIEW:
+        changed = recycling.rejected(CARD_VOIDED)
+    elif recycling is not None and recycling.compensation is not None and _blocks_pending(command, snapshot):
+        changed = replace(
+            recycling,
+            compensation=replace(recycling.compensation, state=CompensationState.BLOCKED),
+            version=recycling.version + 1,
+        )
+        settlement = snapshot.open_review(ReviewKind.SETTLEMENT)
+        closed += [] if settlement is None else [settlement]
+    return Change(
+        now=now,
+        card=card if already_void else ended,
         card_event=None if already_void else CardEventKind.VOIDED,
+        recycling=changed or recycling,
+        recycling_changed=changed is not None,
+        reviews=tuple(review.ended(ReviewState.CLOSED, now) for review in closed),
+        valid_until=card.hold_until,
     )
-    if recycling is None or recycling.compensation is None or not _blocks_pending(command, snapshot):
-        return change
-    blocked = replace(
-        recycling,
-        compensation=replace(recycling.compensation, state=CompensationState.BLOCKED),
-        version=recycling.version + 1,
-    )
-    return replace(change, recycling=blocked, recycling_changed=True)
 
 
 def _blocks_pending(command: Void, snapshot: Snapshot) -> bool:
@@ -57,6 +70,7 @@ def _blocks_pending(command: Void, snapshot: Snapshot) -> bool:
     recycling = snapshot.recycling
     pending = (
         recycling is not None
+        and recycling.state is RecyclingState.APPROVED
         and recycling.compensation is not None
         and recycling.compensation.state is CompensationState.PENDING
     )

@@ -134,6 +134,13 @@ class RiskRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewRule:
+    """How long a card is held for a verdict; then the hold lapses, as if denied."""
+
+    hold_days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """One platform's rules. Raises ValueError where single fields are fine but together make no sound policy."""
 
@@ -146,6 +153,8 @@ class Policy:
     reactivation: ReactivationRule | None
     settle_after_days: int
     risk: RiskRule
+    review: ReviewRule = ReviewRule(hold_days=7)
+    """The default is for revisions from before there were reviews."""
 
     def renewals_exhausted(self, renewals_used: int) -> bool:
         """Whether a card with so many renewals behind it can no longer come back."""

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
+from uuid import UUID
 
 from server.domain.card import DAY, Card, CardEventKind, CardState
+from server.domain.commands import Reactivate
 from server.domain.errors import Reason, Refusal
 from server.domain.policy import ReactivationRule, RestoredValidity
-from server.domain.recycling import Compensation, CompensationState, Recycling, RecyclingState
+from server.domain.recycling import Compensation, CompensationState, Decision, Recycling, RecyclingState
+from server.domain.review import ReviewKind, ReviewState, opened
 from server.domain.risk import Action, decision, judge
 from server.domain.snapshot import Change, Score, Snapshot, Transfer
 
 
 def check_reactivate(snapshot: Snapshot) -> None:
+    check_conditions(snapshot)
+    if snapshot.known_card().is_held_at(snapshot.now):
+        raise Refusal(Reason.CARD_STATE_INVALID, "the card is held for a review")
+
+
+def check_conditions(snapshot: Snapshot) -> None:
+    """What must be so for a card to come back, be it at once or by a reviewer's verdict."""
     recycling = snapshot.known_recycling()
     card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
     if recycling.state is not RecyclingState.APPROVED:
@@ -25,7 +35,7 @@ def check_reactivate(snapshot: Snapshot) -> None:
         raise Refusal(Reason.RENEWALS_EXHAUSTED, "the card's validity cannot be renewed again")
     if recycling.disposition not in rule.dispositions:
         raise Refusal(Reason.REACTIVATION_NOT_ALLOWED, f"{policy.platform} does not undo a {recycling.disposition}")
-    if now >= recycling.create_time + rule.window_days * DAY:
+    if now >= _window_end(recycling, rule):
         raise Refusal(Reason.REACTIVATION_WINDOW_CLOSED, f"the window of {rule.window_days} days has closed")
     if card.state is not CardState.RECYCLED or card.live_recycling_id != recycling.recycling_id:
         raise Refusal(Reason.CARD_STATE_INVALID, f"the card is {card.state_at(now)}")
@@ -34,17 +44,36 @@ def check_reactivate(snapshot: Snapshot) -> None:
         raise Refusal(Reason.COMPENSATION_SPENT, "what was paid for the card is no longer in the wallet")
 
 
-def decide_reactivate(snapshot: Snapshot, score: Score | None) -> Change:
-    recycling = snapshot.known_recycling()
-    card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
+def decide_reactivate(command: Reactivate, snapshot: Snapshot, score: Score | None, review_id: UUID) -> Change:
+    recycling, policy, now = snapshot.known_recycling(), snapshot.known_policy(), snapshot.now
     rule = policy.reactivation
-    assert rule is not None and recycling.recycling_id is not None
+    assert rule is not None
     # Not explored: what is given back has no settlement that could wait.
     verdict = judge(score, snapshot.facts, policy, may_refuse=True)
-    window_end = recycling.create_time + rule.window_days * DAY
+    window_end = _window_end(recycling, rule)
     decided = decision(snapshot, score, verdict, (), window_end)
-    if verdict.action is not Action.APPROVE:
-        return Change(now=now, card=card, recycling=recycling, decision=decided, refused=True, valid_until=window_end)
+    match verdict.action:
+        case Action.APPROVE:
+            return replace(reactivated(snapshot), decision=decided, valid_until=window_end)
+        case Action.HOLD:
+            hold_until = now + policy.review.hold_days * DAY
+            return replace(_held(command, snapshot, decided, review_id, hold_until), valid_until=window_end)
+        case Action.REFUSE:
+            return Change(
+                now=now,
+                card=snapshot.known_card(),
+                recycling=recycling,
+                decision=decided,
+                refused=True,
+                valid_until=window_end,
+            )
+
+
+def reactivated(snapshot: Snapshot) -> Change:
+    """The card back, what was settled taken back, and what else waited for a verdict on the recycling closed."""
+    recycling, card, now = snapshot.known_recycling(), snapshot.known_card(), snapshot.now
+    rule = snapshot.known_policy().reactivation
+    assert rule is not None and recycling.recycling_id is not None
     compensation, owed_back = recycling.compensation, _settled_amount(recycling)
     if compensation is not None and compensation.state is CompensationState.PENDING:
         compensation = replace(compensation, state=CompensationState.CANCELLED)
@@ -57,6 +86,7 @@ def decide_reactivate(snapshot: Snapshot, score: Score | None) -> Change:
             amount=-owed_back.amount,
             recycling_id=recycling.recycling_id,
         )
+    settlement = snapshot.open_review(ReviewKind.SETTLEMENT)
     return Change(
         now=now,
         card=_restored(card, recycling, rule, now),
@@ -66,13 +96,51 @@ def decide_reactivate(snapshot: Snapshot, score: Score | None) -> Change:
         ),
         recycling_changed=True,
         transfer=transfer,
-        decision=decided,
-        valid_until=window_end,
+        reviews=() if settlement is None else (settlement.ended(ReviewState.CLOSED, now),),
     )
 
 
+def _held(command: Reactivate, snapshot: Snapshot, decided: Decision, review_id: UUID, hold_until: datetime) -> Change:
+    """The waiting card held. Its window moves by the whole hold at once; an earlier denial gives back the rest."""
+    recycling, now = snapshot.known_recycling(), snapshot.now
+    assert recycling.recycling_id is not None and command.request_id is not None
+    review = opened(
+        ReviewKind.REACTIVATE,
+        recycling,
+        recycling.recycling_id,
+        decided,
+        review_id=review_id,
+        request_id=command.request_id,
+        now=now,
+        hold_until=hold_until,
+    )
+    return Change(
+        now=now,
+        card=snapshot.known_card().held(now, hold_until),
+        card_event=CardEventKind.HELD,
+        recycling=replace(
+            recycling, window_moved=recycling.window_moved + (hold_until - now), version=recycling.version + 1
+        ),
+        recycling_changed=True,
+        decision=decided,
+        held=True,
+        reviews=(review,),
+    )
+
+
+def _window_end(recycling: Recycling, rule: ReactivationRule) -> datetime:
+    return recycling.create_time + rule.window_days * DAY + recycling.window_moved
+
+
 def _restored(card: Card, recycling: Recycling, rule: ReactivationRule, now: datetime) -> Card:
-    again = replace(card, generation=card.generation + 1, live_recycling_id=None, version=card.version + 1)
+    again = replace(
+        card,
+        generation=card.generation + 1,
+        live_recycling_id=None,
+        held_since=None,
+        hold_until=None,
+        version=card.version + 1,
+    )
     if rule.validity is RestoredValidity.FULL:
         return replace(
             again,
@@ -82,8 +150,8 @@ def _restored(card: Card, recycling: Recycling, rule: ReactivationRule, now: dat
             renewals_used=card.renewals_used + 1,
         )
     if card.activate_time is None:
-        held = now - recycling.create_time
-        deadline = card.activate_by_time and card.activate_by_time + held
+        waited = now - recycling.create_time
+        deadline = card.activate_by_time and card.activate_by_time + waited
         return replace(again, state=CardState.ISSUED, activate_by_time=deadline)
     return replace(again, state=CardState.ACTIVE, expire_time=now + recycling.unused)
 

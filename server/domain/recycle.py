@@ -13,6 +13,7 @@ from server.domain.errors import Reason, Refusal
 from server.domain.policy import Policy, RevenueBasis
 from server.domain.quote import QuoteSigner, quote_expire_time
 from server.domain.recycling import PRIORITY_OF, Alternative, Disposition, Recycling, RecyclingState
+from server.domain.review import Review, ReviewKind, opened
 from server.domain.risk import Action, decision, judge
 from server.domain.snapshot import Change, Score, Snapshot
 
@@ -22,6 +23,8 @@ def check_recycle(command: Recycle, snapshot: Snapshot, signer: QuoteSigner) -> 
     state = card.state_at(now)
     if card.live_recycling_id is not None:
         raise Refusal(Reason.CARD_ALREADY_RECYCLED, "this generation of the card was recycled already")
+    if card.is_held_at(now):
+        raise Refusal(Reason.CARD_STATE_INVALID, "the card is held for a review")
     if state not in policy.trigger.card_states:
         raise Refusal(Reason.CARD_STATE_INVALID, f"a card that is {state} cannot be recycled on {policy.platform}")
     if command.reason not in policy.trigger.reasons:
@@ -46,7 +49,7 @@ def check_recycle(command: Recycle, snapshot: Snapshot, signer: QuoteSigner) -> 
 
 
 def decide_recycle(
-    command: Recycle, snapshot: Snapshot, score: Score | None, recycling_id: UUID, signer: QuoteSigner
+    command: Recycle, snapshot: Snapshot, score: Score | None, recycling_id: UUID, review_id: UUID, signer: QuoteSigner
 ) -> Change:
     card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
     price = terms(card, policy, now)
@@ -57,7 +60,7 @@ def decide_recycle(
         may_refuse=command.reason not in policy.risk.never_refused_reasons,
         explorable_minor=card.paid_minor,
     )
-    refused = verdict.action is not Action.APPROVE  # a held card that nobody can release would be worse
+    refused, held = verdict.action is Action.REFUSE, verdict.action is Action.HOLD
     alternatives = weigh(card, policy, price)
     recycling = Recycling(
         recycling_id=None if command.dry_run else recycling_id,
@@ -67,7 +70,7 @@ def decide_recycle(
         generation=card.generation,
         reason=command.reason,
         priority=PRIORITY_OF[command.reason],
-        state=RecyclingState.REJECTED if refused else RecyclingState.APPROVED,
+        state=_STATE_AFTER[verdict.action],
         disposition=None if refused else choose(alternatives),
         fee_minor=0 if refused else price.fee_minor,
         prior_state=card.state_at(now),
@@ -80,6 +83,7 @@ def decide_recycle(
         decision=decision(snapshot, score, verdict, alternatives, _earliest(card.valid_until(now), price.change_time)),
         create_time=now,
         version=1,
+        hold_until=now + policy.review.hold_days * DAY if held else None,
     )
     token, expire_time = "", None
     if command.quote and not refused:
@@ -90,27 +94,69 @@ def decide_recycle(
         if command.quote_token
         else None
     )
-    taken = card if refused else _taken(card, recycling, recycling_id)
     return Change(
         now=now,
-        card=taken,
-        card_event=None if refused else CardEventKind.RECYCLED,
+        card=_card_after(card, recycling, recycling_id),
+        card_event=_EVENT_OF[verdict.action],
         recycling=recycling,
         recycling_changed=True,
         decision=recycling.decision,
         refused=refused,
+        held=held,
+        reviews=_reviews(recycling, recycling_id, review_id),
         valid_until=_earliest(card.valid_until(now), quoted_until),
         quote_token=token,
         quote_expire_time=expire_time,
     )
 
 
-def _taken(card: Card, recycling: Recycling, recycling_id: UUID) -> Card:
+_STATE_AFTER = {
+    Action.APPROVE: RecyclingState.APPROVED,
+    Action.HOLD: RecyclingState.IN_REVIEW,
+    Action.REFUSE: RecyclingState.REJECTED,
+}
+_EVENT_OF = {Action.APPROVE: CardEventKind.RECYCLED, Action.HOLD: CardEventKind.HELD, Action.REFUSE: None}
+
+
+def _card_after(card: Card, recycling: Recycling, recycling_id: UUID) -> Card:
+    if recycling.hold_until is not None:
+        return card.held(recycling.create_time, recycling.hold_until)
+    return card if recycling.state is RecyclingState.REJECTED else taken(card, recycling, recycling_id)
+
+
+def _reviews(recycling: Recycling, recycling_id: UUID, review_id: UUID) -> tuple[Review, ...]:
+    """The review that waits for a person's verdict: on the recycle itself, or only on paying for it."""
+    if recycling.hold_until is not None:
+        kind = ReviewKind.RECYCLE
+    elif recycling.settlement_held and recycling.compensation is not None:
+        kind = ReviewKind.SETTLEMENT
+    else:
+        return ()
+    if recycling.recycling_id is None or recycling.request_id is None:
+        return ()  # a dry run
+    return (
+        opened(
+            kind,
+            recycling,
+            recycling_id,
+            recycling.decision,
+            review_id=review_id,
+            request_id=recycling.request_id,
+            now=recycling.create_time,
+            hold_until=recycling.hold_until,
+        ),
+    )
+
+
+def taken(card: Card, recycling: Recycling, recycling_id: UUID) -> Card:
+    """The card that `recycling` has taken, held before or not."""
     cancelled = recycling.disposition is Disposition.CANCEL
     return replace(
         card,
         state=CardState.VOID if cancelled else CardState.RECYCLED,
         live_recycling_id=recycling_id,
+        held_since=None,
+        hold_until=None,
         version=card.version + 1,
     )
 

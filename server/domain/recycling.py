@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
@@ -85,6 +85,12 @@ class DegradedMode(StrEnum):
     REJECT = "REJECT"  # the call fails, FRAUD_SCORE_UNAVAILABLE
 
 
+REVIEW_DENIED = "REVIEW_DENIED"
+REVIEW_EXPIRED = "REVIEW_EXPIRED"
+CARD_VOIDED = "CARD_VOIDED"
+"""Reason codes of a recycling that was rejected after it was held."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compensation:
     """What the owner gets. `amount` >= 1; the last three fields belong to a COUPON, whose amount is 1."""
@@ -135,7 +141,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recycling:
-    """The record of one recycle. `prior_state` and `unused` say how the card was; `version` rises with changes."""
+    """The record of one recycle. `prior_state` and `unused` say how the card was; `version` rises with changes.
+
+    IN_REVIEW it has the terms that an approval will apply, and lapses at `hold_until`. `window_moved`: by how much
+    holds for reactivation prolong the time in which the card can come back; an open one counts in full until it ends.
+    """
 
     recycling_id: UUID | None
     request_id: UUID | None
@@ -157,6 +167,32 @@ class Recycling:
     decision: Decision
     create_time: datetime
     version: int
+    hold_until: datetime | None = None
+    window_moved: timedelta = timedelta(0)
+
+    def at(self, now: datetime) -> Recycling:
+        """The recycling as time has left it at `now`: one whose hold has lapsed is REJECTED, recorded or not."""
+        lapsed = self.hold_until is not None and self.hold_until <= now
+        return self.rejected(REVIEW_EXPIRED) if lapsed else self
+
+    def approved(self) -> Recycling:
+        """The recycling after a review that granted it, its terms as they were recorded."""
+        return replace(self, state=RecyclingState.APPROVED, hold_until=None, version=self.version + 1)
+
+    def rejected(self, reason_code: str) -> Recycling:
+        """The recycling after a hold that ended without a grant: nothing is taken and nothing owed."""
+        return replace(
+            self,
+            state=RecyclingState.REJECTED,
+            disposition=None,
+            fee_minor=0,
+            compensation=None,
+            settle_after_time=None,
+            settlement_held=False,
+            decision=replace(self.decision, reason_codes=(*self.decision.reason_codes, reason_code)),
+            hold_until=None,
+            version=self.version + 1,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ def check_compensate(snapshot: Snapshot) -> None:
     if recycling.compensation.state is CompensationState.SETTLED:
         raise Refusal(Reason.ALREADY_COMPENSATED, "the compensation is settled already")
     if recycling.compensation.state is CompensationState.BLOCKED:
-        raise Refusal(Reason.COMPENSATION_BLOCKED, "the card was paid back elsewhere")
+        raise Refusal(Reason.COMPENSATION_BLOCKED, "the card was paid back elsewhere, or a review denied the payment")
     if recycling.settlement_held:
         raise Refusal(Reason.SETTLEMENT_NOT_DUE, "settlement is held until a review")
     if recycling.settle_after_time is not None and snapshot.now < recycling.settle_after_time:

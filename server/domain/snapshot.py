@@ -12,6 +12,7 @@ from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit
 from server.domain.policy import Policy
 from server.domain.recycling import Coupon, Decision, Recycling, RiskBand, Unit, Wallet
+from server.domain.review import Review, ReviewKind, ReviewState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,8 @@ class RiskFacts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """All that a decision may read, as of `now`. `policy` is the recycling's own where the command names one,
-    else the one in force. `recycling` is the one named, or the live one of the card."""
+    else the one in force. `recycling` is the one named, or the live one of the card, or the one it is held for.
+    `reviews`: the card's open ones, and the one named."""
 
     now: datetime
     card: Card | None
@@ -68,6 +70,7 @@ class Snapshot:
     policy_revision: int | None
     wallet: Wallet
     facts: RiskFacts = RiskFacts()
+    reviews: tuple[Review, ...] = ()
 
     def known_card(self) -> Card:
         """The card. Raises Refusal when the account has no such card."""
@@ -91,6 +94,21 @@ class Snapshot:
         assert self.policy_revision is not None
         return self.policy_revision
 
+    def known_review(self, review_id: UUID | None) -> Review:
+        """The review. Raises Refusal when there is no such review."""
+        for review in self.reviews:
+            if review.review_id == review_id:
+                return review
+        raise Refusal(Reason.REVIEW_NOT_FOUND, "no such review")
+
+    def open_review(self, *kinds: ReviewKind) -> Review | None:
+        """The card's open review of one of these kinds, if there is one; RECYCLE and REACTIVATE exclude each other."""
+        return next((r for r in self.reviews if r.state is ReviewState.OPEN and r.kind in kinds), None)
+
+    def hold(self) -> Review | None:
+        """The review that the card is held for, if there is one; it may have lapsed."""
+        return self.open_review(ReviewKind.RECYCLE, ReviewKind.REACTIVATE)
+
     @property
     def revision_name(self) -> str:
         """The policy revision as callers see it, e.g. "iqiyi@1"."""
@@ -112,7 +130,8 @@ class Transfer:
 class Change:
     """What follows from one command: how things stand afterwards, and what of that must be written.
 
-    It must be recorded before `valid_until`. `refused` says that risk refused it.
+    It must be recorded before `valid_until`. `refused` says that risk refused it, `held` that it waits for a verdict.
+    `reviews` are those that begin or end with it.
     """
 
     now: datetime
@@ -124,6 +143,13 @@ class Change:
     transfer: Transfer | None = None
     decision: Decision | None = None
     refused: bool = False
+    held: bool = False
+    reviews: tuple[Review, ...] = ()
     valid_until: datetime | None = None
     quote_token: str = ""
     quote_expire_time: datetime | None = None
+
+    @property
+    def ends_recycling_hold(self) -> bool:
+        """Whether a recycle that was in review is decided with it."""
+        return any(r.kind is ReviewKind.RECYCLE and r.state is not ReviewState.OPEN for r in self.reviews)

@@ -7,20 +7,22 @@ idle server adds no latency. Must not know what the commands mean: that is `doma
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from server.domain.commands import Command
+from server.domain.commands import Command, Lapse
 from server.domain.decision import check, decide
 from server.domain.errors import Reason, Refusal
 from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.domain.snapshot import Score
+from server.domain.verdict import overdue
 from server.engine import meter
 from server.engine.ports import (
     Answered,
@@ -174,7 +176,14 @@ class Engine:
     async def _attempt(self, batch: list[Ticket]) -> None:
         meter.count_batch(len(batch))
         loaded = await self._store.load([ticket.command for ticket in batch])
-        judged = self._sift(batch, loaded)
+        held_up = {ticket: due for ticket, found in zip(batch, loaded, strict=True) if (due := _overdue(ticket, found))}
+        judged = self._sift(batch, loaded, held_up)
+        await self._judge(judged)
+        if held_up:
+            await self._pass_time(held_up)
+
+    async def _judge(self, judged: list[tuple[Ticket, Loaded]]) -> None:
+        """Scores, decides and records; suspects, and who comes after them, once their scores are explained."""
         scores = await self._score(judged)
         ids = {ticket: self._new_id() for ticket, _ in judged}
         told_wrongly: set[str | bytes] = set()
@@ -220,13 +229,31 @@ class Engine:
         for position, (ticket, entry) in enumerate(entries):
             if position in written:
                 ticket.answer(entry.response)
-            elif ticket.attempts + 1 < ATTEMPTS_MAX:
-                ticket.attempts += 1
             else:
-                ticket.answer(Refusal(Reason.CONFLICT_RETRY, "another request changed the same account; try again"))
+                _lose(ticket)
 
-    def _sift(self, batch: list[Ticket], loaded: list[Loaded]) -> list[tuple[Ticket, Loaded]]:
-        """Answers replays and what fails before risk; returns what is to be judged now.
+    async def _pass_time(self, held_up: dict[Ticket, Lapse]) -> None:
+        """Records what time has done, before what a caller wants: the tickets that met it stay unanswered and go again.
+
+        Each is a command of its own. Whoever meets it records it; who is told that it was recorded, or that a verdict
+        came first, sees that when it goes again.
+        """
+        lapses = list(held_up.items())
+        entries: list[tuple[Ticket, Entry]] = []
+        for (ticket, lapse), found in zip(lapses, await self._store.load([lapse for _, lapse in lapses]), strict=True):
+            if found.answered is None:
+                with contextlib.suppress(Refusal):
+                    check(lapse, found.snapshot, self._signer)
+                    entries.append((ticket, self._entry(lapse, found, None, None, self._new_id())))
+        written = await self._store.record([entry for _, entry in entries]) if entries else set()
+        for position, (ticket, _) in enumerate(entries):
+            if position not in written:
+                _lose(ticket)
+
+    def _sift(
+        self, batch: list[Ticket], loaded: list[Loaded], held_up: Container[Ticket]
+    ) -> list[tuple[Ticket, Loaded]]:
+        """Answers replays and what fails before risk; returns what is to be judged now, which what is `held_up` is not.
 
         The features of a command count the earlier ones of its batch. If one of those turns out to leave no event, the
         later ones that share something with it were told too much, and go again. What fails before risk is answered at
@@ -243,11 +270,12 @@ class Engine:
                 meter.count_list_hits(found.snapshot.facts.list_hits)
             counted = command.risk_kind is not None and found.snapshot.card is not None
             try:
-                check(command, found.snapshot, self._signer)
+                if ticket not in held_up:
+                    check(command, found.snapshot, self._signer)
             except Refusal as refusal:
                 ticket.answer(refusal)
             else:
-                if not counted or not_events.isdisjoint(ticket.keys):
+                if ticket not in held_up and (not counted or not_events.isdisjoint(ticket.keys)):
                     judged.append((ticket, found))
                     continue
             if counted:
@@ -282,18 +310,29 @@ class Engine:
     def _decide(
         self, ticket: Ticket, found: Loaded, score: Score | None, explanation: Explanation | None, new_id: UUID
     ) -> Entry | None:
-        command = ticket.command
+        try:
+            return self._entry(ticket.command, found, score, explanation, new_id)
+        except Refusal as refusal:
+            if refusal.reason is Reason.FRAUD_SCORE_UNAVAILABLE:
+                meter.count_failed(ticket.command, found.snapshot)
+            ticket.answer(refusal)
+            return None
+
+    def _entry(
+        self, command: Command, found: Loaded, score: Score | None, explanation: Explanation | None, recycling_id: UUID
+    ) -> Entry:
         if command.scored:
             found = self._with_lot(command, found)
         if score is not None and explanation is not None:
             score = replace(score, reason_codes=explanation.reason_codes)
-        try:
-            change = decide(command, found.snapshot, score, recycling_id=new_id, signer=self._signer)
-        except Refusal as refusal:
-            if refusal.reason is Reason.FRAUD_SCORE_UNAVAILABLE:
-                meter.count_failed(command, found.snapshot)
-            ticket.answer(refusal)
-            return None
+        change = decide(
+            command,
+            found.snapshot,
+            score,
+            recycling_id=recycling_id,
+            review_id=self._new_id(),
+            signer=self._signer,
+        )
         return Entry(
             command=command,
             account_version=found.account_version,
@@ -307,6 +346,20 @@ class Engine:
         snapshot = found.snapshot
         lot = self._lottery.lot(command.account_id, command.circumstances.device_hash, snapshot.now)
         return replace(found, snapshot=replace(snapshot, facts=replace(snapshot.facts, lot=lot)))
+
+
+def _overdue(ticket: Ticket, found: Loaded) -> Lapse | None:
+    """What must be recorded before the ticket's command, unless that was answered before or is that very thing."""
+    due = overdue(found.snapshot) if found.answered is None else None
+    return None if due is None or due.request_id == ticket.command.request_id else due
+
+
+def _lose(ticket: Ticket) -> None:
+    """It goes again, if it has not done so too often."""
+    if ticket.attempts + 1 < ATTEMPTS_MAX:
+        ticket.attempts += 1
+    else:
+        ticket.answer(Refusal(Reason.CONFLICT_RETRY, "another request changed the same account; try again"))
 
 
 def replayed(answered: Answered, input_hash: bytes) -> Outcome:

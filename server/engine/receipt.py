@@ -21,8 +21,8 @@ _encoder = msgspec.json.Encoder()
 def receipt(
     command: Command, loaded: Loaded, score: Score | None, change: Change, explanation: Explanation | None = None
 ) -> str:
-    """JSON: the moment, what was asked, the snapshot's card, recycling and balances, the policy revision, the list
-    hits, the feature row, the lot, the score with its thresholds, model version, reason codes and what challengers
+    """JSON: the moment, what was asked, the snapshot's card, recycling, balances and reviews, the policy revision, the
+    list hits, the feature row, the lot, the score with its thresholds, model version, reason codes and what challengers
     said, how it came about, where that was asked; and what risk made of these."""
     snapshot = loaded.snapshot
     body: dict[str, Any] = {
@@ -33,6 +33,7 @@ def receipt(
         "card": snapshot.card,
         "recycling": snapshot.recycling,
         "balances": snapshot.wallet.balances,
+        "reviews": snapshot.reviews,
         "policy_revision": snapshot.revision_name,
     }
     if command.reads_lists:

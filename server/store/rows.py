@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from operator import itemgetter
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
-from server.domain.card import MICROSECOND, Card, CardState
-from server.domain.commands import Command, Compensate, Reactivate, Recycle
+from server.domain.card import MICROSECOND, Card, CardEventKind, CardState
+from server.domain.commands import Command, Compensate, Reactivate, Recycle, Resolve
 from server.domain.lists import ListEntry, ListHit, ListKind, Subject, SubjectKind
 from server.domain.policy import Counter
 from server.domain.recycling import (
@@ -24,9 +25,11 @@ from server.domain.recycling import (
     RecycleReason,
     Recycling,
     RecyclingState,
+    RiskBand,
     Unit,
     Wallet,
 )
+from server.domain.review import Review, ReviewKind, ReviewState
 from server.domain.snapshot import Change, RiskFacts
 from server.engine.ports import Entry
 
@@ -36,6 +39,8 @@ _decision = msgspec.json.Decoder(Decision)
 _balances = msgspec.json.Decoder(tuple[Balance, ...])
 _list_hits = msgspec.json.Decoder(tuple[ListHit, ...])
 _coupons = msgspec.json.Decoder(tuple[Coupon, ...])
+_reviews = msgspec.json.Decoder(tuple[Review, ...])
+_reason_codes = msgspec.json.Decoder(tuple[str, ...])
 _json = msgspec.json.Encoder()
 
 
@@ -61,6 +66,8 @@ def card(row: Row, segment: str | None) -> Card:
         renewals_used=row["renewals_used"],
         live_recycling_id=row["live_recycling_id"],
         version=row["version"],
+        held_since=row["held_since"],
+        hold_until=row["hold_until"],
     )
 
 
@@ -97,7 +104,41 @@ def recycling(row: Row) -> Recycling:
         decision=_decision.decode(row["decision"]),
         create_time=row["create_time"],
         version=row["version"],
+        hold_until=row["hold_until"],
+        window_moved=timedelta(microseconds=row["window_moved_us"]),
     )
+
+
+def review(row: Row) -> Review:
+    """A review from its row."""
+    return Review(
+        review_id=row["review_id"],
+        request_id=row["request_id"],
+        account_id=row["account_id"],
+        card_id=row["card_id"],
+        recycling_id=row["recycling_id"],
+        kind=ReviewKind(row["kind"]),
+        platform=row["platform"],
+        state=ReviewState(row["state"]),
+        create_time=row["create_time"],
+        hold_until=row["hold_until"],
+        risk_score=row["risk_score"],
+        risk_band=RiskBand(row["risk_band"]) if row["risk_band"] else None,
+        reason_codes=_reason_codes.decode(row["reason_codes"]),
+        policy_revision=row["policy_revision"],
+        model_version=row["model_version"],
+        claimed_by=row["claimed_by"],
+        claim_until=row["claim_until"],
+        reviewer=row["reviewer"],
+        note=row["note"],
+        resolve_time=row["resolve_time"],
+        version=row["version"],
+    )
+
+
+def reviews(rows: str | None) -> tuple[Review, ...]:
+    """Reviews from a JSON aggregate of their rows; None stands for none."""
+    return _reviews.decode(rows) if rows else ()
 
 
 def wallet(account_id: str, balances: str | None, coupons: str | None) -> Wallet:
@@ -146,6 +187,7 @@ def command_row(command: Command) -> Row:
         "request_id": command.request_id,
         "card_id": command.card_id,
         "recycling_id": command.recycling_id,
+        "review_id": command.review_id,
         "risk_kind": command.risk_kind,
         "reason": _reason(command),
         "device_hash": circumstances.device_hash,
@@ -154,7 +196,7 @@ def command_row(command: Command) -> Row:
         "profile_hash": circumstances.profile_hash,
         "payout_hash": circumstances.payout_hash,
         "signals": _signals(circumstances.signals),
-        "wants_wallet": isinstance(command, Compensate | Reactivate),
+        "wants_wallet": isinstance(command, Compensate | Reactivate | Resolve),
         "wants_lists": command.reads_lists,
     }
 
@@ -166,6 +208,9 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
         "card": [],
         "recycling": [],
         "changed_recycling": [],
+        "decided_recycling": [],
+        "review": [],
+        "ended_review": [],
         "transfer": [],
         "coupon": [],
         "risk_event": [],
@@ -183,8 +228,15 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
         if change.recycling is not None and change.recycling_changed:
             if change.recycling.version == 1:
                 inputs["recycling"].append(_recycling_row(position, change.recycling))
+            elif change.ends_recycling_hold:
+                inputs["decided_recycling"].append(_recycling_row(position, change.recycling))
             else:
                 inputs["changed_recycling"].append(_changed_recycling_row(position, change.recycling))
+        for review in change.reviews:
+            if review.state is ReviewState.OPEN:
+                inputs["review"].append(_review_row(position, review, change))
+            else:
+                inputs["ended_review"].append(_ended_review_row(position, review))
         if change.transfer is not None:
             inputs["transfer"].append(
                 {
@@ -221,7 +273,8 @@ def _risk_event_row(position: int, entry: Entry) -> Row:
     circumstances, card, recycling = entry.command.circumstances, entry.change.card, entry.change.recycling
     outcome = None
     if entry.command.scored:
-        outcome = RecyclingState.REJECTED if entry.change.refused else RecyclingState.APPROVED
+        outcome = RecyclingState.IN_REVIEW if entry.change.held else RecyclingState.APPROVED
+        outcome = RecyclingState.REJECTED if entry.change.refused else outcome
     return {
         "position": position,
         "unclaimed": entry.command.dry_run,
@@ -269,37 +322,55 @@ def _card_row(position: int, change: Change) -> Row:
         "generation": card.generation,
         "renewals_used": card.renewals_used,
         "live_recycling_id": card.live_recycling_id,
+        "held_since": card.held_since,
+        "hold_until": card.hold_until,
+        "recycling_id": _recycling_of_event(change),
         "version": card.version,
     }
 
 
+def _recycling_of_event(change: Change) -> UUID | None:
+    """What a card's event is about: the recycling that it is held for, else the one that has taken it."""
+    if change.card_event in (CardEventKind.HELD, CardEventKind.RELEASED) and change.recycling is not None:
+        return change.recycling.recycling_id
+    return change.card.live_recycling_id
+
+
 def _recycling_row(position: int, recycling: Recycling) -> Row:
-    compensation = recycling.compensation
     return {
         "position": position,
+        **_terms(recycling),
         "recycling_id": recycling.recycling_id,
         "card_id": recycling.card_id,
         "generation": recycling.generation,
         "reason": recycling.reason,
         "priority": recycling.priority,
         "state": recycling.state,
-        "disposition": recycling.disposition,
-        "fee_minor": recycling.fee_minor,
         "prior_state": recycling.prior_state,
         "unused_us": recycling.unused // MICROSECOND,
-        "unit": compensation and compensation.unit,
-        "amount": compensation and compensation.amount,
-        "basis_points": compensation and compensation.basis_points,
-        "coupon_expire_time": compensation and compensation.expire_time,
-        "max_discount_minor": compensation and compensation.max_discount_minor,
-        "compensation_state": compensation and compensation.state,
-        "settle_after_time": recycling.settle_after_time,
+        "compensation_state": recycling.compensation and recycling.compensation.state,
         "settlement_held": recycling.settlement_held,
+        "hold_until": recycling.hold_until,
         "platform": recycling.platform,
         "policy_revision": recycling.policy_revision,
         "decision": _json.encode(recycling.decision).decode(),
         "create_time": recycling.create_time,
         "version": recycling.version,
+    }
+
+
+def _terms(recycling: Recycling) -> dict[str, Any]:
+    """What a recycling does and pays."""
+    compensation = recycling.compensation
+    return {
+        "disposition": recycling.disposition,
+        "fee_minor": recycling.fee_minor,
+        "unit": compensation and compensation.unit,
+        "amount": compensation and compensation.amount,
+        "basis_points": compensation and compensation.basis_points,
+        "coupon_expire_time": compensation and compensation.expire_time,
+        "max_discount_minor": compensation and compensation.max_discount_minor,
+        "settle_after_time": recycling.settle_after_time,
     }
 
 
@@ -309,7 +380,41 @@ def _changed_recycling_row(position: int, recycling: Recycling) -> Row:
         "recycling_id": recycling.recycling_id,
         "state": recycling.state,
         "compensation_state": recycling.compensation and recycling.compensation.state,
+        "settlement_held": recycling.settlement_held,
+        "window_moved_us": recycling.window_moved // MICROSECOND,
         "version": recycling.version,
+    }
+
+
+def _review_row(position: int, review: Review, change: Change) -> Row:
+    held = change.recycling if review.kind is ReviewKind.RECYCLE else None
+    return {
+        "position": position,
+        "review_id": review.review_id,
+        "card_id": review.card_id,
+        "recycling_id": review.recycling_id,
+        "kind": review.kind,
+        "platform": review.platform,
+        "create_time": review.create_time,
+        "hold_until": review.hold_until,
+        "risk_score": review.risk_score,
+        "risk_band": review.risk_band,
+        "reason_codes": _json.encode(review.reason_codes).decode(),
+        "policy_revision": review.policy_revision,
+        "model_version": review.model_version,
+        "terms": None if held is None else _json.encode(_terms(held)).decode(),
+    }
+
+
+def _ended_review_row(position: int, review: Review) -> Row:
+    return {
+        "position": position,
+        "review_id": review.review_id,
+        "state": review.state,
+        "reviewer": review.reviewer,
+        "note": review.note,
+        "resolve_time": review.resolve_time,
+        "version": review.version,
     }
 
 

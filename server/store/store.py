@@ -193,14 +193,14 @@ class PostgresStore:
         return [(rows.card(row["card"], row["segment"]), row["now"]) for row in found]
 
     async def recycling(self, account_id: str, recycling_id: UUID) -> Recycling | None:
-        """A recycling; None when the account has no such."""
+        """A recycling as it stands; None when the account has no such."""
         found = await self._query("recycling", account_id, recycling_id)
-        return rows.recycling(found[0]["recycling"]) if found else None
+        return rows.recycling(found[0]["recycling"]).at(found[0]["now"]) if found else None
 
     async def recyclings(self, account_id: str, before: tuple[datetime, UUID], how_many: int) -> list[Recycling]:
         """A page of an account's recyclings, newest first, made before `before`."""
         found = await self._query("recyclings", account_id, *before, how_many)
-        return [rows.recycling(row["recycling"]) for row in found]
+        return [rows.recycling(row["recycling"]).at(row["now"]) for row in found]
 
     async def wallet(self, account_id: str) -> Wallet:
         """What an account holds."""
@@ -232,6 +232,10 @@ class PostgresStore:
             "list_entries", wanted.list, wanted.subject_kind, key, wanted.active_only, *before, how_many
         )
         return [rows.list_entry(dict(row)) for row in found]
+
+    async def query(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        """The rows of a statement that neither loads nor records commands."""
+        return await self._query(name, *arguments)
 
     # Back-tests and start-up
 
@@ -310,6 +314,7 @@ class PostgresStore:
             policy_revision=revision,
             wallet=rows.wallet(command.account_id, row["balances"], row["coupons"]),
             facts=rows.risk_facts(row["list_hits"], features) if command.reads_lists else RiskFacts(),
+            reviews=rows.reviews(row["reviews"]),
         )
 
     async def _learn_policies(self, found: Iterable[asyncpg.Record]) -> None:

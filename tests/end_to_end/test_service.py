@@ -36,8 +36,8 @@ SERVICE = "/card_recycling.v1.RecyclingService"
 SERVICES = {
     "card_recycling.v1.RecyclingService",
     "card_recycling.v1.CardService",
-    "card_recycling.v1.WalletService",
     "card_recycling.v1.ReviewService",
+    "card_recycling.v1.WalletService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

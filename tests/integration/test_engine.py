@@ -43,7 +43,7 @@ from tests.integration.world import (
 
 Prepared = Callable[[World], Awaitable[Command]]
 
-CHANGING = ("account", "card", "card_event", "recycling", "posting", "wallet_balance", "coupon", "command")
+CHANGING = ("account", "card", "card_event", "recycling", "review", "posting", "wallet_balance", "coupon", "command")
 """Tables that a call without effect leaves as they are."""
 
 

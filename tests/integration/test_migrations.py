@@ -19,6 +19,7 @@ from migrations.postgres import EmbeddedPostgres, EmbeddedPostgresError
 from migrations.runner import MigrationError, migrate
 from tests.conftest import FreshDatabase
 
+PROJECT_MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 FIRST = "CREATE TABLE backtest_clock (singleton boolean PRIMARY KEY, shifted_time timestamptz);"
 SECOND = "CREATE TABLE note (text text NOT NULL);\nINSERT INTO note VALUES ('second');"
 
@@ -286,3 +287,30 @@ async def test_late_partition_warns(fresh_database: FreshDatabase, capsys: pytes
     await connection.close()
     assert await migrate(owner_url) == []
     assert "risk_event_default holds events" in capsys.readouterr().err
+
+
+async def test_settlement_held_before_there_were_reviews_gets_one(empty_database: str, tmp_path: Path) -> None:
+    """What was held back until a review that nobody could give is there to be reviewed after the migration."""
+    for file in sorted(PROJECT_MIGRATIONS.glob("000[12]_*.sql")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    await migrate(empty_database, directory=tmp_path)
+    await execute(
+        empty_database,
+        """INSERT INTO account (account_id, version, create_time) VALUES ('a', 1, now());
+           INSERT INTO card (account_id, card_id, platform, tier, state, face_value_minor, paid_minor, currency,
+                             duration_days, issue_time, generation, renewals_used, live_recycling_id, version)
+           SELECT 'a', id, 'tencent', 'BASIC', 'RECYCLED', 1, 1, 'CNY', 1, now(), 1, 0, id, 2
+           FROM (SELECT md5(n::text)::uuid AS id FROM generate_series(1, 2) AS n) AS c;
+           INSERT INTO recycling (account_id, recycling_id, request_id, card_id, generation, reason, priority, state,
+                                  disposition, fee_minor, prior_state, unused_us, unit, amount, compensation_state,
+                                  settlement_held, platform, policy_revision, decision, create_time, version)
+           SELECT 'a', card_id, card_id, card_id, 1, 'SYSTEM_ANOMALY', 'ANOMALY', 'APPROVED', 'RESET_VALIDITY', 0,
+                  'ISSUED', 0, 'GROWTH_POINT', 10, 'PENDING', card_id = md5('1')::uuid, 'tencent', 1,
+                  '{"risk_score": 0.7, "risk_band": "MEDIUM", "reason_codes": ["RISK_MEDIUM"],
+                    "policy_revision": "tencent@1", "model_version": "m"}', now(), 1
+           FROM card""",
+    )
+    await migrate(empty_database)
+    async with connected(empty_database) as connection:
+        (review,) = await connection.fetch("SELECT * FROM review JOIN recycling USING (account_id, recycling_id)")
+    assert (review["kind"], review["settlement_held"], review["risk_score"]) == ("SETTLEMENT", True, 0.7)

@@ -46,7 +46,7 @@ APPEND_ONLY = (
     "risk_event_default", "risk_pair",
 )  # fmt: skip
 NEVER_SCANNED = (
-    "account", "card", "card_event", "card_serial", "command", "coupon", "list_entry", "posting", "recycling",
+    "account", "card", "card_event", "card_serial", "command", "coupon", "list_entry", "posting", "recycling", "review",
     "risk_pair", "wallet_balance",
 )  # fmt: skip
 
@@ -137,7 +137,7 @@ async def test_append_only_tables_stay(as_server: asyncpg.Connection[Any], table
         await as_server.execute(deed.format(table=table, column=column))
 
 
-@pytest.mark.parametrize("table", ["account", "card", "recycling", "wallet_balance", "backtest_clock"])
+@pytest.mark.parametrize("table", ["account", "card", "recycling", "review", "wallet_balance", "backtest_clock"])
 async def test_rows_are_never_deleted(as_server: asyncpg.Connection[Any], table: str) -> None:
     """The server's role cannot delete what it may change."""
     with pytest.raises(asyncpg.InsufficientPrivilegeError):

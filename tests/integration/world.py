@@ -32,6 +32,7 @@ from server.domain.commands import (
     IssueItem,
     Reactivate,
     Recycle,
+    Resolve,
     Void,
 )
 from server.domain.errors import Reason, Refusal
@@ -39,6 +40,7 @@ from server.domain.lists import EntryDraft, ListEntry, ListKind, SubjectKind
 from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.domain.recycling import RecycleReason
+from server.domain.review import Review, ReviewVerdict
 from server.domain.snapshot import Score
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
@@ -46,6 +48,7 @@ from server.engine.lists import ListKeeper
 from server.engine.ports import Contribution, Explanation, Features, ScoreUnavailable, Store, StoreUnavailable
 from server.engine.queue import Outcome
 from server.store.policy_document import put_policies
+from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, StatementFailed, connect
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -164,6 +167,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.engine = self.another_engine()
+        self.reviews = PostgresReviews(self.store)
         self.issuer = Issuer(self.store, MessageRenderer(), self.new_id)
         self.lists = ListKeeper(self.store, self.new_id)
 
@@ -234,6 +238,31 @@ class World:
         answer = await self.answer(compensate(recycling))
         return recycling_service_pb2.CompensateResponse.FromString(answer).recycling
 
+    async def held(self, card: types_pb2.Card, **more: Any) -> Review:
+        """The review of a recycle of `card` that came from an emulator."""
+        recycling = await self.recycled(card, **({"circumstances": circumstances(emulator=True)} | more))
+        assert recycling.state == types_pb2.RECYCLING_STATE_IN_REVIEW
+        return await self.review_of(recycling)
+
+    async def held_again(self, recycling: types_pb2.Recycling) -> Review:
+        """The review of a reactivation that came from an emulator."""
+        answer = await self.answer(reactivate(recycling, circumstances=circumstances(emulator=True)))
+        state = recycling_service_pb2.ReactivateResponse.FromString(answer).state
+        assert state == recycling_service_pb2.REACTIVATION_STATE_IN_REVIEW
+        return await self.review_of(recycling)
+
+    async def review_of(self, recycling: types_pb2.Recycling) -> Review:
+        """The newest review about `recycling`, as it stands."""
+        found = await self.owner.fetchval(
+            "SELECT review_id FROM review WHERE account_id = $1 AND recycling_id = $2"
+            " ORDER BY create_time DESC LIMIT 1",
+            recycling.account_id,
+            UUID(recycling.recycling_id),
+        )
+        review = await self.reviews.review(found)
+        assert review is not None
+        return review
+
     async def move(self, delta: timedelta) -> datetime:
         """Moves the clock on; returns the new time."""
         moment: datetime = await self.owner.fetchval("SELECT service_clock()") + delta
@@ -256,7 +285,17 @@ class World:
 
     async def rows_of(self, account_id: str) -> dict[str, list[dict[str, Any]]]:
         """All that the database holds of an account, by table."""
-        tables = ("account", "card", "card_event", "recycling", "posting", "wallet_balance", "coupon", "command")
+        tables = (
+            "account",
+            "card",
+            "card_event",
+            "recycling",
+            "review",
+            "posting",
+            "wallet_balance",
+            "coupon",
+            "command",
+        )
         found = {}
         for table in (*tables, "risk_event"):
             # Sorted in Python: the order of the rows is no part of what they say.
@@ -344,6 +383,19 @@ def compensate(recycling: types_pb2.Recycling, **more: Any) -> Compensate:
 def reactivate(recycling: types_pb2.Recycling, **more: Any) -> Reactivate:
     """Reactivate."""
     return Reactivate(**(_common(recycling) | {"recycling_id": UUID(recycling.recycling_id)} | more))
+
+
+def resolve(review: Review, verdict: ReviewVerdict = ReviewVerdict.APPROVE, **more: Any) -> Resolve:
+    """ResolveReview."""
+    usual: dict[str, Any] = {
+        "request_id": uuid.uuid4(),
+        "account_id": review.account_id,
+        "recycling_id": review.recycling_id,
+        "review_id": review.review_id,
+        "verdict": verdict,
+        "reviewer": "anna",
+    }
+    return Resolve(**(usual | more))
 
 
 def again(command: Any, **changed: Any) -> Any:

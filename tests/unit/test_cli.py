@@ -117,6 +117,50 @@ async def test_show_of_unknown_card_exits_1() -> None:
     assert (done.code, done.err) == (1, "CARD_NOT_FOUND: no\n")
 
 
+async def test_reviews_are_listed() -> None:
+    """A reviewer sees what waits, in a table; the options of the program hold for these commands too."""
+    async with served(FakeService()) as address:
+        done = await recycling("--address", address, "review", "list", "--state", "OPEN")
+    assert done.code == 0
+    assert "review-0" in done.out and "review-1" in done.out
+
+
+async def test_claimed_review_is_shown_in_full() -> None:
+    """A claim shows the review and each kind of evidence."""
+    service = FakeService()
+    async with served(service) as address:
+        done = await recycling("review", "claim", "--as", "anna", "--address", address)
+    assert service.calls[0].request.reviewer == "anna"
+    assert "review-0" in done.out and "The address is hidden." in done.out and "similar: none" in done.out
+
+
+async def test_review_is_shown_as_json() -> None:
+    """With --json a review is printed as protobuf maps it, evidence and all."""
+    async with served(FakeService()) as address:
+        done = await recycling("review", "show", "r", "--json", "--address", address)
+    shown = json.loads(done.out)
+    assert (shown["review_id"], shown["evidence"]["signals"][0]["feature"]) == ("r", "vpn")
+
+
+async def test_verdicts_are_sent() -> None:
+    """Approval and denial carry who gave them and why."""
+    service = FakeService()
+    async with served(service) as address:
+        for verdict in ("approve", "deny"):
+            await recycling(
+                "review", verdict, "r", "--note", "why", "--etag", "e",
+                RECYCLING_REVIEWER="anna", RECYCLING_ADDRESS=address,
+            )  # fmt: skip
+    sent = [(call.request.verdict, call.request.reviewer, call.request.note) for call in service.calls]
+    assert sent == [(1, "anna", "why"), (2, "anna", "why")]
+
+
+async def test_verdict_needs_a_name() -> None:
+    """A verdict of nobody is not sent."""
+    done = await recycling("review", "approve", "r")
+    assert done.code == 2
+
+
 async def test_wrong_use_exits_2() -> None:
     """What cannot be understood is not sent."""
     service = FakeService()

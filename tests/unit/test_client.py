@@ -9,7 +9,12 @@ from typing import Any, TypeVar
 
 import grpc
 import pytest
-from card_recycling.v1 import card_service_pb2_grpc, recycling_service_pb2_grpc, wallet_service_pb2_grpc
+from card_recycling.v1 import (
+    card_service_pb2_grpc,
+    recycling_service_pb2_grpc,
+    review_service_pb2_grpc,
+    wallet_service_pb2_grpc,
+)
 from card_recycling.v1.card_service_pb2 import (
     ActivateCardRequest,
     ActivateCardResponse,
@@ -39,6 +44,23 @@ from card_recycling.v1.recycling_service_pb2 import (
     RecycleRequest,
     RecycleResponse,
 )
+from card_recycling.v1.review_service_pb2 import (
+    ClaimReviewRequest,
+    ClaimReviewResponse,
+    DeleteListEntryRequest,
+    DeleteListEntryResponse,
+    ListEntriesRequest,
+    ListEntriesResponse,
+    ListReviewsRequest,
+    ListReviewsResponse,
+    PutListEntryRequest,
+    PutListEntryResponse,
+    ResolveReviewRequest,
+    ResolveReviewResponse,
+    Review,
+    ReviewEvidence,
+    Signal,
+)
 from card_recycling.v1.types_pb2 import Card, Decision, Recycling, RecyclingState, Wallet
 from card_recycling.v1.wallet_service_pb2 import GetWalletRequest, GetWalletResponse
 from google.protobuf.duration_pb2 import Duration
@@ -63,6 +85,7 @@ class Call:
 class FakeService(
     recycling_service_pb2_grpc.RecyclingServiceServicer,
     card_service_pb2_grpc.CardServiceServicer,
+    review_service_pb2_grpc.ReviewServiceServicer,
     wallet_service_pb2_grpc.WalletServiceServicer,
 ):
     """Remembers calls. Fails with each of `failures` in turn, then answers; refuses devices named "bad..."."""
@@ -134,8 +157,36 @@ class FakeService(
         page.next_page_token = str(end) if end < len(self._cards) else ""
         return await self._answer(request, context, page)
 
+    async def ListReviews(self, request: ListReviewsRequest, context: Any) -> ListReviewsResponse:
+        if request.review_id:
+            return await self._answer(request, context, ListReviewsResponse(reviews=[_review(request.review_id)]))
+        start = int(request.page_token or 0)
+        page = ListReviewsResponse(reviews=[_review(f"review-{start}")], next_page_token="" if start else "1")
+        return await self._answer(request, context, page)
+
+    async def ClaimReview(self, request: ClaimReviewRequest, context: Any) -> ClaimReviewResponse:
+        return await self._answer(request, context, ClaimReviewResponse(review=_review("review-0")))
+
+    async def ResolveReview(self, request: ResolveReviewRequest, context: Any) -> ResolveReviewResponse:
+        review = Review(review_id=request.review_id, reviewer=request.reviewer, note=request.note)
+        return await self._answer(request, context, ResolveReviewResponse(review=review))
+
+    async def PutListEntry(self, request: PutListEntryRequest, context: Any) -> PutListEntryResponse:
+        return await self._answer(request, context, PutListEntryResponse())
+
+    async def DeleteListEntry(self, request: DeleteListEntryRequest, context: Any) -> DeleteListEntryResponse:
+        return await self._answer(request, context, DeleteListEntryResponse())
+
+    async def ListEntries(self, request: ListEntriesRequest, context: Any) -> ListEntriesResponse:
+        return await self._answer(request, context, ListEntriesResponse())
+
     async def GetWallet(self, request: GetWalletRequest, context: Any) -> GetWalletResponse:
         return await self._answer(request, context, GetWalletResponse(wallet=Wallet(account_id=request.account_id)))
+
+
+def _review(review_id: str) -> Review:
+    signal = Signal(feature="vpn", value=1.0, sentence="The address is hidden.")
+    return Review(review_id=review_id, platform="iqiyi", evidence=ReviewEvidence(signals=[signal]))
 
 
 def _recycled(request: RecycleRequest) -> Recycling:
@@ -153,6 +204,7 @@ async def served(service: FakeService) -> AsyncIterator[str]:
     server = grpc.aio.server()
     recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(service, server)
     card_service_pb2_grpc.add_CardServiceServicer_to_server(service, server)
+    review_service_pb2_grpc.add_ReviewServiceServicer_to_server(service, server)
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -398,3 +450,21 @@ async def test_without_backtest_no_time_is_sent() -> None:
     async with client_of(service) as (client, _):
         await client.get_card(GetCardRequest())
     assert "card-recycling-backtest-time" not in service.calls[0].metadata
+
+
+async def test_verdict_keeps_its_request_id() -> None:
+    """A verdict gets a request id, which its retries carry."""
+    service = FakeService(UNAVAILABLE)
+    async with client_of(service) as (client, _):
+        await client.resolve_review(ResolveReviewRequest(review_id="r"))
+    first, second = (call.request.request_id for call in service.calls)
+    assert first == second and uuid.UUID(first).version == 4
+
+
+async def test_reviews_are_fetched_in_pages() -> None:
+    """All pages of reviews come one after the other, with the same filter."""
+    service = FakeService()
+    async with client_of(service) as (client, _):
+        found = [review.review_id async for review in client.reviews(platform="iqiyi")]
+    assert found == ["review-0", "review-1"]
+    assert [call.request.platform for call in service.calls] == ["iqiyi", "iqiyi"]

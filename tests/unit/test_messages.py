@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
+from card_recycling.v1 import card_service_pb2, recycling_service_pb2, review_service_pb2, types_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +17,7 @@ from server.api.messages import CommandParser, MessageRenderer, card_message, re
 from server.domain.card import DAY, CardState, VoidReason
 from server.domain.commands import Circumstances, Recycle
 from server.domain.errors import Refusal
+from server.domain.evidence import SharedTrait
 from server.domain.recycling import (
     Compensation,
     CompensationState,
@@ -27,6 +28,7 @@ from server.domain.recycling import (
     RiskBand,
     Unit,
 )
+from server.domain.review import ReviewKind, ReviewState, ReviewVerdict
 from server.engine.ports import Entry, Loaded
 from server.engine.receipt import receipt
 from server.store import rows
@@ -67,6 +69,10 @@ def circumstances(**device: Any) -> Circumstances:
         (types_pb2.CompensationState, "COMPENSATION_STATE_", CompensationState),
         (types_pb2.RiskBand, "RISK_BAND_", RiskBand),
         (card_service_pb2.VoidReason, "VOID_REASON_", VoidReason),
+        (review_service_pb2.ReviewKind, "REVIEW_KIND_", ReviewKind),
+        (review_service_pb2.ReviewState, "REVIEW_STATE_", ReviewState),
+        (review_service_pb2.ReviewVerdict, "REVIEW_VERDICT_", ReviewVerdict),
+        (review_service_pb2.SharedTrait, "SHARED_TRAIT_", SharedTrait),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

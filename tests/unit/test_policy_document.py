@@ -217,3 +217,12 @@ async def test_folder_without_policies_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(PolicyInvalid, match="holds no policy"):
             await put_policies("postgresql://nobody@127.0.0.1:1/none", folder)
+
+
+def test_revision_from_before_reviews_holds_for_seven_days() -> None:
+    """A stored document without `review` still parses; revisions never change."""
+
+    def without_review(body: dict[str, Any]) -> None:
+        del body["review"]
+
+    assert parse_policy(edited("iqiyi", without_review)).review.hold_days == 7

@@ -189,12 +189,21 @@ def test_quote_does_not_outlive_a_reactivation() -> None:
         account.recycle(quote_token=token)
 
 
-@pytest.mark.parametrize("score", ["medium", "high"])
-def test_refused_quote_has_no_token(score: str) -> None:
+def test_refused_quote_has_no_token() -> None:
     """Terms that would be refused are not held."""
-    quote = Account(takeable("iqiyi")).quote(MEDIUM if score == "medium" else HIGH)
+    quote = Account(takeable("iqiyi")).quote(HIGH)
     assert quote.refused
     assert (quote.quote_token, quote.quote_expire_time) == ("", None)
+
+
+def test_quoted_terms_hold_through_a_review() -> None:
+    """A quote that would have to wait for a verdict has a token, and a recycle that redeems it waits on its terms."""
+    account = Account(takeable("iqiyi"))
+    quote = account.quote(MEDIUM)
+    assert quote.held and not account.reviews
+    held = account.recycle(MEDIUM, quote_token=quote.quote_token).recycling
+    assert held is not None and quote.recycling is not None
+    assert (held.fee_minor, held.compensation) == (quote.recycling.fee_minor, quote.recycling.compensation)
 
 
 def test_risk_is_judged_afresh() -> None:

@@ -102,7 +102,8 @@ class CardServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VoidCard(self, request, context):
-        """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it.
+        """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it. A
+        hold ends with the card: a recycle in review is REJECTED (CARD_VOIDED), a reactivation in review is off.
         Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

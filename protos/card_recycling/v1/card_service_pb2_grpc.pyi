@@ -50,7 +50,8 @@ class CardServiceStub:
     Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
     """
     VoidCard: grpc.UnaryUnaryMultiCallable[card_service_pb2.VoidCardRequest, card_service_pb2.VoidCardResponse]
-    """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it.
+    """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it. A
+    hold ends with the card: a recycle in review is REJECTED (CARD_VOIDED), a reactivation in review is off.
     Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
     """
 
@@ -76,7 +77,8 @@ class CardServiceAsyncStub(CardServiceStub):
     Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
     """
     VoidCard: aio.UnaryUnaryMultiCallable[card_service_pb2.VoidCardRequest, card_service_pb2.VoidCardResponse]  # type: ignore[assignment]
-    """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it.
+    """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it. A
+    hold ends with the card: a recycle in review is REJECTED (CARD_VOIDED), a reactivation in review is off.
     Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
     """
 
@@ -129,7 +131,8 @@ class CardServiceServicer(metaclass=abc_1.ABCMeta):
         request: card_service_pb2.VoidCardRequest,
         context: _ServicerContext,
     ) -> typing.Union[card_service_pb2.VoidCardResponse, abc.Awaitable[card_service_pb2.VoidCardResponse]]:
-        """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it.
+        """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it. A
+        hold ends with the card: a recycle in review is REJECTED (CARD_VOIDED), a reactivation in review is off.
         Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
         """
 

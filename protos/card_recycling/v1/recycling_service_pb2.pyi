@@ -35,7 +35,7 @@ class _ReactivationStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Reac
     REACTIVATION_STATE_REJECTED: _ReactivationState.ValueType  # 2
     """Refused for risk; nothing changed."""
     REACTIVATION_STATE_IN_REVIEW: _ReactivationState.ValueType  # 3
-    """Waits for a reviewer."""
+    """Waits for a reviewer; meanwhile the window does not close. A verdict shows in the card and the recycling."""
 
 class ReactivationState(_ReactivationState, metaclass=_ReactivationStateEnumTypeWrapper):
     """What became of a `Reactivate`."""
@@ -47,7 +47,7 @@ REACTIVATION_STATE_APPROVED: ReactivationState.ValueType  # 1
 REACTIVATION_STATE_REJECTED: ReactivationState.ValueType  # 2
 """Refused for risk; nothing changed."""
 REACTIVATION_STATE_IN_REVIEW: ReactivationState.ValueType  # 3
-"""Waits for a reviewer."""
+"""Waits for a reviewer; meanwhile the window does not close. A verdict shows in the card and the recycling."""
 
 @typing.final
 class QuoteRecycleRequest(message.Message):
@@ -111,7 +111,9 @@ class QuoteRecycleResponse(message.Message):
     QUOTE_TOKEN_FIELD_NUMBER: builtins.int
     QUOTE_EXPIRE_TIME_FIELD_NUMBER: builtins.int
     quote_token: builtins.str
-    """Hand this to `Recycle` to hold it to this fee and compensation. Empty when the recycle would be refused."""
+    """Hand this to `Recycle` to hold it to this fee and compensation, also where that has to wait for a review. Empty when
+    the recycle would be refused.
+    """
     @builtins.property
     def recycling(self) -> types_pb2.Recycling:
         """The recycling as it would be, without id."""
@@ -257,7 +259,7 @@ class BatchRecycleResponse(message.Message):
         STATUS_FIELD_NUMBER: builtins.int
         @builtins.property
         def recycling(self) -> types_pb2.Recycling:
-            """It was decided (perhaps refused for risk)."""
+            """It was decided (perhaps refused for risk, or held for a review)."""
 
         @builtins.property
         def status(self) -> status_pb2.Status:

@@ -98,7 +98,8 @@ class RecyclingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Recycle(self, request, context):
-        """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk.
+        """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk. What is
+        suspicious is IN_REVIEW: the card is held until a reviewer's verdict, or until the hold ends as if denied.
         Errors: IDEMPOTENCY_KEY_REUSED, QUOTE_STALE, CARD_NOT_FOUND, CARD_ALREADY_RECYCLED, CARD_STATE_INVALID,
         TRIGGER_NOT_ALLOWED, LIMIT_EXCEEDED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
         """
@@ -116,7 +117,8 @@ class RecyclingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reactivate(self, request, context):
-        """Gives the original card back where the policy allows, taking back what was settled, in one transaction.
+        """Gives the original card back where the policy allows, taking back what was settled, in one transaction. What is
+        suspicious is IN_REVIEW: the card goes on waiting, held, until a verdict or the end of the hold.
         Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, REACTIVATION_NOT_ALLOWED,
         REACTIVATION_WINDOW_CLOSED, RENEWALS_EXHAUSTED, CARD_STATE_INVALID, COMPENSATION_SPENT, FRAUD_SCORE_UNAVAILABLE,
         CONFLICT_RETRY.

@@ -46,7 +46,8 @@ class RecyclingServiceStub:
     Errors: as `Recycle`.
     """
     Recycle: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.RecycleRequest, recycling_service_pb2.RecycleResponse]
-    """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk.
+    """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk. What is
+    suspicious is IN_REVIEW: the card is held until a reviewer's verdict, or until the hold ends as if denied.
     Errors: IDEMPOTENCY_KEY_REUSED, QUOTE_STALE, CARD_NOT_FOUND, CARD_ALREADY_RECYCLED, CARD_STATE_INVALID,
     TRIGGER_NOT_ALLOWED, LIMIT_EXCEEDED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
     """
@@ -56,7 +57,8 @@ class RecyclingServiceStub:
     Errors: none but those of the whole call; each result carries its own, as of `Recycle`.
     """
     Reactivate: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.ReactivateRequest, recycling_service_pb2.ReactivateResponse]
-    """Gives the original card back where the policy allows, taking back what was settled, in one transaction.
+    """Gives the original card back where the policy allows, taking back what was settled, in one transaction. What is
+    suspicious is IN_REVIEW: the card goes on waiting, held, until a verdict or the end of the hold.
     Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, REACTIVATION_NOT_ALLOWED,
     REACTIVATION_WINDOW_CLOSED, RENEWALS_EXHAUSTED, CARD_STATE_INVALID, COMPENSATION_SPENT, FRAUD_SCORE_UNAVAILABLE,
     CONFLICT_RETRY.
@@ -90,7 +92,8 @@ class RecyclingServiceAsyncStub(RecyclingServiceStub):
     Errors: as `Recycle`.
     """
     Recycle: aio.UnaryUnaryMultiCallable[recycling_service_pb2.RecycleRequest, recycling_service_pb2.RecycleResponse]  # type: ignore[assignment]
-    """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk.
+    """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk. What is
+    suspicious is IN_REVIEW: the card is held until a reviewer's verdict, or until the hold ends as if denied.
     Errors: IDEMPOTENCY_KEY_REUSED, QUOTE_STALE, CARD_NOT_FOUND, CARD_ALREADY_RECYCLED, CARD_STATE_INVALID,
     TRIGGER_NOT_ALLOWED, LIMIT_EXCEEDED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
     """
@@ -100,7 +103,8 @@ class RecyclingServiceAsyncStub(RecyclingServiceStub):
     Errors: none but those of the whole call; each result carries its own, as of `Recycle`.
     """
     Reactivate: aio.UnaryUnaryMultiCallable[recycling_service_pb2.ReactivateRequest, recycling_service_pb2.ReactivateResponse]  # type: ignore[assignment]
-    """Gives the original card back where the policy allows, taking back what was settled, in one transaction.
+    """Gives the original card back where the policy allows, taking back what was settled, in one transaction. What is
+    suspicious is IN_REVIEW: the card goes on waiting, held, until a verdict or the end of the hold.
     Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, REACTIVATION_NOT_ALLOWED,
     REACTIVATION_WINDOW_CLOSED, RENEWALS_EXHAUSTED, CARD_STATE_INVALID, COMPENSATION_SPENT, FRAUD_SCORE_UNAVAILABLE,
     CONFLICT_RETRY.
@@ -143,7 +147,8 @@ class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
         request: recycling_service_pb2.RecycleRequest,
         context: _ServicerContext,
     ) -> typing.Union[recycling_service_pb2.RecycleResponse, abc.Awaitable[recycling_service_pb2.RecycleResponse]]:
-        """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk.
+        """Takes a card back: decides and records disposition, fee and the pending compensation, or a refusal for risk. What is
+        suspicious is IN_REVIEW: the card is held until a reviewer's verdict, or until the hold ends as if denied.
         Errors: IDEMPOTENCY_KEY_REUSED, QUOTE_STALE, CARD_NOT_FOUND, CARD_ALREADY_RECYCLED, CARD_STATE_INVALID,
         TRIGGER_NOT_ALLOWED, LIMIT_EXCEEDED, FRAUD_SCORE_UNAVAILABLE, CONFLICT_RETRY.
         """
@@ -165,7 +170,8 @@ class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
         request: recycling_service_pb2.ReactivateRequest,
         context: _ServicerContext,
     ) -> typing.Union[recycling_service_pb2.ReactivateResponse, abc.Awaitable[recycling_service_pb2.ReactivateResponse]]:
-        """Gives the original card back where the policy allows, taking back what was settled, in one transaction.
+        """Gives the original card back where the policy allows, taking back what was settled, in one transaction. What is
+        suspicious is IN_REVIEW: the card goes on waiting, held, until a verdict or the end of the hold.
         Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, REACTIVATION_NOT_ALLOWED,
         REACTIVATION_WINDOW_CLOSED, RENEWALS_EXHAUSTED, CARD_STATE_INVALID, COMPENSATION_SPENT, FRAUD_SCORE_UNAVAILABLE,
         CONFLICT_RETRY.

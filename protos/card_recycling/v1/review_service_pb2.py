@@ -28,13 +28,43 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&card_recycling/v1/review_service.proto\x12\x11\x63\x61rd_recycling.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1d\x63\x61rd_recycling/v1/types.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x03\n\tListEntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12)\n\x04list\x18\x02 \x01(\x0e\x32\x1b.card_recycling.v1.ListKind\x12\x34\n\x0csubject_kind\x18\x03 \x01(\x0e\x32\x1e.card_recycling.v1.SubjectKind\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x34\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x31\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x10\n\x08\x65nded_by\x18\x0b \x01(\t\x12\x12\n\nend_reason\x18\x0c \x01(\tB\x0e\n\x0c_expire_timeB\x0b\n\t_end_time\"\xa2\x03\n\x13PutListEntryRequest\x12\x39\n\x04list\x18\x01 \x01(\x0e\x32\x1b.card_recycling.v1.ListKindB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x44\n\x0csubject_kind\x18\x02 \x01(\x0e\x32\x1e.card_recycling.v1.SubjectKindB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1f\n\x07subject\x18\x03 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x46\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\xbaH\r\xb2\x01\n\x1a\x06\x08\x80\x98\xfb\x8ay2\x00H\x00\x88\x01\x01\x12?\n\x05\x61\x63tor\x18\x05 \x01(\tB0\xe2\x41\x01\x02\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\x12\x39\n\x06reason\x18\x06 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r \x18\xe8\x07\x32\x1b^[^\\x00]*[^\\s\\x00][^\\x00]*$\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@B\x0e\n\x0c_expire_time\"C\n\x14PutListEntryResponse\x12+\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.ListEntry\"\xb4\x01\n\x16\x44\x65leteListEntryRequest\x12\x1e\n\x08\x65ntry_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12?\n\x05\x61\x63tor\x18\x02 \x01(\tB0\xe2\x41\x01\x02\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\x12\x39\n\x06reason\x18\x03 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r \x18\xe8\x07\x32\x1b^[^\\x00]*[^\\s\\x00][^\\x00]*$\"F\n\x17\x44\x65leteListEntryResponse\x12+\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.ListEntry\"\xf1\x02\n\x12ListEntriesRequest\x12\x33\n\x04list\x18\x01 \x01(\x0e\x32\x1b.card_recycling.v1.ListKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12>\n\x0csubject_kind\x18\x02 \x01(\x0e\x32\x1e.card_recycling.v1.SubjectKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x07subject\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x13\n\x0b\x61\x63tive_only\x18\x04 \x01(\x08\x12\x1d\n\tpage_size\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02:y\xbaHv\x1at\n\x19list_entries.subject_kind\x12)subject_kind must be given with a subject\x1a,this.subject == \'\' || this.subject_kind != 0\"]\n\x13ListEntriesResponse\x12-\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1c.card_recycling.v1.ListEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb8\x02\n\rReviewService\x12_\n\x0cPutListEntry\x12&.card_recycling.v1.PutListEntryRequest\x1a\'.card_recycling.v1.PutListEntryResponse\x12h\n\x0f\x44\x65leteListEntry\x12).card_recycling.v1.DeleteListEntryRequest\x1a*.card_recycling.v1.DeleteListEntryResponse\x12\\\n\x0bListEntries\x12%.card_recycling.v1.ListEntriesRequest\x1a&.card_recycling.v1.ListEntriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&card_recycling/v1/review_service.proto\x12\x11\x63\x61rd_recycling.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1d\x63\x61rd_recycling/v1/types.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x05\n\x06Review\x12\x11\n\treview_id\x18\x01 \x01(\t\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x1d.card_recycling.v1.ReviewKind\x12-\n\x05state\x18\x03 \x01(\x0e\x32\x1e.card_recycling.v1.ReviewState\x12\x12\n\naccount_id\x18\x04 \x01(\t\x12\x0f\n\x07\x63\x61rd_id\x18\x05 \x01(\t\x12\x14\n\x0crecycling_id\x18\x06 \x01(\t\x12\x10\n\x08platform\x18\x07 \x01(\t\x12\x17\n\nrisk_score\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12.\n\trisk_band\x18\t \x01(\x0e\x32\x1b.card_recycling.v1.RiskBand\x12\x14\n\x0creason_codes\x18\n \x03(\t\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nhold_until\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nclaimed_by\x18\r \x01(\t\x12/\n\x0b\x63laim_until\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08reviewer\x18\x0f \x01(\t\x12\x0c\n\x04note\x18\x10 \x01(\t\x12\x30\n\x0cresolve_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fpolicy_revision\x18\x12 \x01(\t\x12\x15\n\rmodel_version\x18\x13 \x01(\t\x12\x0c\n\x04\x65tag\x18\x14 \x01(\t\x12\x33\n\x08\x65vidence\x18\x15 \x01(\x0b\x32!.card_recycling.v1.ReviewEvidenceB\r\n\x0b_risk_score\"\xa8\x02\n\x0eReviewEvidence\x12*\n\x07signals\x18\x01 \x03(\x0b\x32\x19.card_recycling.v1.Signal\x12/\n\x07similar\x18\x02 \x03(\x0b\x32\x1e.card_recycling.v1.SimilarCase\x12&\n\x05\x63\x61rds\x18\x03 \x03(\x0b\x32\x17.card_recycling.v1.Card\x12\x30\n\nrecyclings\x18\x04 \x03(\x0b\x32\x1c.card_recycling.v1.Recycling\x12*\n\x07reviews\x18\x05 \x03(\x0b\x32\x19.card_recycling.v1.Review\x12\x33\n\x08requests\x18\x06 \x03(\x0b\x32!.card_recycling.v1.AccountRequest\"{\n\x06Signal\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x10\n\x08sentence\x18\x03 \x01(\t\x12\x13\n\x0breason_code\x18\x04 \x01(\t\x12\x19\n\x0c\x63ontribution\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0f\n\r_contribution\"n\n\x0bSimilarCase\x12.\n\x06shared\x18\x01 \x03(\x0e\x32\x1e.card_recycling.v1.SharedTrait\x12/\n\trecycling\x18\x02 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\"\x85\x01\n\x0e\x41\x63\x63ountRequest\x12.\n\nevent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07\x63\x61rd_id\x18\x03 \x01(\t\x12\x0f\n\x07outcome\x18\x04 \x01(\t\x12\x13\n\x0bsame_device\x18\x05 \x01(\x08\"\x96\x02\n\x12ListReviewsRequest\x12\x37\n\x05state\x18\x01 \x01(\x0e\x32\x1e.card_recycling.v1.ReviewStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x33\n\x08platform\x18\x02 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\xd8\x01\x01\x12\x1e\n\treview_id\x18\x03 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x35\n\x04view\x18\x04 \x01(\x0e\x32\x1d.card_recycling.v1.ReviewViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\tpage_size\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"Z\n\x13ListReviewsResponse\x12*\n\x07reviews\x18\x01 \x03(\x0b\x32\x19.card_recycling.v1.Review\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xad\x01\n\x12\x43laimReviewRequest\x12\x1e\n\treview_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x42\n\x08reviewer\x18\x02 \x01(\tB0\xe2\x41\x01\x02\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\x12\x33\n\x08platform\x18\x03 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\xd8\x01\x01\"@\n\x13\x43laimReviewResponse\x12)\n\x06review\x18\x01 \x01(\x0b\x32\x19.card_recycling.v1.Review\"\x8e\x02\n\x14ResolveReviewRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1f\n\treview_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x41\n\x07verdict\x18\x03 \x01(\x0e\x32 .card_recycling.v1.ReviewVerdictB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x42\n\x08reviewer\x18\x04 \x01(\tB0\xe2\x41\x01\x02\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\x12\x16\n\x04note\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x15\n\x04\x65tag\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\"\x9a\x01\n\x15ResolveReviewResponse\x12)\n\x06review\x18\x01 \x01(\x0b\x32\x19.card_recycling.v1.Review\x12/\n\trecycling\x18\x02 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\x12%\n\x04\x63\x61rd\x18\x03 \x01(\x0b\x32\x17.card_recycling.v1.Card\"\x99\x03\n\tListEntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12)\n\x04list\x18\x02 \x01(\x0e\x32\x1b.card_recycling.v1.ListKind\x12\x34\n\x0csubject_kind\x18\x03 \x01(\x0e\x32\x1e.card_recycling.v1.SubjectKind\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x34\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x31\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x10\n\x08\x65nded_by\x18\x0b \x01(\t\x12\x12\n\nend_reason\x18\x0c \x01(\tB\x0e\n\x0c_expire_timeB\x0b\n\t_end_time\"\xa2\x03\n\x13PutListEntryRequest\x12\x39\n\x04list\x18\x01 \x01(\x0e\x32\x1b.card_recycling.v1.ListKindB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x44\n\x0csubject_kind\x18\x02 \x01(\x0e\x32\x1e.card_recycling.v1.SubjectKindB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1f\n\x07subject\x18\x03 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12\x46\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\xbaH\r\xb2\x01\n\x1a\x06\x08\x80\x98\xfb\x8ay2\x00H\x00\x88\x01\x01\x12?\n\x05\x61\x63tor\x18\x05 \x01(\tB0\xe2\x41\x01\x02\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\x12\x39\n\x06reason\x18\x06 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r \x18\xe8\x07\x32\x1b^[^\\x00]*[^\\s\\x00][^\\x00]*$\x12\x15\n\x04\x65tag\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@B\x0e\n\x0c_expire_time\"C\n\x14PutListEntryResponse\x12+\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.ListEntry\"\xb4\x01\n\x16\x44\x65leteListEntryRequest\x12\x1e\n\x08\x65ntry_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12?\n\x05\x61\x63tor\x18\x02 \x01(\tB0\xe2\x41\x01\x02\xbaH)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$\x12\x39\n\x06reason\x18\x03 \x01(\tB)\xe2\x41\x01\x02\xbaH\"r \x18\xe8\x07\x32\x1b^[^\\x00]*[^\\s\\x00][^\\x00]*$\"F\n\x17\x44\x65leteListEntryResponse\x12+\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.ListEntry\"\xf1\x02\n\x12ListEntriesRequest\x12\x33\n\x04list\x18\x01 \x01(\x0e\x32\x1b.card_recycling.v1.ListKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12>\n\x0csubject_kind\x18\x02 \x01(\x0e\x32\x1e.card_recycling.v1.SubjectKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x19\n\x07subject\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x13\n\x0b\x61\x63tive_only\x18\x04 \x01(\x08\x12\x1d\n\tpage_size\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02:y\xbaHv\x1at\n\x19list_entries.subject_kind\x12)subject_kind must be given with a subject\x1a,this.subject == \'\' || this.subject_kind != 0\"]\n\x13ListEntriesResponse\x12-\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1c.card_recycling.v1.ListEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*z\n\nReviewKind\x12\x1b\n\x17REVIEW_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13REVIEW_KIND_RECYCLE\x10\x01\x12\x1a\n\x16REVIEW_KIND_REACTIVATE\x10\x02\x12\x1a\n\x16REVIEW_KIND_SETTLEMENT\x10\x03*\xc3\x01\n\x0bReviewState\x12\x1c\n\x18REVIEW_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11REVIEW_STATE_OPEN\x10\x01\x12\x18\n\x14REVIEW_STATE_CLAIMED\x10\x02\x12\x19\n\x15REVIEW_STATE_APPROVED\x10\x03\x12\x17\n\x13REVIEW_STATE_DENIED\x10\x04\x12\x18\n\x14REVIEW_STATE_EXPIRED\x10\x05\x12\x17\n\x13REVIEW_STATE_CLOSED\x10\x06*d\n\rReviewVerdict\x12\x1e\n\x1aREVIEW_VERDICT_UNSPECIFIED\x10\x00\x12\x1a\n\x16REVIEW_VERDICT_APPROVE\x10\x01\x12\x17\n\x13REVIEW_VERDICT_DENY\x10\x02*V\n\nReviewView\x12\x1b\n\x17REVIEW_VIEW_UNSPECIFIED\x10\x00\x12\x15\n\x11REVIEW_VIEW_BASIC\x10\x01\x12\x14\n\x10REVIEW_VIEW_FULL\x10\x02*{\n\x0bSharedTrait\x12\x1c\n\x18SHARED_TRAIT_UNSPECIFIED\x10\x00\x12\x17\n\x13SHARED_TRAIT_DEVICE\x10\x01\x12\x18\n\x14SHARED_TRAIT_ADDRESS\x10\x02\x12\x1b\n\x17SHARED_TRAIT_LOOK_ALIKE\x10\x03\x32\xd8\x04\n\rReviewService\x12\\\n\x0bListReviews\x12%.card_recycling.v1.ListReviewsRequest\x1a&.card_recycling.v1.ListReviewsResponse\x12\\\n\x0b\x43laimReview\x12%.card_recycling.v1.ClaimReviewRequest\x1a&.card_recycling.v1.ClaimReviewResponse\x12\x62\n\rResolveReview\x12\'.card_recycling.v1.ResolveReviewRequest\x1a(.card_recycling.v1.ResolveReviewResponse\x12_\n\x0cPutListEntry\x12&.card_recycling.v1.PutListEntryRequest\x1a\'.card_recycling.v1.PutListEntryResponse\x12h\n\x0f\x44\x65leteListEntry\x12).card_recycling.v1.DeleteListEntryRequest\x1a*.card_recycling.v1.DeleteListEntryResponse\x12\\\n\x0bListEntries\x12%.card_recycling.v1.ListEntriesRequest\x1a&.card_recycling.v1.ListEntriesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'card_recycling.v1.review_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['state']._loaded_options = None
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['state']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['platform']._loaded_options = None
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['platform']._serialized_options = b'\272H\036r\0312\027^[a-z][a-z0-9_-]{0,31}$\330\001\001'
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['review_id']._loaded_options = None
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['review_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['view']._loaded_options = None
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['view']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTREVIEWSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_CLAIMREVIEWREQUEST'].fields_by_name['review_id']._loaded_options = None
+  _globals['_CLAIMREVIEWREQUEST'].fields_by_name['review_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_CLAIMREVIEWREQUEST'].fields_by_name['reviewer']._loaded_options = None
+  _globals['_CLAIMREVIEWREQUEST'].fields_by_name['reviewer']._serialized_options = b'\342A\001\002\272H)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$'
+  _globals['_CLAIMREVIEWREQUEST'].fields_by_name['platform']._loaded_options = None
+  _globals['_CLAIMREVIEWREQUEST'].fields_by_name['platform']._serialized_options = b'\272H\036r\0312\027^[a-z][a-z0-9_-]{0,31}$\330\001\001'
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['review_id']._loaded_options = None
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['review_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['verdict']._loaded_options = None
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['verdict']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000'
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['reviewer']._loaded_options = None
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['reviewer']._serialized_options = b'\342A\001\002\272H)r\'2%^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$'
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['note']._loaded_options = None
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_RESOLVEREVIEWREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\004r\002\030@'
   _globals['_PUTLISTENTRYREQUEST'].fields_by_name['list']._loaded_options = None
   _globals['_PUTLISTENTRYREQUEST'].fields_by_name['list']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000'
   _globals['_PUTLISTENTRYREQUEST'].fields_by_name['subject_kind']._loaded_options = None
@@ -67,20 +97,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTENTRIESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_LISTENTRIESREQUEST']._loaded_options = None
   _globals['_LISTENTRIESREQUEST']._serialized_options = b'\272Hv\032t\n\031list_entries.subject_kind\022)subject_kind must be given with a subject\032,this.subject == \'\' || this.subject_kind != 0'
-  _globals['_LISTENTRY']._serialized_start=188
-  _globals['_LISTENTRY']._serialized_end=597
-  _globals['_PUTLISTENTRYREQUEST']._serialized_start=600
-  _globals['_PUTLISTENTRYREQUEST']._serialized_end=1018
-  _globals['_PUTLISTENTRYRESPONSE']._serialized_start=1020
-  _globals['_PUTLISTENTRYRESPONSE']._serialized_end=1087
-  _globals['_DELETELISTENTRYREQUEST']._serialized_start=1090
-  _globals['_DELETELISTENTRYREQUEST']._serialized_end=1270
-  _globals['_DELETELISTENTRYRESPONSE']._serialized_start=1272
-  _globals['_DELETELISTENTRYRESPONSE']._serialized_end=1342
-  _globals['_LISTENTRIESREQUEST']._serialized_start=1345
-  _globals['_LISTENTRIESREQUEST']._serialized_end=1714
-  _globals['_LISTENTRIESRESPONSE']._serialized_start=1716
-  _globals['_LISTENTRIESRESPONSE']._serialized_end=1809
-  _globals['_REVIEWSERVICE']._serialized_start=1812
-  _globals['_REVIEWSERVICE']._serialized_end=2124
+  _globals['_REVIEWKIND']._serialized_start=4200
+  _globals['_REVIEWKIND']._serialized_end=4322
+  _globals['_REVIEWSTATE']._serialized_start=4325
+  _globals['_REVIEWSTATE']._serialized_end=4520
+  _globals['_REVIEWVERDICT']._serialized_start=4522
+  _globals['_REVIEWVERDICT']._serialized_end=4622
+  _globals['_REVIEWVIEW']._serialized_start=4624
+  _globals['_REVIEWVIEW']._serialized_end=4710
+  _globals['_SHAREDTRAIT']._serialized_start=4712
+  _globals['_SHAREDTRAIT']._serialized_end=4835
+  _globals['_REVIEW']._serialized_start=188
+  _globals['_REVIEW']._serialized_end=857
+  _globals['_REVIEWEVIDENCE']._serialized_start=860
+  _globals['_REVIEWEVIDENCE']._serialized_end=1156
+  _globals['_SIGNAL']._serialized_start=1158
+  _globals['_SIGNAL']._serialized_end=1281
+  _globals['_SIMILARCASE']._serialized_start=1283
+  _globals['_SIMILARCASE']._serialized_end=1393
+  _globals['_ACCOUNTREQUEST']._serialized_start=1396
+  _globals['_ACCOUNTREQUEST']._serialized_end=1529
+  _globals['_LISTREVIEWSREQUEST']._serialized_start=1532
+  _globals['_LISTREVIEWSREQUEST']._serialized_end=1810
+  _globals['_LISTREVIEWSRESPONSE']._serialized_start=1812
+  _globals['_LISTREVIEWSRESPONSE']._serialized_end=1902
+  _globals['_CLAIMREVIEWREQUEST']._serialized_start=1905
+  _globals['_CLAIMREVIEWREQUEST']._serialized_end=2078
+  _globals['_CLAIMREVIEWRESPONSE']._serialized_start=2080
+  _globals['_CLAIMREVIEWRESPONSE']._serialized_end=2144
+  _globals['_RESOLVEREVIEWREQUEST']._serialized_start=2147
+  _globals['_RESOLVEREVIEWREQUEST']._serialized_end=2417
+  _globals['_RESOLVEREVIEWRESPONSE']._serialized_start=2420
+  _globals['_RESOLVEREVIEWRESPONSE']._serialized_end=2574
+  _globals['_LISTENTRY']._serialized_start=2577
+  _globals['_LISTENTRY']._serialized_end=2986
+  _globals['_PUTLISTENTRYREQUEST']._serialized_start=2989
+  _globals['_PUTLISTENTRYREQUEST']._serialized_end=3407
+  _globals['_PUTLISTENTRYRESPONSE']._serialized_start=3409
+  _globals['_PUTLISTENTRYRESPONSE']._serialized_end=3476
+  _globals['_DELETELISTENTRYREQUEST']._serialized_start=3479
+  _globals['_DELETELISTENTRYREQUEST']._serialized_end=3659
+  _globals['_DELETELISTENTRYRESPONSE']._serialized_start=3661
+  _globals['_DELETELISTENTRYRESPONSE']._serialized_end=3731
+  _globals['_LISTENTRIESREQUEST']._serialized_start=3734
+  _globals['_LISTENTRIESREQUEST']._serialized_end=4103
+  _globals['_LISTENTRIESRESPONSE']._serialized_start=4105
+  _globals['_LISTENTRIESRESPONSE']._serialized_end=4198
+  _globals['_REVIEWSERVICE']._serialized_start=4838
+  _globals['_REVIEWSERVICE']._serialized_end=5438
 # @@protoc_insertion_point(module_scope)

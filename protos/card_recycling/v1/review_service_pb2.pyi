@@ -9,6 +9,7 @@ from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
+from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 import builtins as builtins
 import sys
 import typing as typing
@@ -19,6 +20,605 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: descriptor.FileDescriptor
+
+class _ReviewKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReviewKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ReviewKind.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    REVIEW_KIND_UNSPECIFIED: _ReviewKind.ValueType  # 0
+    """Not stated."""
+    REVIEW_KIND_RECYCLE: _ReviewKind.ValueType  # 1
+    """A `Recycle`; the card is held."""
+    REVIEW_KIND_REACTIVATE: _ReviewKind.ValueType  # 2
+    """A `Reactivate`; the waiting card is held."""
+    REVIEW_KIND_SETTLEMENT: _ReviewKind.ValueType  # 3
+    """The settlement of a recycle that risk may not refuse. The card is not held, and the review never expires."""
+
+class ReviewKind(_ReviewKind, metaclass=_ReviewKindEnumTypeWrapper):
+    """What waits for a verdict."""
+
+REVIEW_KIND_UNSPECIFIED: ReviewKind.ValueType  # 0
+"""Not stated."""
+REVIEW_KIND_RECYCLE: ReviewKind.ValueType  # 1
+"""A `Recycle`; the card is held."""
+REVIEW_KIND_REACTIVATE: ReviewKind.ValueType  # 2
+"""A `Reactivate`; the waiting card is held."""
+REVIEW_KIND_SETTLEMENT: ReviewKind.ValueType  # 3
+"""The settlement of a recycle that risk may not refuse. The card is not held, and the review never expires."""
+
+class _ReviewState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReviewStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ReviewState.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    REVIEW_STATE_UNSPECIFIED: _ReviewState.ValueType  # 0
+    """Not stated."""
+    REVIEW_STATE_OPEN: _ReviewState.ValueType  # 1
+    """Waits for somebody to claim or resolve it."""
+    REVIEW_STATE_CLAIMED: _ReviewState.ValueType  # 2
+    """A reviewer works on it, until `claim_until`."""
+    REVIEW_STATE_APPROVED: _ReviewState.ValueType  # 3
+    """Granted by a reviewer."""
+    REVIEW_STATE_DENIED: _ReviewState.ValueType  # 4
+    """Denied by a reviewer."""
+    REVIEW_STATE_EXPIRED: _ReviewState.ValueType  # 5
+    """The hold ended without a verdict; its effect is that of a denial."""
+    REVIEW_STATE_CLOSED: _ReviewState.ValueType  # 6
+    """Nothing was left to decide: the card was voided, or given back."""
+
+class ReviewState(_ReviewState, metaclass=_ReviewStateEnumTypeWrapper):
+    """Where a review stands. It follows from the record and the time asked about, not from when a job last ran."""
+
+REVIEW_STATE_UNSPECIFIED: ReviewState.ValueType  # 0
+"""Not stated."""
+REVIEW_STATE_OPEN: ReviewState.ValueType  # 1
+"""Waits for somebody to claim or resolve it."""
+REVIEW_STATE_CLAIMED: ReviewState.ValueType  # 2
+"""A reviewer works on it, until `claim_until`."""
+REVIEW_STATE_APPROVED: ReviewState.ValueType  # 3
+"""Granted by a reviewer."""
+REVIEW_STATE_DENIED: ReviewState.ValueType  # 4
+"""Denied by a reviewer."""
+REVIEW_STATE_EXPIRED: ReviewState.ValueType  # 5
+"""The hold ended without a verdict; its effect is that of a denial."""
+REVIEW_STATE_CLOSED: ReviewState.ValueType  # 6
+"""Nothing was left to decide: the card was voided, or given back."""
+
+class _ReviewVerdict:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReviewVerdictEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ReviewVerdict.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    REVIEW_VERDICT_UNSPECIFIED: _ReviewVerdict.ValueType  # 0
+    """Not stated."""
+    REVIEW_VERDICT_APPROVE: _ReviewVerdict.ValueType  # 1
+    """Do what was asked for."""
+    REVIEW_VERDICT_DENY: _ReviewVerdict.ValueType  # 2
+    """Do not."""
+
+class ReviewVerdict(_ReviewVerdict, metaclass=_ReviewVerdictEnumTypeWrapper):
+    """What a reviewer says."""
+
+REVIEW_VERDICT_UNSPECIFIED: ReviewVerdict.ValueType  # 0
+"""Not stated."""
+REVIEW_VERDICT_APPROVE: ReviewVerdict.ValueType  # 1
+"""Do what was asked for."""
+REVIEW_VERDICT_DENY: ReviewVerdict.ValueType  # 2
+"""Do not."""
+
+class _ReviewView:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReviewViewEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ReviewView.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    REVIEW_VIEW_UNSPECIFIED: _ReviewView.ValueType  # 0
+    """As BASIC."""
+    REVIEW_VIEW_BASIC: _ReviewView.ValueType  # 1
+    """The record alone."""
+    REVIEW_VIEW_FULL: _ReviewView.ValueType  # 2
+    """With the evidence."""
+
+class ReviewView(_ReviewView, metaclass=_ReviewViewEnumTypeWrapper):
+    """How much of a review is told."""
+
+REVIEW_VIEW_UNSPECIFIED: ReviewView.ValueType  # 0
+"""As BASIC."""
+REVIEW_VIEW_BASIC: ReviewView.ValueType  # 1
+"""The record alone."""
+REVIEW_VIEW_FULL: ReviewView.ValueType  # 2
+"""With the evidence."""
+
+class _SharedTrait:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SharedTraitEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_SharedTrait.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    SHARED_TRAIT_UNSPECIFIED: _SharedTrait.ValueType  # 0
+    """Not stated."""
+    SHARED_TRAIT_DEVICE: _SharedTrait.ValueType  # 1
+    """The device."""
+    SHARED_TRAIT_ADDRESS: _SharedTrait.ValueType  # 2
+    """The address."""
+    SHARED_TRAIT_LOOK_ALIKE: _SharedTrait.ValueType  # 3
+    """Device profile and price of the card."""
+
+class SharedTrait(_SharedTrait, metaclass=_SharedTraitEnumTypeWrapper):
+    """What another account's request has in common with this one."""
+
+SHARED_TRAIT_UNSPECIFIED: SharedTrait.ValueType  # 0
+"""Not stated."""
+SHARED_TRAIT_DEVICE: SharedTrait.ValueType  # 1
+"""The device."""
+SHARED_TRAIT_ADDRESS: SharedTrait.ValueType  # 2
+"""The address."""
+SHARED_TRAIT_LOOK_ALIKE: SharedTrait.ValueType  # 3
+"""Device profile and price of the card."""
+
+@typing.final
+class Review(message.Message):
+    """One request that waits, or has waited, for a verdict."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVIEW_ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    CARD_ID_FIELD_NUMBER: builtins.int
+    RECYCLING_ID_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    RISK_SCORE_FIELD_NUMBER: builtins.int
+    RISK_BAND_FIELD_NUMBER: builtins.int
+    REASON_CODES_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    HOLD_UNTIL_FIELD_NUMBER: builtins.int
+    CLAIMED_BY_FIELD_NUMBER: builtins.int
+    CLAIM_UNTIL_FIELD_NUMBER: builtins.int
+    REVIEWER_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    RESOLVE_TIME_FIELD_NUMBER: builtins.int
+    POLICY_REVISION_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    EVIDENCE_FIELD_NUMBER: builtins.int
+    review_id: builtins.str
+    """UUIDv7, minted by the server."""
+    kind: ReviewKind.ValueType
+    """What waits."""
+    state: ReviewState.ValueType
+    """Where it stands."""
+    account_id: builtins.str
+    """The account."""
+    card_id: builtins.str
+    """The card."""
+    recycling_id: builtins.str
+    """The recycling that it is about: to be approved, undone or settled."""
+    platform: builtins.str
+    """The platform."""
+    risk_score: builtins.float
+    """Probability of abuse, 0 to 1. Absent when there was no score."""
+    risk_band: types_pb2.RiskBand.ValueType
+    """Band of the score."""
+    claimed_by: builtins.str
+    """Who has claimed it. Empty when nobody has."""
+    reviewer: builtins.str
+    """Who gave the verdict."""
+    note: builtins.str
+    """The reviewer's note."""
+    policy_revision: builtins.str
+    """Revision of the platform's policy that asked for the review."""
+    model_version: builtins.str
+    """Version of the model that scored. Empty when there was no score."""
+    etag: builtins.str
+    """Changes with every change of the review, claims too. Opaque."""
+    @builtins.property
+    def reason_codes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What spoke against the request."""
+
+    @builtins.property
+    def create_time(self) -> timestamp_pb2.Timestamp:
+        """When the request came."""
+
+    @builtins.property
+    def hold_until(self) -> timestamp_pb2.Timestamp:
+        """When the hold ends as if denied, exclusive. Absent for SETTLEMENT."""
+
+    @builtins.property
+    def claim_until(self) -> timestamp_pb2.Timestamp:
+        """Until when, exclusive."""
+
+    @builtins.property
+    def resolve_time(self) -> timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    @builtins.property
+    def evidence(self) -> ReviewEvidence:
+        """What a person needs to decide. Only in the FULL view."""
+
+    def __init__(
+        self,
+        *,
+        review_id: builtins.str = ...,
+        kind: ReviewKind.ValueType = ...,
+        state: ReviewState.ValueType = ...,
+        account_id: builtins.str = ...,
+        card_id: builtins.str = ...,
+        recycling_id: builtins.str = ...,
+        platform: builtins.str = ...,
+        risk_score: builtins.float | None = ...,
+        risk_band: types_pb2.RiskBand.ValueType = ...,
+        reason_codes: abc.Iterable[builtins.str] | None = ...,
+        create_time: timestamp_pb2.Timestamp | None = ...,
+        hold_until: timestamp_pb2.Timestamp | None = ...,
+        claimed_by: builtins.str = ...,
+        claim_until: timestamp_pb2.Timestamp | None = ...,
+        reviewer: builtins.str = ...,
+        note: builtins.str = ...,
+        resolve_time: timestamp_pb2.Timestamp | None = ...,
+        policy_revision: builtins.str = ...,
+        model_version: builtins.str = ...,
+        etag: builtins.str = ...,
+        evidence: ReviewEvidence | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_risk_score", b"_risk_score", "claim_until", b"claim_until", "create_time", b"create_time", "evidence", b"evidence", "hold_until", b"hold_until", "resolve_time", b"resolve_time", "risk_score", b"risk_score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_risk_score", b"_risk_score", "account_id", b"account_id", "card_id", b"card_id", "claim_until", b"claim_until", "claimed_by", b"claimed_by", "create_time", b"create_time", "etag", b"etag", "evidence", b"evidence", "hold_until", b"hold_until", "kind", b"kind", "model_version", b"model_version", "note", b"note", "platform", b"platform", "policy_revision", b"policy_revision", "reason_codes", b"reason_codes", "recycling_id", b"recycling_id", "resolve_time", b"resolve_time", "review_id", b"review_id", "reviewer", b"reviewer", "risk_band", b"risk_band", "risk_score", b"risk_score", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__risk_score: _TypeAlias = typing.Literal["risk_score"]  # noqa: Y015
+    _WhichOneofArgType__risk_score: _TypeAlias = typing.Literal["_risk_score", b"_risk_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__risk_score) -> _WhichOneofReturnType__risk_score | None: ...
+
+@typing.final
+class ReviewEvidence(message.Message):
+    """What is known about a request that waits. Lists hold at most 20 entries, newest first."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SIGNALS_FIELD_NUMBER: builtins.int
+    SIMILAR_FIELD_NUMBER: builtins.int
+    CARDS_FIELD_NUMBER: builtins.int
+    RECYCLINGS_FIELD_NUMBER: builtins.int
+    REVIEWS_FIELD_NUMBER: builtins.int
+    REQUESTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def signals(self) -> containers.RepeatedCompositeFieldContainer[Signal]:
+        """What the score was computed from; what spoke most against the request first, where the scorer could tell."""
+
+    @builtins.property
+    def similar(self) -> containers.RepeatedCompositeFieldContainer[SimilarCase]:
+        """Recent recyclings of other accounts that share something with the request."""
+
+    @builtins.property
+    def cards(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Card]:
+        """The account's cards."""
+
+    @builtins.property
+    def recyclings(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Recycling]:
+        """The account's recyclings."""
+
+    @builtins.property
+    def reviews(self) -> containers.RepeatedCompositeFieldContainer[Review]:
+        """The account's other reviews."""
+
+    @builtins.property
+    def requests(self) -> containers.RepeatedCompositeFieldContainer[AccountRequest]:
+        """The account's latest requests."""
+
+    def __init__(
+        self,
+        *,
+        signals: abc.Iterable[Signal] | None = ...,
+        similar: abc.Iterable[SimilarCase] | None = ...,
+        cards: abc.Iterable[types_pb2.Card] | None = ...,
+        recyclings: abc.Iterable[types_pb2.Recycling] | None = ...,
+        reviews: abc.Iterable[Review] | None = ...,
+        requests: abc.Iterable[AccountRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cards", b"cards", "recyclings", b"recyclings", "requests", b"requests", "reviews", b"reviews", "signals", b"signals", "similar", b"similar"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Signal(message.Message):
+    """One thing known about the request."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    SENTENCE_FIELD_NUMBER: builtins.int
+    REASON_CODE_FIELD_NUMBER: builtins.int
+    CONTRIBUTION_FIELD_NUMBER: builtins.int
+    feature: builtins.str
+    """Name of the feature, as the scorer has it."""
+    value: builtins.float
+    """Its value; 0 and 1 for no and yes."""
+    sentence: builtins.str
+    """In words."""
+    reason_code: builtins.str
+    """The reason code that it stands for. Empty when the scorer gave none."""
+    contribution: builtins.float
+    """How much it moved the score, in log-odds. Absent when the scorer did not say."""
+    def __init__(
+        self,
+        *,
+        feature: builtins.str = ...,
+        value: builtins.float = ...,
+        sentence: builtins.str = ...,
+        reason_code: builtins.str = ...,
+        contribution: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_contribution", b"_contribution", "contribution", b"contribution"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_contribution", b"_contribution", "contribution", b"contribution", "feature", b"feature", "reason_code", b"reason_code", "sentence", b"sentence", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__contribution: _TypeAlias = typing.Literal["contribution"]  # noqa: Y015
+    _WhichOneofArgType__contribution: _TypeAlias = typing.Literal["_contribution", b"_contribution"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__contribution) -> _WhichOneofReturnType__contribution | None: ...
+
+@typing.final
+class SimilarCase(message.Message):
+    """A recycling of another account."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SHARED_FIELD_NUMBER: builtins.int
+    RECYCLING_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def shared(self) -> containers.RepeatedScalarFieldContainer[SharedTrait.ValueType]:
+        """What both have in common."""
+
+    @builtins.property
+    def recycling(self) -> types_pb2.Recycling:
+        """The recycling."""
+
+    def __init__(
+        self,
+        *,
+        shared: abc.Iterable[SharedTrait.ValueType] | None = ...,
+        recycling: types_pb2.Recycling | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["recycling", b"recycling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["recycling", b"recycling", "shared", b"shared"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class AccountRequest(message.Message):
+    """One request of the account, as the risk history keeps it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    EVENT_TIME_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    CARD_ID_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    SAME_DEVICE_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """What it asked for, e.g. RECYCLE."""
+    card_id: builtins.str
+    """The card, if there was one."""
+    outcome: builtins.str
+    """What risk said: APPROVED, REJECTED or IN_REVIEW. Empty for requests that are not judged."""
+    same_device: builtins.bool
+    """Whether it came from the same device as the request under review."""
+    @builtins.property
+    def event_time(self) -> timestamp_pb2.Timestamp:
+        """When it came."""
+
+    def __init__(
+        self,
+        *,
+        event_time: timestamp_pb2.Timestamp | None = ...,
+        kind: builtins.str = ...,
+        card_id: builtins.str = ...,
+        outcome: builtins.str = ...,
+        same_device: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["event_time", b"event_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["card_id", b"card_id", "event_time", b"event_time", "kind", b"kind", "outcome", b"outcome", "same_device", b"same_device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListReviewsRequest(message.Message):
+    """Asks for reviews."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    REVIEW_ID_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    state: ReviewState.ValueType
+    """Only those in this state; all when left out."""
+    platform: builtins.str
+    """Only those of this platform; of all when left out."""
+    review_id: builtins.str
+    """Only this one."""
+    view: ReviewView.ValueType
+    """How much to tell of each. A FULL page holds at most 20."""
+    page_size: builtins.int
+    """At most so many; 50 when left out."""
+    page_token: builtins.str
+    """`next_page_token` of the page before. Opaque."""
+    def __init__(
+        self,
+        *,
+        state: ReviewState.ValueType = ...,
+        platform: builtins.str = ...,
+        review_id: builtins.str = ...,
+        view: ReviewView.ValueType = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["page_size", b"page_size", "page_token", b"page_token", "platform", b"platform", "review_id", b"review_id", "state", b"state", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListReviewsResponse(message.Message):
+    """Answer to `ListReviews`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVIEWS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Token of the next page; empty on the last."""
+    @builtins.property
+    def reviews(self) -> containers.RepeatedCompositeFieldContainer[Review]:
+        """The page, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        reviews: abc.Iterable[Review] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "reviews", b"reviews"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ClaimReviewRequest(message.Message):
+    """Asks for a review to work on."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVIEW_ID_FIELD_NUMBER: builtins.int
+    REVIEWER_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    review_id: builtins.str
+    """The review; the most pressing unclaimed one when left out."""
+    reviewer: builtins.str
+    """Who claims it."""
+    platform: builtins.str
+    """Without `review_id`: only one of this platform."""
+    def __init__(
+        self,
+        *,
+        review_id: builtins.str = ...,
+        reviewer: builtins.str = ...,
+        platform: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["platform", b"platform", "review_id", b"review_id", "reviewer", b"reviewer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ClaimReviewResponse(message.Message):
+    """Answer to `ClaimReview`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVIEW_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def review(self) -> Review:
+        """The review, with its evidence."""
+
+    def __init__(
+        self,
+        *,
+        review: Review | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["review", b"review"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["review", b"review"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ResolveReviewRequest(message.Message):
+    """Gives a verdict."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    REVIEW_ID_FIELD_NUMBER: builtins.int
+    VERDICT_FIELD_NUMBER: builtins.int
+    REVIEWER_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """UUID made and kept by the caller. Left out, the same input is the same request."""
+    review_id: builtins.str
+    """The review."""
+    verdict: ReviewVerdict.ValueType
+    """The verdict."""
+    reviewer: builtins.str
+    """Who gives it."""
+    note: builtins.str
+    """Why. Name nobody here: notes are kept."""
+    etag: builtins.str
+    """The review's etag as the reviewer saw it; any when left out."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        review_id: builtins.str = ...,
+        verdict: ReviewVerdict.ValueType = ...,
+        reviewer: builtins.str = ...,
+        note: builtins.str = ...,
+        etag: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["etag", b"etag", "note", b"note", "request_id", b"request_id", "review_id", b"review_id", "reviewer", b"reviewer", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ResolveReviewResponse(message.Message):
+    """Answer to `ResolveReview`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVIEW_FIELD_NUMBER: builtins.int
+    RECYCLING_FIELD_NUMBER: builtins.int
+    CARD_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def review(self) -> Review:
+        """The review afterwards, without evidence."""
+
+    @builtins.property
+    def recycling(self) -> types_pb2.Recycling:
+        """The recycling afterwards."""
+
+    @builtins.property
+    def card(self) -> types_pb2.Card:
+        """The card afterwards."""
+
+    def __init__(
+        self,
+        *,
+        review: Review | None = ...,
+        recycling: types_pb2.Recycling | None = ...,
+        card: types_pb2.Card | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["card", b"card", "recycling", b"recycling", "review", b"review"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["card", b"card", "recycling", b"recycling", "review", b"review"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class ListEntry(message.Message):

@@ -26,9 +26,10 @@ if _version_not_supported:
 
 
 class ReviewServiceStub:
-    """Keeps what people have to say about risk: the lists beside the model.
+    """Lets people decide what was too suspicious to approve, and not enough to refuse; and keeps the lists beside the model.
 
-    Deadlines and errors as in `RecyclingService`. An entry holds from the next request on, for all servers.
+    Deadlines, request ids and errors as in `RecyclingService`. A review belongs to an account, but reviewers work across
+    accounts: these calls name none. A list entry holds from the next request on, for all servers.
     """
 
     def __init__(self, channel):
@@ -37,6 +38,21 @@ class ReviewServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.ListReviews = channel.unary_unary(
+                '/card_recycling.v1.ReviewService/ListReviews',
+                request_serializer=card__recycling_dot_v1_dot_review__service__pb2.ListReviewsRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_review__service__pb2.ListReviewsResponse.FromString,
+                _registered_method=True)
+        self.ClaimReview = channel.unary_unary(
+                '/card_recycling.v1.ReviewService/ClaimReview',
+                request_serializer=card__recycling_dot_v1_dot_review__service__pb2.ClaimReviewRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_review__service__pb2.ClaimReviewResponse.FromString,
+                _registered_method=True)
+        self.ResolveReview = channel.unary_unary(
+                '/card_recycling.v1.ReviewService/ResolveReview',
+                request_serializer=card__recycling_dot_v1_dot_review__service__pb2.ResolveReviewRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_review__service__pb2.ResolveReviewResponse.FromString,
+                _registered_method=True)
         self.PutListEntry = channel.unary_unary(
                 '/card_recycling.v1.ReviewService/PutListEntry',
                 request_serializer=card__recycling_dot_v1_dot_review__service__pb2.PutListEntryRequest.SerializeToString,
@@ -55,10 +71,43 @@ class ReviewServiceStub:
 
 
 class ReviewServiceServicer:
-    """Keeps what people have to say about risk: the lists beside the model.
+    """Lets people decide what was too suspicious to approve, and not enough to refuse; and keeps the lists beside the model.
 
-    Deadlines and errors as in `RecyclingService`. An entry holds from the next request on, for all servers.
+    Deadlines, request ids and errors as in `RecyclingService`. A review belongs to an account, but reviewers work across
+    accounts: these calls name none. A list entry holds from the next request on, for all servers.
     """
+
+    def ListReviews(self, request, context):
+        """Reviews, the oldest and so most pressing first. Errors: REVIEW_NOT_FOUND (where one is named).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimReview(self, request, context):
+        """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
+        one that nobody has claimed. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
+        Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveReview(self, request, context):
+        """Gives the verdict. Only the one who has claimed the review may, or anyone while nobody has.
+
+        RECYCLE approved: the card is taken on the terms of the recycle's `create_time`; denied: the recycling is REJECTED
+        with reason code REVIEW_DENIED, the card is free, and its `expire_time` (`activate_by_time`) moves by the time held.
+        REACTIVATE approved: the card comes back as of now; denied: it goes on waiting, its window moved by the time held.
+        SETTLEMENT approved: `Compensate` may settle; denied: the compensation is BLOCKED.
+
+        Errors: IDEMPOTENCY_KEY_REUSED, REVIEW_NOT_FOUND, REVIEW_STATE_INVALID (it has ended), REVIEW_CLAIMED,
+        ETAG_MISMATCH, CONFLICT_RETRY; approving a REACTIVATE also as `Reactivate` (e.g. COMPENSATION_SPENT), and then the
+        review stays open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def PutListEntry(self, request, context):
         """Puts a subject on a list. What the list said of it before ends; it is kept, and listed when asked for.
@@ -88,6 +137,21 @@ class ReviewServiceServicer:
 
 def add_ReviewServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ListReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReviews,
+                    request_deserializer=card__recycling_dot_v1_dot_review__service__pb2.ListReviewsRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_review__service__pb2.ListReviewsResponse.SerializeToString,
+            ),
+            'ClaimReview': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimReview,
+                    request_deserializer=card__recycling_dot_v1_dot_review__service__pb2.ClaimReviewRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_review__service__pb2.ClaimReviewResponse.SerializeToString,
+            ),
+            'ResolveReview': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveReview,
+                    request_deserializer=card__recycling_dot_v1_dot_review__service__pb2.ResolveReviewRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_review__service__pb2.ResolveReviewResponse.SerializeToString,
+            ),
             'PutListEntry': grpc.unary_unary_rpc_method_handler(
                     servicer.PutListEntry,
                     request_deserializer=card__recycling_dot_v1_dot_review__service__pb2.PutListEntryRequest.FromString,
@@ -112,10 +176,92 @@ def add_ReviewServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReviewService:
-    """Keeps what people have to say about risk: the lists beside the model.
+    """Lets people decide what was too suspicious to approve, and not enough to refuse; and keeps the lists beside the model.
 
-    Deadlines and errors as in `RecyclingService`. An entry holds from the next request on, for all servers.
+    Deadlines, request ids and errors as in `RecyclingService`. A review belongs to an account, but reviewers work across
+    accounts: these calls name none. A list entry holds from the next request on, for all servers.
     """
+
+    @staticmethod
+    def ListReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/card_recycling.v1.ReviewService/ListReviews',
+            card__recycling_dot_v1_dot_review__service__pb2.ListReviewsRequest.SerializeToString,
+            card__recycling_dot_v1_dot_review__service__pb2.ListReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/card_recycling.v1.ReviewService/ClaimReview',
+            card__recycling_dot_v1_dot_review__service__pb2.ClaimReviewRequest.SerializeToString,
+            card__recycling_dot_v1_dot_review__service__pb2.ClaimReviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveReview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/card_recycling.v1.ReviewService/ResolveReview',
+            card__recycling_dot_v1_dot_review__service__pb2.ResolveReviewRequest.SerializeToString,
+            card__recycling_dot_v1_dot_review__service__pb2.ResolveReviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def PutListEntry(request,

@@ -27,15 +27,35 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReviewServiceStub:
-    """Keeps what people have to say about risk: the lists beside the model.
+    """Lets people decide what was too suspicious to approve, and not enough to refuse; and keeps the lists beside the model.
 
-    Deadlines and errors as in `RecyclingService`. An entry holds from the next request on, for all servers.
+    Deadlines, request ids and errors as in `RecyclingService`. A review belongs to an account, but reviewers work across
+    accounts: these calls name none. A list entry holds from the next request on, for all servers.
     """
 
     @typing.overload
     def __new__(cls, channel: grpc.Channel) -> _Self: ...
     @typing.overload
     def __new__(cls, channel: aio.Channel) -> ReviewServiceAsyncStub: ...
+    ListReviews: grpc.UnaryUnaryMultiCallable[review_service_pb2.ListReviewsRequest, review_service_pb2.ListReviewsResponse]
+    """Reviews, the oldest and so most pressing first. Errors: REVIEW_NOT_FOUND (where one is named)."""
+    ClaimReview: grpc.UnaryUnaryMultiCallable[review_service_pb2.ClaimReviewRequest, review_service_pb2.ClaimReviewResponse]
+    """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
+    one that nobody has claimed. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
+    Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
+    """
+    ResolveReview: grpc.UnaryUnaryMultiCallable[review_service_pb2.ResolveReviewRequest, review_service_pb2.ResolveReviewResponse]
+    """Gives the verdict. Only the one who has claimed the review may, or anyone while nobody has.
+
+    RECYCLE approved: the card is taken on the terms of the recycle's `create_time`; denied: the recycling is REJECTED
+    with reason code REVIEW_DENIED, the card is free, and its `expire_time` (`activate_by_time`) moves by the time held.
+    REACTIVATE approved: the card comes back as of now; denied: it goes on waiting, its window moved by the time held.
+    SETTLEMENT approved: `Compensate` may settle; denied: the compensation is BLOCKED.
+
+    Errors: IDEMPOTENCY_KEY_REUSED, REVIEW_NOT_FOUND, REVIEW_STATE_INVALID (it has ended), REVIEW_CLAIMED,
+    ETAG_MISMATCH, CONFLICT_RETRY; approving a REACTIVATE also as `Reactivate` (e.g. COMPENSATION_SPENT), and then the
+    review stays open.
+    """
     PutListEntry: grpc.UnaryUnaryMultiCallable[review_service_pb2.PutListEntryRequest, review_service_pb2.PutListEntryResponse]
     """Puts a subject on a list. What the list said of it before ends; it is kept, and listed when asked for.
     Calling again with the same request adds one more version, and changes nothing else.
@@ -51,12 +71,32 @@ class ReviewServiceStub:
 
 @typing.type_check_only
 class ReviewServiceAsyncStub(ReviewServiceStub):
-    """Keeps what people have to say about risk: the lists beside the model.
+    """Lets people decide what was too suspicious to approve, and not enough to refuse; and keeps the lists beside the model.
 
-    Deadlines and errors as in `RecyclingService`. An entry holds from the next request on, for all servers.
+    Deadlines, request ids and errors as in `RecyclingService`. A review belongs to an account, but reviewers work across
+    accounts: these calls name none. A list entry holds from the next request on, for all servers.
     """
 
     def __init__(self, channel: aio.Channel) -> None: ...
+    ListReviews: aio.UnaryUnaryMultiCallable[review_service_pb2.ListReviewsRequest, review_service_pb2.ListReviewsResponse]  # type: ignore[assignment]
+    """Reviews, the oldest and so most pressing first. Errors: REVIEW_NOT_FOUND (where one is named)."""
+    ClaimReview: aio.UnaryUnaryMultiCallable[review_service_pb2.ClaimReviewRequest, review_service_pb2.ClaimReviewResponse]  # type: ignore[assignment]
+    """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
+    one that nobody has claimed. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
+    Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
+    """
+    ResolveReview: aio.UnaryUnaryMultiCallable[review_service_pb2.ResolveReviewRequest, review_service_pb2.ResolveReviewResponse]  # type: ignore[assignment]
+    """Gives the verdict. Only the one who has claimed the review may, or anyone while nobody has.
+
+    RECYCLE approved: the card is taken on the terms of the recycle's `create_time`; denied: the recycling is REJECTED
+    with reason code REVIEW_DENIED, the card is free, and its `expire_time` (`activate_by_time`) moves by the time held.
+    REACTIVATE approved: the card comes back as of now; denied: it goes on waiting, its window moved by the time held.
+    SETTLEMENT approved: `Compensate` may settle; denied: the compensation is BLOCKED.
+
+    Errors: IDEMPOTENCY_KEY_REUSED, REVIEW_NOT_FOUND, REVIEW_STATE_INVALID (it has ended), REVIEW_CLAIMED,
+    ETAG_MISMATCH, CONFLICT_RETRY; approving a REACTIVATE also as `Reactivate` (e.g. COMPENSATION_SPENT), and then the
+    review stays open.
+    """
     PutListEntry: aio.UnaryUnaryMultiCallable[review_service_pb2.PutListEntryRequest, review_service_pb2.PutListEntryResponse]  # type: ignore[assignment]
     """Puts a subject on a list. What the list said of it before ends; it is kept, and listed when asked for.
     Calling again with the same request adds one more version, and changes nothing else.
@@ -71,10 +111,48 @@ class ReviewServiceAsyncStub(ReviewServiceStub):
     """Entries, newest first: all that ever were, or those in force."""
 
 class ReviewServiceServicer(metaclass=abc_1.ABCMeta):
-    """Keeps what people have to say about risk: the lists beside the model.
+    """Lets people decide what was too suspicious to approve, and not enough to refuse; and keeps the lists beside the model.
 
-    Deadlines and errors as in `RecyclingService`. An entry holds from the next request on, for all servers.
+    Deadlines, request ids and errors as in `RecyclingService`. A review belongs to an account, but reviewers work across
+    accounts: these calls name none. A list entry holds from the next request on, for all servers.
     """
+
+    @abc_1.abstractmethod
+    def ListReviews(
+        self,
+        request: review_service_pb2.ListReviewsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[review_service_pb2.ListReviewsResponse, abc.Awaitable[review_service_pb2.ListReviewsResponse]]:
+        """Reviews, the oldest and so most pressing first. Errors: REVIEW_NOT_FOUND (where one is named)."""
+
+    @abc_1.abstractmethod
+    def ClaimReview(
+        self,
+        request: review_service_pb2.ClaimReviewRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[review_service_pb2.ClaimReviewResponse, abc.Awaitable[review_service_pb2.ClaimReviewResponse]]:
+        """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
+        one that nobody has claimed. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
+        Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
+        """
+
+    @abc_1.abstractmethod
+    def ResolveReview(
+        self,
+        request: review_service_pb2.ResolveReviewRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[review_service_pb2.ResolveReviewResponse, abc.Awaitable[review_service_pb2.ResolveReviewResponse]]:
+        """Gives the verdict. Only the one who has claimed the review may, or anyone while nobody has.
+
+        RECYCLE approved: the card is taken on the terms of the recycle's `create_time`; denied: the recycling is REJECTED
+        with reason code REVIEW_DENIED, the card is free, and its `expire_time` (`activate_by_time`) moves by the time held.
+        REACTIVATE approved: the card comes back as of now; denied: it goes on waiting, its window moved by the time held.
+        SETTLEMENT approved: `Compensate` may settle; denied: the compensation is BLOCKED.
+
+        Errors: IDEMPOTENCY_KEY_REUSED, REVIEW_NOT_FOUND, REVIEW_STATE_INVALID (it has ended), REVIEW_CLAIMED,
+        ETAG_MISMATCH, CONFLICT_RETRY; approving a REACTIVATE also as `Reactivate` (e.g. COMPENSATION_SPENT), and then the
+        review stays open.
+        """
 
     @abc_1.abstractmethod
     def PutListEntry(

@@ -94,7 +94,9 @@ class _CardStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_CardState.Va
     """Ended for ever."""
 
 class CardState(_CardState, metaclass=_CardStateEnumTypeWrapper):
-    """Where a card stands. It follows from the card's row and the time asked about, not from when a job last ran."""
+    """Where a card stands. It follows from the card's row and the time asked about, not from when a job last ran. While a
+    card is held for a review (`Card.hold_until`) its state stays what it was when the hold began.
+    """
 
 CARD_STATE_UNSPECIFIED: CardState.ValueType  # 0
 """Not stated."""
@@ -174,9 +176,13 @@ class _RecyclingStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Recycli
     RECYCLING_STATE_APPROVED: _RecyclingState.ValueType  # 1
     """The card was taken; disposition and compensation stand."""
     RECYCLING_STATE_REJECTED: _RecyclingState.ValueType  # 2
-    """Refused for risk; the card is untouched and nothing is owed."""
+    """Refused for risk, or held without a grant (reason codes REVIEW_DENIED, REVIEW_EXPIRED, CARD_VOIDED); the card was not
+    taken and nothing is owed.
+    """
     RECYCLING_STATE_IN_REVIEW: _RecyclingState.ValueType  # 3
-    """The card is held until a reviewer's verdict or the hold's expiry."""
+    """The card is held until a reviewer's verdict, or until `hold_until`. Disposition, fee and compensation are what an
+    approval will apply.
+    """
     RECYCLING_STATE_REVERSED: _RecyclingState.ValueType  # 4
     """Undone by `Reactivate`."""
 
@@ -188,9 +194,13 @@ RECYCLING_STATE_UNSPECIFIED: RecyclingState.ValueType  # 0
 RECYCLING_STATE_APPROVED: RecyclingState.ValueType  # 1
 """The card was taken; disposition and compensation stand."""
 RECYCLING_STATE_REJECTED: RecyclingState.ValueType  # 2
-"""Refused for risk; the card is untouched and nothing is owed."""
+"""Refused for risk, or held without a grant (reason codes REVIEW_DENIED, REVIEW_EXPIRED, CARD_VOIDED); the card was not
+taken and nothing is owed.
+"""
 RECYCLING_STATE_IN_REVIEW: RecyclingState.ValueType  # 3
-"""The card is held until a reviewer's verdict or the hold's expiry."""
+"""The card is held until a reviewer's verdict, or until `hold_until`. Disposition, fee and compensation are what an
+approval will apply.
+"""
 RECYCLING_STATE_REVERSED: RecyclingState.ValueType  # 4
 """Undone by `Reactivate`."""
 
@@ -265,7 +275,7 @@ class _CompensationStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Comp
     COMPENSATION_STATE_CANCELLED: _CompensationState.ValueType  # 4
     """Was owed, and lapsed by `Reactivate`."""
     COMPENSATION_STATE_BLOCKED: _CompensationState.ValueType  # 5
-    """Will not be paid: the card was paid back elsewhere."""
+    """Will not be paid: the card was paid back elsewhere, or a review denied the payment."""
 
 class CompensationState(_CompensationState, metaclass=_CompensationStateEnumTypeWrapper):
     """How far a compensation has come."""
@@ -281,7 +291,7 @@ COMPENSATION_STATE_CLAWED_BACK: CompensationState.ValueType  # 3
 COMPENSATION_STATE_CANCELLED: CompensationState.ValueType  # 4
 """Was owed, and lapsed by `Reactivate`."""
 COMPENSATION_STATE_BLOCKED: CompensationState.ValueType  # 5
-"""Will not be paid: the card was paid back elsewhere."""
+"""Will not be paid: the card was paid back elsewhere, or a review denied the payment."""
 
 class _RiskBand:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -294,9 +304,9 @@ class _RiskBandEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_RiskBand.Valu
     RISK_BAND_LOW: _RiskBand.ValueType  # 1
     """Approves."""
     RISK_BAND_MEDIUM: _RiskBand.ValueType  # 2
-    """Suspicious. Refused, with reason code RISK_MEDIUM, while there is no review."""
+    """Suspicious. Held for a review, with reason code RISK_MEDIUM. Where risk may not refuse, only settlement is held."""
     RISK_BAND_HIGH: _RiskBand.ValueType  # 3
-    """Refused, with reason code RISK_HIGH."""
+    """Refused, with reason code RISK_HIGH. Where risk may not refuse, settlement is held for a review instead."""
 
 class RiskBand(_RiskBand, metaclass=_RiskBandEnumTypeWrapper):
     """The consequence class of a risk score."""
@@ -306,9 +316,9 @@ RISK_BAND_UNSPECIFIED: RiskBand.ValueType  # 0
 RISK_BAND_LOW: RiskBand.ValueType  # 1
 """Approves."""
 RISK_BAND_MEDIUM: RiskBand.ValueType  # 2
-"""Suspicious. Refused, with reason code RISK_MEDIUM, while there is no review."""
+"""Suspicious. Held for a review, with reason code RISK_MEDIUM. Where risk may not refuse, only settlement is held."""
 RISK_BAND_HIGH: RiskBand.ValueType  # 3
-"""Refused, with reason code RISK_HIGH."""
+"""Refused, with reason code RISK_HIGH. Where risk may not refuse, settlement is held for a review instead."""
 
 class _DegradedMode:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -448,6 +458,8 @@ class Card(message.Message):
     GENERATION_FIELD_NUMBER: builtins.int
     RENEWALS_USED_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    HELD_SINCE_FIELD_NUMBER: builtins.int
+    HOLD_UNTIL_FIELD_NUMBER: builtins.int
     card_id: builtins.str
     """UUIDv7, minted by the server."""
     external_serial: builtins.str
@@ -496,6 +508,14 @@ class Card(message.Message):
     def bound_devices(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """Ids of the devices bound to the card. Empty until device binding is offered."""
 
+    @builtins.property
+    def held_since(self) -> timestamp_pb2.Timestamp:
+        """Since when it is held for a review: only `VoidCard` works on it, and its validity stands still. Absent when it is not."""
+
+    @builtins.property
+    def hold_until(self) -> timestamp_pb2.Timestamp:
+        """When the hold ends without a verdict, exclusive. Absent when it is not held."""
+
     def __init__(
         self,
         *,
@@ -518,10 +538,12 @@ class Card(message.Message):
         generation: builtins.int = ...,
         renewals_used: builtins.int = ...,
         etag: builtins.str = ...,
+        held_since: timestamp_pb2.Timestamp | None = ...,
+        hold_until: timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_activate_by_time", b"_activate_by_time", "_activate_time", b"_activate_time", "_expire_time", b"_expire_time", "_external_serial", b"_external_serial", "activate_by_time", b"activate_by_time", "activate_time", b"activate_time", "expire_time", b"expire_time", "external_serial", b"external_serial", "issue_time", b"issue_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_activate_by_time", b"_activate_by_time", "_activate_time", b"_activate_time", "_expire_time", b"_expire_time", "_external_serial", b"_external_serial", "_held_since", b"_held_since", "_hold_until", b"_hold_until", "activate_by_time", b"activate_by_time", "activate_time", b"activate_time", "expire_time", b"expire_time", "external_serial", b"external_serial", "held_since", b"held_since", "hold_until", b"hold_until", "issue_time", b"issue_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_activate_by_time", b"_activate_by_time", "_activate_time", b"_activate_time", "_expire_time", b"_expire_time", "_external_serial", b"_external_serial", "account_id", b"account_id", "activate_by_time", b"activate_by_time", "activate_time", b"activate_time", "bound_devices", b"bound_devices", "card_id", b"card_id", "currency", b"currency", "duration_days", b"duration_days", "etag", b"etag", "expire_time", b"expire_time", "external_serial", b"external_serial", "face_value_minor", b"face_value_minor", "generation", b"generation", "issue_time", b"issue_time", "paid_minor", b"paid_minor", "platform", b"platform", "renewals_used", b"renewals_used", "segment", b"segment", "state", b"state", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_activate_by_time", b"_activate_by_time", "_activate_time", b"_activate_time", "_expire_time", b"_expire_time", "_external_serial", b"_external_serial", "_held_since", b"_held_since", "_hold_until", b"_hold_until", "account_id", b"account_id", "activate_by_time", b"activate_by_time", "activate_time", b"activate_time", "bound_devices", b"bound_devices", "card_id", b"card_id", "currency", b"currency", "duration_days", b"duration_days", "etag", b"etag", "expire_time", b"expire_time", "external_serial", b"external_serial", "face_value_minor", b"face_value_minor", "generation", b"generation", "held_since", b"held_since", "hold_until", b"hold_until", "issue_time", b"issue_time", "paid_minor", b"paid_minor", "platform", b"platform", "renewals_used", b"renewals_used", "segment", b"segment", "state", b"state", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activate_by_time: _TypeAlias = typing.Literal["activate_by_time"]  # noqa: Y015
     _WhichOneofArgType__activate_by_time: _TypeAlias = typing.Literal["_activate_by_time", b"_activate_by_time"]  # noqa: Y015
@@ -531,6 +553,10 @@ class Card(message.Message):
     _WhichOneofArgType__expire_time: _TypeAlias = typing.Literal["_expire_time", b"_expire_time"]  # noqa: Y015
     _WhichOneofReturnType__external_serial: _TypeAlias = typing.Literal["external_serial"]  # noqa: Y015
     _WhichOneofArgType__external_serial: _TypeAlias = typing.Literal["_external_serial", b"_external_serial"]  # noqa: Y015
+    _WhichOneofReturnType__held_since: _TypeAlias = typing.Literal["held_since"]  # noqa: Y015
+    _WhichOneofArgType__held_since: _TypeAlias = typing.Literal["_held_since", b"_held_since"]  # noqa: Y015
+    _WhichOneofReturnType__hold_until: _TypeAlias = typing.Literal["hold_until"]  # noqa: Y015
+    _WhichOneofArgType__hold_until: _TypeAlias = typing.Literal["_hold_until", b"_hold_until"]  # noqa: Y015
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__activate_by_time) -> _WhichOneofReturnType__activate_by_time | None: ...
     @typing.overload
@@ -539,6 +565,10 @@ class Card(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expire_time) -> _WhichOneofReturnType__expire_time | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__external_serial) -> _WhichOneofReturnType__external_serial | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__held_since) -> _WhichOneofReturnType__held_since | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hold_until) -> _WhichOneofReturnType__hold_until | None: ...
 
 @typing.final
 class Attestation(message.Message):
@@ -885,10 +915,11 @@ class Decision(message.Message):
     """The share of such requests that is let through, 0 to 1. Absent unless `explored`."""
     @builtins.property
     def reason_codes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """What bore on the answer, also where something else outweighed it. Empty when nothing did.
+        """What bore on the answer, also where something else outweighed it, and how a hold ended. Empty when nothing did.
         DENY_LISTED_ACCOUNT, WATCH_LISTED_DEVICE, ALLOW_LISTED_PAYOUT, ...; RISK_MEDIUM or RISK_HIGH, then at most three
         features that spoke most for abuse, the strongest first, e.g. DEVICE_ACCOUNTS_24H, where the worker could tell them
-        in time; VELOCITY_ and a counter, e.g. VELOCITY_DEVICE_ACCOUNTS_24H; SCORE_UNAVAILABLE; EXPLORED.
+        in time; VELOCITY_ and a counter, e.g. VELOCITY_DEVICE_ACCOUNTS_24H; SCORE_UNAVAILABLE; EXPLORED; REVIEW_DENIED,
+        REVIEW_EXPIRED, CARD_VOIDED.
         """
 
     @builtins.property
@@ -954,6 +985,7 @@ class Recycling(message.Message):
     DECISION_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    HOLD_UNTIL_FIELD_NUMBER: builtins.int
     recycling_id: builtins.str
     """UUIDv7, minted by the server. Empty in a quote and under `validate_only`."""
     request_id: builtins.str
@@ -988,6 +1020,10 @@ class Recycling(message.Message):
     def create_time(self) -> timestamp_pb2.Timestamp:
         """When the decision was taken."""
 
+    @builtins.property
+    def hold_until(self) -> timestamp_pb2.Timestamp:
+        """IN_REVIEW: when the hold ends without a verdict, exclusive. Absent in the other states."""
+
     def __init__(
         self,
         *,
@@ -1005,12 +1041,15 @@ class Recycling(message.Message):
         decision: Decision | None = ...,
         create_time: timestamp_pb2.Timestamp | None = ...,
         version: builtins.int = ...,
+        hold_until: timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["compensation", b"compensation", "create_time", b"create_time", "decision", b"decision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_hold_until", b"_hold_until", "compensation", b"compensation", "create_time", b"create_time", "decision", b"decision", "hold_until", b"hold_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "card_id", b"card_id", "compensation", b"compensation", "create_time", b"create_time", "decision", b"decision", "disposition", b"disposition", "fee_minor", b"fee_minor", "generation", b"generation", "priority", b"priority", "reason", b"reason", "recycling_id", b"recycling_id", "request_id", b"request_id", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_hold_until", b"_hold_until", "account_id", b"account_id", "card_id", b"card_id", "compensation", b"compensation", "create_time", b"create_time", "decision", b"decision", "disposition", b"disposition", "fee_minor", b"fee_minor", "generation", b"generation", "hold_until", b"hold_until", "priority", b"priority", "reason", b"reason", "recycling_id", b"recycling_id", "request_id", b"request_id", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__hold_until: _TypeAlias = typing.Literal["hold_until"]  # noqa: Y015
+    _WhichOneofArgType__hold_until: _TypeAlias = typing.Literal["_hold_until", b"_hold_until"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hold_until) -> _WhichOneofReturnType__hold_until | None: ...
 
 @typing.final
 class Balance(message.Message):

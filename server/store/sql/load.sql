@@ -28,18 +28,26 @@ found AS MATERIALIZED (
              SELECT DISTINCT ON (v.list) v.list, v.entry_id, v.operation, v.expire_time FROM list_entry AS v
              WHERE v.subject_kind = s.kind AND v.subject = s.subject ORDER BY v.list DESC, v.version DESC
            ) AS e
-           WHERE e.operation = 'PUT' AND (e.expire_time IS NULL OR moment.now < e.expire_time)) END AS list_hits
+           WHERE e.operation = 'PUT' AND (e.expire_time IS NULL OR moment.now < e.expire_time)) END AS list_hits,
+         -- Hardly ever is there one, and the card and the recycling tell.
+         CASE WHEN i.review_id IS NOT NULL OR c.held_since IS NOT NULL OR r.settlement_held THEN (
+           SELECT json_agg(v) FROM review AS v
+           WHERE v.account_id = i.account_id AND v.card_id = c.card_id
+             AND (v.state = 'OPEN' OR v.review_id = i.review_id)) END AS reviews
   FROM (SELECT command.*, row_number() OVER () AS position
-        FROM :command(account_id text, request_id uuid, card_id uuid, recycling_id uuid, risk_kind text, reason text,
-                      device_hash bytea, address_hash bytea, prefix_hash bytea, profile_hash bytea, payout_hash bytea,
-                      signals json, wants_wallet boolean, wants_lists boolean)) AS i
+        FROM :command(account_id text, request_id uuid, card_id uuid, recycling_id uuid, review_id uuid, risk_kind text,
+                      reason text, device_hash bytea, address_hash bytea, prefix_hash bytea, profile_hash bytea,
+                      payout_hash bytea, signals json, wants_wallet boolean, wants_lists boolean)) AS i
   CROSS JOIN moment
   LEFT JOIN account AS a ON a.account_id = i.account_id
   LEFT JOIN command AS d ON d.account_id = i.account_id AND d.request_id = i.request_id
   LEFT JOIN recycling AS named ON named.account_id = i.account_id AND named.recycling_id = i.recycling_id
   LEFT JOIN card AS c ON c.account_id = i.account_id AND c.card_id = coalesce(i.card_id, named.card_id)
   LEFT JOIN recycling AS r
-    ON r.account_id = i.account_id AND r.recycling_id = coalesce(i.recycling_id, c.live_recycling_id)
+    ON r.account_id = i.account_id
+    AND r.recycling_id = coalesce(i.recycling_id, c.live_recycling_id, CASE WHEN c.held_since IS NOT NULL THEN (
+      SELECT v.recycling_id FROM review AS v
+      WHERE v.account_id = c.account_id AND v.card_id = c.card_id AND v.state = 'OPEN' AND v.kind <> 'SETTLEMENT') END)
 ),
 -- A request that was answered before leaves no event and needs no features. What is settled is not judged, and its
 -- event is none that another account's features read.
@@ -65,7 +73,7 @@ judged AS (
 )
 SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
        found.c AS card, found.r AS recycling, found.policy_revision, found.balances, found.coupons,
-       found.list_hits, feature.*
+       found.list_hits, found.reviews, feature.*
 FROM found
 LEFT JOIN (
   SELECT judged.positions[f.feature_position] AS position, f.*

@@ -30,46 +30,87 @@ card_input AS (
   SELECT i.*, claimed.account_id, claimed.request_id, claimed.now
   FROM :card(position integer, card_id uuid, event text, state text, activate_by_time timestamptz,
              activate_time timestamptz, expire_time timestamptz, generation integer, renewals_used integer,
-             live_recycling_id uuid, version bigint) AS i
+             live_recycling_id uuid, held_since timestamptz, hold_until timestamptz, recycling_id uuid,
+             version bigint) AS i
   JOIN claimed ON claimed.position = i.position
 ),
 card_changed AS (
   UPDATE card AS c
   SET state = i.state, activate_by_time = i.activate_by_time, activate_time = i.activate_time,
       expire_time = i.expire_time, generation = i.generation, renewals_used = i.renewals_used,
-      live_recycling_id = i.live_recycling_id, version = i.version
+      live_recycling_id = i.live_recycling_id, held_since = i.held_since, hold_until = i.hold_until,
+      version = i.version
   FROM card_input AS i
   WHERE c.account_id = i.account_id AND c.card_id = i.card_id
 ),
 card_told AS (
   INSERT INTO card_event (account_id, card_id, version, kind, state, activate_by_time, activate_time, expire_time,
-                          generation, renewals_used, recycling_id, request_id, event_time)
+                          generation, renewals_used, held_since, hold_until, recycling_id, request_id, event_time)
   SELECT account_id, card_id, version, event, state, activate_by_time, activate_time, expire_time, generation,
-         renewals_used, live_recycling_id, request_id, now
+         renewals_used, held_since, hold_until, recycling_id, request_id, now
   FROM card_input
 ),
 recycling_new AS (
   INSERT INTO recycling (account_id, request_id, recycling_id, card_id, generation, reason, priority, state,
                          disposition, fee_minor, prior_state, unused_us, unit, amount, basis_points,
                          coupon_expire_time, max_discount_minor, compensation_state, settle_after_time,
-                         settlement_held, platform, policy_revision, decision, create_time, version)
+                         settlement_held, hold_until, platform, policy_revision, decision, create_time, version)
   SELECT claimed.account_id, claimed.request_id, i.recycling_id, i.card_id, i.generation, i.reason, i.priority, i.state,
          i.disposition, i.fee_minor, i.prior_state, i.unused_us, i.unit, i.amount, i.basis_points,
          i.coupon_expire_time, i.max_discount_minor, i.compensation_state, i.settle_after_time,
-         i.settlement_held, i.platform, i.policy_revision, i.decision, i.create_time, i.version
+         i.settlement_held, i.hold_until, i.platform, i.policy_revision, i.decision, i.create_time, i.version
   FROM :recycling(position integer, recycling_id uuid, card_id uuid, generation integer, reason text, priority text,
                   state text, disposition text, fee_minor bigint, prior_state text, unused_us bigint, unit text,
                   amount bigint, basis_points integer, coupon_expire_time timestamptz, max_discount_minor bigint,
-                  compensation_state text, settle_after_time timestamptz, settlement_held boolean, platform text,
-                  policy_revision integer, decision json, create_time timestamptz, version bigint) AS i
+                  compensation_state text, settle_after_time timestamptz, settlement_held boolean,
+                  hold_until timestamptz, platform text, policy_revision integer, decision json,
+                  create_time timestamptz, version bigint) AS i
   JOIN claimed ON claimed.position = i.position
 ),
 recycling_changed AS (
   UPDATE recycling AS r
-  SET state = i.state, compensation_state = i.compensation_state, version = i.version
-  FROM :changed_recycling(position integer, recycling_id uuid, state text, compensation_state text, version bigint) AS i
+  SET state = i.state, compensation_state = i.compensation_state, settlement_held = i.settlement_held,
+      window_moved_us = i.window_moved_us, version = i.version
+  FROM :changed_recycling(position integer, recycling_id uuid, state text, compensation_state text,
+                          settlement_held boolean, window_moved_us bigint, version bigint) AS i
   JOIN claimed ON claimed.position = i.position
   WHERE r.account_id = claimed.account_id AND r.recycling_id = i.recycling_id
+),
+-- A recycling whose hold has ended: its terms stand, or are gone.
+recycling_decided AS (
+  UPDATE recycling AS r
+  SET state = i.state, disposition = i.disposition, fee_minor = i.fee_minor, unit = i.unit, amount = i.amount,
+      basis_points = i.basis_points, coupon_expire_time = i.coupon_expire_time,
+      max_discount_minor = i.max_discount_minor, compensation_state = i.compensation_state,
+      settle_after_time = i.settle_after_time, settlement_held = i.settlement_held, hold_until = NULL,
+      decision = i.decision, version = i.version
+  FROM :decided_recycling(position integer, recycling_id uuid, state text, disposition text, fee_minor bigint, unit text,
+                          amount bigint, basis_points integer, coupon_expire_time timestamptz,
+                          max_discount_minor bigint, compensation_state text, settle_after_time timestamptz,
+                          settlement_held boolean, decision json, version bigint) AS i
+  JOIN claimed ON claimed.position = i.position
+  WHERE r.account_id = claimed.account_id AND r.recycling_id = i.recycling_id
+),
+review_opened AS (
+  INSERT INTO review (account_id, review_id, request_id, card_id, recycling_id, kind, platform, state, create_time,
+                      hold_until, risk_score, risk_band, reason_codes, policy_revision, model_version, terms, note,
+                      version)
+  SELECT claimed.account_id, i.review_id, claimed.request_id, i.card_id, i.recycling_id, i.kind, i.platform, 'OPEN',
+         i.create_time, i.hold_until, i.risk_score, i.risk_band, i.reason_codes, i.policy_revision, i.model_version,
+         i.terms, '', 1
+  FROM :review(position integer, review_id uuid, card_id uuid, recycling_id uuid, kind text, platform text,
+               create_time timestamptz, hold_until timestamptz, risk_score float8, risk_band text,
+               reason_codes json, policy_revision text, model_version text, terms json) AS i
+  JOIN claimed ON claimed.position = i.position
+),
+review_ended AS (
+  UPDATE review AS v
+  SET state = i.state, claimed_by = NULL, claim_until = NULL, reviewer = i.reviewer, note = i.note,
+      resolve_time = i.resolve_time, resolve_request_id = claimed.request_id, version = i.version
+  FROM :ended_review(position integer, review_id uuid, state text, reviewer text, note text, resolve_time timestamptz,
+                     version bigint) AS i
+  JOIN claimed ON claimed.position = i.position
+  WHERE v.account_id = claimed.account_id AND v.review_id = i.review_id
 ),
 transfer AS (
   SELECT i.*, claimed.account_id, claimed.request_id, claimed.now

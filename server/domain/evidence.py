@@ -1,0 +1,98 @@
+"""What a reviewer is shown beside the review itself. Values only; must not know where they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from server.domain.card import Card
+from server.domain.recycling import Recycling
+from server.domain.review import Review
+
+ENTRIES_MAX = 20
+"""No list of evidence is longer."""
+
+
+class SharedTrait(StrEnum):
+    """What another account's request has in common with the one under review."""
+
+    DEVICE = "DEVICE"
+    ADDRESS = "ADDRESS"
+    LOOK_ALIKE = "LOOK_ALIKE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """One feature of the request in words. `contribution`: how much it moved the score, where the scorer said so."""
+
+    feature: str
+    value: float
+    sentence: str
+    reason_code: str = ""
+    contribution: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimilarCase:
+    """A recycling of another account that shares something with the request."""
+
+    shared: tuple[SharedTrait, ...]
+    recycling: Recycling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountRequest:
+    """One request of the account, as the risk history has it; `outcome` is None for those that are not judged."""
+
+    event_time: datetime
+    kind: str
+    card_id: str | None
+    outcome: str | None
+    same_device: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All of it, as of `now`, newest first; `signals` with what spoke most against the request first, as far as that is
+    known."""
+
+    now: datetime
+    signals: tuple[Signal, ...]
+    similar: tuple[SimilarCase, ...]
+    cards: tuple[Card, ...]
+    recyclings: tuple[Recycling, ...]
+    reviews: tuple[Review, ...]
+    requests: tuple[AccountRequest, ...]
+
+
+def signals(
+    features: dict[str, float | int | bool | None], explanation: list[dict[str, object]] | None
+) -> tuple[Signal, ...]:
+    """The scorer's own explanation where it gave one; else each known feature by its name."""
+    if explanation:
+        return tuple(
+            Signal(
+                feature=str(part.get("feature", "")),
+                value=_number(part.get("value")),
+                sentence=str(part.get("sentence", "")),
+                reason_code=str(part.get("reason_code") or ""),
+                contribution=None if part.get("contribution") is None else _number(part["contribution"]),
+            )
+            for part in explanation[:ENTRIES_MAX]
+        )
+    return tuple(
+        Signal(feature=name, value=float(value), sentence=f"{name.replace('_', ' ')}: {_told(value)}")
+        for name, value in features.items()
+        if value is not None
+    )
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _told(value: float | int | bool) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

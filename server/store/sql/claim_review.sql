@@ -1,0 +1,34 @@
+-- Gives a review to a reviewer for a while: the one named, or the oldest that nobody has. What another is just claiming,
+-- or whose account a command is just changing, is passed over. The account is claimed as well, since a verdict is decided
+-- upon who has the review. Returns no row where there is none to give.
+-- $1 review id, or null  $2 reviewer  $3 for how long  $4 platform, or null for any: only where no review is named
+WITH moment AS MATERIALIZED (
+  SELECT service_clock() AS now
+),
+named AS (
+  SELECT v.account_id, v.review_id
+  FROM review AS v JOIN account AS a ON a.account_id = v.account_id, moment
+  WHERE v.review_id = $1 AND v.state = 'OPEN' AND (v.hold_until IS NULL OR v.hold_until > moment.now)
+    AND (v.claim_until IS NULL OR v.claim_until <= moment.now OR v.claimed_by = $2)
+  FOR UPDATE OF v, a SKIP LOCKED
+),
+next AS (
+  SELECT v.account_id, v.review_id
+  FROM review AS v JOIN account AS a ON a.account_id = v.account_id, moment
+  WHERE $1::uuid IS NULL AND v.state = 'OPEN' AND (v.hold_until IS NULL OR v.hold_until > moment.now)
+    AND (v.claim_until IS NULL OR v.claim_until <= moment.now) AND ($4::text IS NULL OR v.platform = $4)
+  ORDER BY v.create_time, v.review_id
+  LIMIT 1
+  FOR UPDATE OF v, a SKIP LOCKED
+),
+chosen AS (
+  SELECT account_id, review_id FROM named UNION ALL SELECT account_id, review_id FROM next
+),
+account_claimed AS (
+  UPDATE account AS a SET version = a.version + 1 FROM chosen WHERE a.account_id = chosen.account_id
+)
+UPDATE review AS v
+SET claimed_by = $2, claim_until = moment.now + $3::interval, version = v.version + 1
+FROM chosen, moment
+WHERE v.account_id = chosen.account_id AND v.review_id = chosen.review_id
+RETURNING v AS review, moment.now AS now
