@@ -279,6 +279,18 @@ WHERE (c.method, c.create_time)
       IS DISTINCT FROM
       (CASE p.kind WHEN 'SETTLEMENT' THEN 'Compensate' WHEN 'CLAWBACK' THEN 'Reactivate' END, p.create_time);
 
+-- name: events_name_commands (4)
+-- Each event that names a command was left by it, at its moment, and no two by the same.
+SELECT e.account_id, e.seq, e.kind, e.event_time, e.request_id, c.method
+FROM (SELECT *, count(*) OVER (PARTITION BY account_id, request_id) AS twins
+      FROM risk_event WHERE request_id IS NOT NULL) AS e
+LEFT JOIN command AS c USING (account_id, request_id)
+WHERE (c.method, c.create_time)
+      IS DISTINCT FROM
+      (CASE e.kind WHEN 'RECYCLE' THEN 'Recycle' WHEN 'REACTIVATE' THEN 'Reactivate' WHEN 'ACTIVATE' THEN 'ActivateCard'
+                   WHEN 'COMPENSATE' THEN 'Compensate' WHEN 'ISSUE' THEN 'IssueCards' END, e.event_time)
+   OR e.twins > 1;
+
 -- name: amounts_in_range (6)
 -- Amounts lie between 1 and the cap, fees between 0 and the price, and no wallet is below zero.
 SELECT 'recycling' AS relation, r.account_id, r.recycling_id::text AS id, r.amount, r.fee_minor
@@ -411,6 +423,11 @@ FROM (
   UNION ALL
   SELECT 'command', account_id, request_id::text, create_time, NULL FROM command
   UNION ALL
+  SELECT 'outcome', o.account_id, o.recycling_id::text, o.record_time, NULL FROM outcome AS o
+  UNION ALL
+  SELECT 'outcome', o.account_id, o.recycling_id::text, o.outcome_time, r.create_time
+  FROM outcome AS o JOIN recycling AS r USING (account_id, recycling_id)
+  UNION ALL
   SELECT 'risk_event', account_id, seq::text, event_time, NULL FROM risk_event
 ) AS record
 WHERE recorded_time > (SELECT service_clock()) OR recorded_time < issue_time;
@@ -423,13 +440,34 @@ JOIN card AS c USING (account_id, card_id)
 LEFT JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
 WHERE r.platform <> c.platform OR p.revision IS NULL;
 
+-- name: outcomes_name_recyclings (14)
+-- Each outcome is of a recycling that exists.
+SELECT o.account_id, o.recycling_id, o.kind, o.outcome_time
+FROM outcome AS o
+LEFT JOIN recycling AS r USING (account_id, recycling_id)
+WHERE r.recycling_id IS NULL;
+
+-- name: outcomes_match_recyclings (14)
+-- Each outcome tells how its recycling was decided, and a state that it is in or can have been in before.
+SELECT o.account_id, o.recycling_id, o.kind, o.outcome_time, o.platform, o.policy_revision, o.model_version,
+       o.risk_score, o.state, r.state AS state_today
+FROM outcome AS o
+JOIN recycling AS r USING (account_id, recycling_id)
+WHERE (o.platform, o.policy_revision, o.model_version, o.risk_score)
+      IS DISTINCT FROM
+      (r.platform, r.policy_revision, r.decision ->> 'model_version', (r.decision ->> 'risk_score')::float8)
+   OR NOT o.state = ANY (CASE r.state
+        WHEN 'IN_REVIEW' THEN ARRAY['IN_REVIEW']
+        WHEN 'REVERSED' THEN ARRAY['REVERSED', 'APPROVED', 'IN_REVIEW']
+        ELSE ARRAY[r.state, 'IN_REVIEW'] END);
+
 -- name: records_are_append_only (16)
 -- The server's role may neither change nor remove what was recorded for ever.
 SELECT recorded.relation::text, privilege
 FROM (
   SELECT to_regclass(name) AS relation
   FROM unnest(ARRAY['policy_revision', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
-                    'risk_pair']) AS name
+                    'risk_pair', 'outcome']) AS name
   UNION ALL
   SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'risk_event'::regclass
 ) AS recorded
@@ -452,3 +490,19 @@ CROSS JOIN LATERAL (VALUES
 LEFT JOIN risk_pair AS p
   ON (p.account_id, p.kind, p.key, p.other) = (e.account_id, pair.kind, pair.key, pair.other)
 WHERE pair.key IS NOT NULL AND (p.first_time IS NULL OR p.first_time > e.event_time + interval '1 minute');
+
+-- name: outcomes_leave_marks (17)
+-- Each complaint is an event of its account too, from when it became known, and no other event is a complaint.
+SELECT account_id, card_id, marked_time, o.complaints, e.events
+FROM (
+  SELECT o.account_id, r.card_id::text AS card_id, o.record_time AS marked_time, count(*) AS complaints
+  FROM outcome AS o JOIN recycling AS r USING (account_id, recycling_id)
+  WHERE o.kind = 'COMPLAINT'
+  GROUP BY o.account_id, r.card_id, o.record_time
+) AS o
+FULL JOIN (
+  SELECT account_id, card_id, event_time AS marked_time, count(*) AS events
+  FROM risk_event WHERE kind = 'COMPLAINT'
+  GROUP BY account_id, card_id, event_time
+) AS e USING (account_id, card_id, marked_time)
+WHERE o.complaints IS DISTINCT FROM e.events;

@@ -46,6 +46,7 @@ from server.config import Config, DatabaseConfig
 from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
+from server.engine.outcomes import OutcomeRecorder
 from server.scorer import GrpcFraudScorer
 from server.store.policy_document import PolicyInvalid, put_policies
 from server.store.store import PostgresStore, connect
@@ -127,7 +128,9 @@ def assemble(
         ],
         options=SERVER_OPTIONS,
     )
-    recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(RecyclingServicer(engine, store, parser), server)
+    recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(
+        RecyclingServicer(engine, OutcomeRecorder(store), store, parser), server
+    )
     card_service_pb2_grpc.add_CardServiceServicer_to_server(CardServicer(engine, issuer, store, parser), server)
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

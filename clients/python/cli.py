@@ -5,7 +5,7 @@ violated, 2 used wrongly. How answers look is for `views`; must not know the ser
 the command that needs them.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -209,6 +209,31 @@ async def compensate(
     )
     async with connection.open() as client:
         connection.show(await client.compensate(request))
+
+
+@_command
+async def outcome(
+    recycling_id: RecyclingId,
+    connection: Connection,
+    kind: Annotated[
+        Literal["COMPLAINT", "CONVERSION", "CHARGEBACK", "CONFIRMED_FRAUD", "CONFIRMED_GENUINE"],
+        typer.Option(help="What became of it.", show_default=False),
+    ],
+    time: Annotated[
+        datetime | None,
+        typer.Option("--time", metavar="TIME", parser=instant, help="When it happened; now when left out."),
+    ] = None,
+    account_id: Annotated[str, typer.Option("--account", metavar="ACCOUNT", help="Whose recycling it is.")] = "",
+) -> None:
+    """Tell what became of a recycling: models are trained and judged upon it. Moves no value."""
+    from card_recycling.v1.recycling_service_pb2 import OutcomeKind, RecordOutcomeRequest
+
+    request = RecordOutcomeRequest(
+        account_id=account_id or None, recycling_id=recycling_id, kind=OutcomeKind.Value(f"OUTCOME_KIND_{kind}")
+    )
+    request.time.FromDatetime(time or connection.backtest_time or datetime.now(UTC))
+    async with connection.open() as client:
+        connection.show((await client.record_outcome(request)).outcome)
 
 
 @_command

@@ -268,6 +268,12 @@ class RecyclingClient:
                 return
             request.page_token = page.next_page_token
 
+    async def record_outcome(
+        self, request: recycling_pb2.RecordOutcomeRequest, **options: Unpack[CallOptions]
+    ) -> recycling_pb2.RecordOutcomeResponse:
+        """Tells what became of a recycling. The same again is the same answer."""
+        return await self._call(self._recycling.RecordOutcome, request, options)
+
     # Cards
 
     async def issue_cards(

@@ -23,6 +23,7 @@ from server.domain.commands import (
     Void,
 )
 from server.domain.errors import Reason, Refusal
+from server.domain.outcome import NewOutcome, Outcome, OutcomeKind
 from server.domain.recycling import Alternative, Compensation, Decision, RecycleReason, Recycling, Unit, Wallet
 from server.domain.snapshot import Change
 
@@ -65,6 +66,7 @@ _disposition = _Names(types_pb2.Disposition, "DISPOSITION_")
 _unit = _Names(types_pb2.Unit, "UNIT_")
 _compensation_state = _Names(types_pb2.CompensationState, "COMPENSATION_STATE_")
 _risk_band = _Names(types_pb2.RiskBand, "RISK_BAND_")
+_outcome_kind = _Names(recycling_service_pb2.OutcomeKind, "OUTCOME_KIND_")
 _void_reason = _Names(card_service_pb2.VoidReason, "VOID_REASON_")
 
 
@@ -140,6 +142,17 @@ class CommandParser:
             card_id=UUID(request.card_id),
             reason=VoidReason(_void_reason.name(request.reason)),
             etag=request.etag,
+        )
+
+    def outcome(self, request: recycling_service_pb2.RecordOutcomeRequest) -> NewOutcome:
+        """RecordOutcome."""
+        time = _time(request, "time")
+        assert time is not None, "the schema requires it"
+        return NewOutcome(
+            account_id=request.account_id if request.HasField("account_id") else None,
+            recycling_id=UUID(request.recycling_id),
+            kind=OutcomeKind(_outcome_kind.name(request.kind)),
+            time=time,
         )
 
     def issue_item(self, item: card_service_pb2.IssueCardsRequest.Item) -> IssueItem:
@@ -308,6 +321,24 @@ def decision_message(decision: Decision) -> types_pb2.Decision:
         model_version=decision.model_version,
         degraded=decision.degraded,
         valid_until=_timestamp(decision.valid_until),
+    )
+
+
+def outcome_message(outcome: Outcome) -> recycling_service_pb2.Outcome:
+    """What became of a recycling."""
+    return recycling_service_pb2.Outcome(
+        account_id=outcome.account_id,
+        recycling_id=str(outcome.recycling_id),
+        kind=_outcome_kind.number(outcome.kind),  # type: ignore[arg-type]
+        time=_timestamp(outcome.time),
+        record_time=_timestamp(outcome.record_time),
+        attribution=recycling_service_pb2.Outcome.Attribution(
+            platform=outcome.platform,
+            policy_revision=f"{outcome.platform}@{outcome.policy_revision}",
+            model_version=outcome.model_version,
+            risk_score=outcome.risk_score,
+            state=_recycling_state.number(outcome.state),  # type: ignore[arg-type]
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from server.domain.card import CardEventKind, CardState, VoidReason
 from server.domain.commands import Activate, Void
 from server.domain.errors import Reason, Refusal
+from server.domain.outcome import OutcomeKind
 from server.domain.recycling import CompensationState
 from server.domain.snapshot import Change, Snapshot
 
@@ -41,6 +42,7 @@ def decide_void(command: Void, snapshot: Snapshot) -> Change:
         now=snapshot.now,
         card=card if already_void else replace(card, state=CardState.VOID, version=card.version + 1),
         card_event=None if already_void else CardEventKind.VOIDED,
+        outcome=OutcomeKind.CHARGEBACK if recycling and command.reason is VoidReason.CHARGEBACK else None,
     )
     if recycling is None or recycling.compensation is None or not _blocks_pending(command, snapshot):
         return change

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from server.domain.card import Card, CardEventKind
 from server.domain.errors import Reason, Refusal
+from server.domain.outcome import OutcomeKind
 from server.domain.policy import Policy
 from server.domain.recycling import Coupon, Decision, Recycling, RiskBand, Unit, Wallet
 
@@ -84,7 +85,8 @@ class Transfer:
 class Change:
     """What follows from one command: how things stand afterwards, and what of that must be written.
 
-    It must be recorded before `valid_until`. `refused` says that risk refused it.
+    It must be recorded before `valid_until`. `refused` says that risk refused it. `outcome` is what the command tells
+    of the card's live recycling.
     """
 
     now: datetime
@@ -99,3 +101,4 @@ class Change:
     valid_until: datetime | None = None
     quote_token: str = ""
     quote_expire_time: datetime | None = None
+    outcome: OutcomeKind | None = None

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from server.domain.card import Card
 from server.domain.commands import Command, IssueItem
+from server.domain.outcome import NewOutcome, Outcome
 from server.domain.policy import Policy
 from server.domain.snapshot import Change, Score, Snapshot
 
@@ -117,4 +118,26 @@ class Renderer(Protocol):
 
     def card(self, card: Card, now: datetime) -> bytes:
         """A serialized card, as at `now`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeContext:
+    """A recycling that something became of: whose, since when, what time it is, and the outcome if it is known."""
+
+    account_id: str
+    recycled: datetime
+    now: datetime
+    recorded: Outcome | None
+
+
+class OutcomeStore(Protocol):
+    """The database. Every method raises StoreUnavailable when it cannot be reached."""
+
+    async def load_outcome(self, told: NewOutcome) -> OutcomeContext | None:
+        """What is known of the recycling; None when there is no such."""
+        ...
+
+    async def record_outcome(self, account_id: str, told: NewOutcome) -> None:
+        """Keeps the outcome and what follows from it, in one transaction, unless it is known already."""
         ...

@@ -11,6 +11,7 @@ import msgspec
 
 from server.domain.card import MICROSECOND, Card, CardState
 from server.domain.commands import Command, Compensate, Reactivate
+from server.domain.outcome import Outcome, OutcomeKind
 from server.domain.recycling import (
     Balance,
     Compensation,
@@ -97,6 +98,22 @@ def recycling(row: Row) -> Recycling:
     )
 
 
+def outcome(row: Row) -> Outcome:
+    """An outcome from its row."""
+    return Outcome(
+        account_id=row["account_id"],
+        recycling_id=row["recycling_id"],
+        kind=OutcomeKind(row["kind"]),
+        time=row["outcome_time"],
+        record_time=row["record_time"],
+        platform=row["platform"],
+        policy_revision=row["policy_revision"],
+        model_version=row["model_version"],
+        risk_score=row["risk_score"],
+        state=RecyclingState(row["state"]),
+    )
+
+
 def wallet(account_id: str, balances: str | None, coupons: str | None) -> Wallet:
     """A wallet from its JSON aggregates; None stands for none."""
     return Wallet(
@@ -134,6 +151,7 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
         "transfer": [],
         "coupon": [],
         "risk_event": [],
+        "outcome": [],
     }
     for position, entry in enumerate(entries):
         change = entry.change
@@ -161,6 +179,9 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
             )
             if change.transfer.coupon is not None:
                 inputs["coupon"].append(_coupon_row(position, change.transfer.coupon))
+        if change.outcome is not None:
+            row = {"position": position, "recycling_id": change.card.live_recycling_id, "kind": change.outcome}
+            inputs["outcome"].append(row)
     # Two servers that lock the same accounts must do so in the same order.
     inputs["command"].sort(key=itemgetter("account_id"))
     return inputs

@@ -17,10 +17,19 @@ from opentelemetry import trace
 
 from server.domain.card import Card
 from server.domain.commands import Command, IssueItem
+from server.domain.outcome import NewOutcome
 from server.domain.policy import Policy
 from server.domain.recycling import Recycling, Wallet
 from server.domain.snapshot import Snapshot
-from server.engine.ports import Answered, Entry, IssuedEntry, Loaded, LoadedItem, StoreUnavailable
+from server.engine.ports import (
+    Answered,
+    Entry,
+    IssuedEntry,
+    Loaded,
+    LoadedItem,
+    OutcomeContext,
+    StoreUnavailable,
+)
 from server.store import rows
 from server.store.policy_document import parse_policy
 from server.store.statements import statement
@@ -191,6 +200,24 @@ class PostgresStore:
         """What an account holds."""
         (found,) = await self._query("wallet", account_id)
         return rows.wallet(account_id, found["balances"], found["coupons"])
+
+    # What became of recyclings
+
+    async def load_outcome(self, told: NewOutcome) -> OutcomeContext | None:
+        """What is known of the recycling that `told` names."""
+        found = await self._query("outcome_load", told.account_id, told.recycling_id, told.kind, told.time)
+        if not found:
+            return None
+        return OutcomeContext(
+            account_id=found[0]["account_id"],
+            recycled=found[0]["create_time"],
+            now=found[0]["now"],
+            recorded=rows.outcome(found[0]["outcome"]) if found[0]["outcome"] is not None else None,
+        )
+
+    async def record_outcome(self, account_id: str, told: NewOutcome) -> None:
+        """Keeps an outcome, once."""
+        await self._query("outcome_record", account_id, told.recycling_id, told.kind, told.time)
 
     # Back-tests and start-up
 

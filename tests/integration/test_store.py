@@ -42,11 +42,11 @@ from tests.integration.world import (
 
 STATEMENTS = sorted(path.stem for path in (Path(store_module.__file__).parent / "sql").glob("*.sql"))
 APPEND_ONLY = (
-    "card_event", "card_serial", "command", "coupon", "policy_revision", "posting", "risk_event", "risk_event_default",
-    "risk_pair",
+    "card_event", "card_serial", "command", "coupon", "outcome", "policy_revision", "posting", "risk_event",
+    "risk_event_default", "risk_pair",
 )  # fmt: skip
 NEVER_SCANNED = (
-    "account", "card", "card_event", "card_serial", "command", "coupon", "posting", "recycling", "risk_pair",
+    "account", "card", "card_event", "card_serial", "command", "coupon", "outcome", "posting", "recycling", "risk_pair",
     "wallet_balance",
 )  # fmt: skip
 
