@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fraud_worker.health import Reference
 from fraud_worker.registry import FEATURE_NAMES, FEATURES, REGISTRY_NAME, registry_sha256
 
 MODEL_FILE: Final = "model.txt"
@@ -81,6 +82,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, Any]
     """On the calibration slice, which the trees have not seen."""
     libraries: dict[str, str]
+    reference: Reference | None = None
+    """What training saw, to tell drift by; None in models of before."""
 
 
 class Model:

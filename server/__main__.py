@@ -24,6 +24,8 @@ import uvloop
 from card_recycling.v1 import (
     card_service_pb2,
     card_service_pb2_grpc,
+    insights_service_pb2,
+    insights_service_pb2_grpc,
     recycling_service_pb2,
     recycling_service_pb2_grpc,
     wallet_service_pb2,
@@ -39,6 +41,7 @@ from process import telemetry
 from process.reflection import offer_reflection
 from server.api.card_service import CardServicer
 from server.api.guard import BATCH_BYTES_MAX, Guard
+from server.api.insights_service import InsightsServicer
 from server.api.messages import CommandParser, MessageRenderer
 from server.api.recycling_service import RecyclingServicer
 from server.api.wallet_service import WalletServicer
@@ -46,7 +49,9 @@ from server.config import Config, DatabaseConfig
 from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
+from server.engine.model_health import ModelHealthReporter
 from server.engine.outcomes import OutcomeRecorder
+from server.measurer import GrpcHealthMeasurer
 from server.scorer import GrpcFraudScorer
 from server.store.policy_document import PolicyInvalid, put_policies
 from server.store.store import PostgresStore, connect
@@ -61,6 +66,7 @@ SERVICES = tuple(
         (recycling_service_pb2, "RecyclingService"),
         (card_service_pb2, "CardService"),
         (wallet_service_pb2, "WalletService"),
+        (insights_service_pb2, "InsightsService"),
     )
 )
 
@@ -133,6 +139,8 @@ def assemble(
     )
     card_service_pb2_grpc.add_CardServiceServicer_to_server(CardServicer(engine, issuer, store, parser), server)
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
+    reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
+    insights_service_pb2_grpc.add_InsightsServiceServicer_to_server(InsightsServicer(reporter, parser), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         offer_reflection(server, (*SERVICES, "grpc.health.v1.Health"))

@@ -264,6 +264,42 @@ async def show(
 
 
 @_command
+async def model_health(
+    connection: Connection,
+    from_time: Annotated[
+        datetime | None,
+        typer.Option(
+            "--from", metavar="TIME", parser=instant, help="Since when; seven days before --to when left out."
+        ),
+    ] = None,
+    to_time: Annotated[
+        datetime | None,
+        typer.Option("--to", metavar="TIME", parser=instant, help="Until when, exclusive; now when left out."),
+    ] = None,
+    platform: Annotated[str, typer.Option(help="Only this platform's decisions.")] = "",
+    mature_days: Annotated[
+        int, typer.Option(min=0, max=366, help="After how many days of silence an approved request counts as honest.")
+    ] = 30,
+) -> None:
+    """Show how the fraud models fare: drift, calibration, and challengers beside them."""
+    from card_recycling.v1.insights_service_pb2 import GetModelHealthRequest
+
+    from clients.python import health_view, views
+
+    request = GetModelHealthRequest(platform=platform, mature_days=mature_days)
+    if from_time:
+        request.from_time.FromDatetime(from_time)
+    if to_time:
+        request.to_time.FromDatetime(to_time)
+    async with connection.open() as client:
+        report = await client.get_model_health(request)
+    if connection.as_json:
+        connection.show(report)
+    else:
+        views.show_tables(health_view.tables(report))
+
+
+@_command
 async def replay(
     connection: Connection,
     events: Annotated[

@@ -118,7 +118,7 @@ def command_of(app: typer.Typer, function: Command) -> Command:
 
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     run.__annotations__ = {}
-    app.command(function.__name__, help=function.__doc__)(run)
+    app.command(function.__name__.replace("_", "-"), help=function.__doc__)(run)
     return function
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
+from card_recycling.v1 import card_service_pb2, insights_service_pb2, recycling_service_pb2, types_pb2
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -23,6 +23,7 @@ from server.domain.commands import (
     Void,
 )
 from server.domain.errors import Reason, Refusal
+from server.domain.model_health import HealthQuestion
 from server.domain.outcome import NewOutcome, Outcome, OutcomeKind
 from server.domain.recycling import Alternative, Compensation, Decision, RecycleReason, Recycling, Unit, Wallet
 from server.domain.snapshot import Change
@@ -153,6 +154,15 @@ class CommandParser:
             recycling_id=UUID(request.recycling_id),
             kind=OutcomeKind(_outcome_kind.name(request.kind)),
             time=time,
+        )
+
+    def health_question(self, request: insights_service_pb2.GetModelHealthRequest) -> HealthQuestion:
+        """GetModelHealth."""
+        return HealthQuestion(
+            from_time=_time(request, "from_time"),
+            to_time=_time(request, "to_time"),
+            platform=request.platform or None,
+            mature_days=request.mature_days if request.HasField("mature_days") else None,
         )
 
     def issue_item(self, item: card_service_pb2.IssueCardsRequest.Item) -> IssueItem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from operator import itemgetter
 from typing import Any
@@ -26,8 +26,8 @@ from server.domain.recycling import (
     Unit,
     Wallet,
 )
-from server.domain.snapshot import Change
-from server.engine.ports import Entry
+from server.domain.snapshot import Change, Score
+from server.engine.ports import Entry, JudgedRequest
 
 Row = Mapping[str, Any]
 
@@ -35,6 +35,20 @@ _decision = msgspec.json.Decoder(Decision)
 _balances = msgspec.json.Decoder(tuple[Balance, ...])
 _coupons = msgspec.json.Decoder(tuple[Coupon, ...])
 _json = msgspec.json.Encoder()
+
+
+class _ScoreOnRecord(msgspec.Struct):
+    """A score as receipts tell it; whatever else they tell of it is passed over."""
+
+    probability: float
+    medium_threshold: float
+    high_threshold: float
+    model_version: str
+    shadow: list[_ScoreOnRecord] = []
+
+
+_score_on_record = msgspec.json.Decoder(_ScoreOnRecord | None)
+_features = msgspec.json.Decoder(dict[str, float | bool | None])
 
 
 def card(row: Row, segment: str | None) -> Card:
@@ -112,6 +126,23 @@ def outcome(row: Row) -> Outcome:
         risk_score=row["risk_score"],
         state=RecyclingState(row["state"]),
     )
+
+
+def judged(rows: Iterable[Row]) -> list[JudgedRequest]:
+    """Decisions on record, from the parts of their receipts."""
+    requests = []
+    for row in rows:
+        scored = _score_on_record.decode(row["score"]) if row["score"] is not None else None
+        requests.append(
+            JudgedRequest(
+                time=row["create_time"],
+                features=_features.decode(row["features"]),
+                score=scored and _score(scored),
+                shadow=tuple(map(_score, scored.shadow)) if scored else (),
+                label=row["label"],
+            )
+        )
+    return requests
 
 
 def wallet(account_id: str, balances: str | None, coupons: str | None) -> Wallet:
@@ -290,6 +321,15 @@ def _coupon_row(position: int, coupon: Coupon) -> Row:
         "max_discount_minor": coupon.max_discount_minor,
         "expire_time": coupon.expire_time,
     }
+
+
+def _score(score: _ScoreOnRecord) -> Score:
+    return Score(
+        probability=score.probability,
+        medium_threshold=score.medium_threshold,
+        high_threshold=score.high_threshold,
+        model_version=score.model_version,
+    )
 
 
 def _signals(signals: Mapping[str, float | int | bool]) -> str | None:

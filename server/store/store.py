@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from opentelemetry import trace
 
 from server.domain.card import Card
 from server.domain.commands import Command, IssueItem
+from server.domain.model_health import Window
 from server.domain.outcome import NewOutcome
 from server.domain.policy import Policy
 from server.domain.recycling import Recycling, Wallet
@@ -25,6 +26,7 @@ from server.engine.ports import (
     Answered,
     Entry,
     IssuedEntry,
+    JudgedRequest,
     Loaded,
     LoadedItem,
     OutcomeContext,
@@ -218,6 +220,22 @@ class PostgresStore:
     async def record_outcome(self, account_id: str, told: NewOutcome) -> None:
         """Keeps an outcome, once."""
         await self._query("outcome_record", account_id, told.recycling_id, told.kind, told.time)
+
+    # How models fare
+
+    async def now(self) -> datetime:
+        """The database's clock."""
+        (found,) = await self._query("now")
+        moment: datetime = found["now"]
+        return moment
+
+    async def judged(
+        self, window: Window, platform: str | None, rows_max: int, *, mature: timedelta | None = None
+    ) -> list[JudgedRequest]:
+        """The newest decisions of a window, with labels where `mature` is given."""
+        found = await self._query("judged", window.from_time, window.to_time, platform, rows_max, mature)
+        # Megabytes of JSON: beside the event loop.
+        return await asyncio.to_thread(lambda: rows.judged(dict(row) for row in found))
 
     # Back-tests and start-up
 

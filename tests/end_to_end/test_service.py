@@ -37,6 +37,7 @@ SERVICES = {
     "card_recycling.v1.RecyclingService",
     "card_recycling.v1.CardService",
     "card_recycling.v1.WalletService",
+    "card_recycling.v1.InsightsService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

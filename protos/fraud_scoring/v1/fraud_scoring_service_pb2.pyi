@@ -430,3 +430,602 @@ class GetModelResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["feature_registry", b"feature_registry", "features", b"features", "high_threshold", b"high_threshold", "medium_threshold", b"medium_threshold", "model_sha256", b"model_sha256", "model_version", b"model_version", "train_time", b"train_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class FeatureColumns(message.Message):
+    """What is known of some requests, each as of its own moment: a column a feature, a value a row. -1 stands for unknown,
+    since no feature is negative; a column left empty is unknown in every row, and any other has a value for every row.
+    Flags are 0 or 1. Counts saturate at 200; windows are half-open and end at the request, which they exclude.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DEVICE_ACCOUNTS_1H_FIELD_NUMBER: builtins.int
+    DEVICE_ACCOUNTS_24H_FIELD_NUMBER: builtins.int
+    DEVICE_ACCOUNTS_30D_FIELD_NUMBER: builtins.int
+    DEVICE_ACCOUNTS_EVER_FIELD_NUMBER: builtins.int
+    DEVICE_AGE_SECONDS_FIELD_NUMBER: builtins.int
+    DEVICE_RECYCLES_24H_FIELD_NUMBER: builtins.int
+    DEVICE_CARDS_30D_FIELD_NUMBER: builtins.int
+    DEVICE_PROFILES_30D_FIELD_NUMBER: builtins.int
+    DEVICE_CAPPED_FIELD_NUMBER: builtins.int
+    LOOK_ALIKE_ACCOUNTS_1H_FIELD_NUMBER: builtins.int
+    LOOK_ALIKE_ACCOUNTS_24H_FIELD_NUMBER: builtins.int
+    ACCOUNT_AGE_SECONDS_FIELD_NUMBER: builtins.int
+    ACCOUNT_DEVICES_30D_FIELD_NUMBER: builtins.int
+    ACCOUNT_DEVICE_IS_NEW_FIELD_NUMBER: builtins.int
+    ACCOUNT_RECYCLES_1H_FIELD_NUMBER: builtins.int
+    ACCOUNT_RECYCLES_24H_FIELD_NUMBER: builtins.int
+    ACCOUNT_GAP_SECONDS_FIELD_NUMBER: builtins.int
+    ACCOUNT_REACTIVATIONS_30D_FIELD_NUMBER: builtins.int
+    ADDRESS_ACCOUNTS_1H_FIELD_NUMBER: builtins.int
+    ADDRESS_ACCOUNTS_24H_FIELD_NUMBER: builtins.int
+    PREFIX_RECYCLES_1H_FIELD_NUMBER: builtins.int
+    CARD_PRIOR_ACCOUNTS_FIELD_NUMBER: builtins.int
+    CARD_AGE_SECONDS_FIELD_NUMBER: builtins.int
+    CARD_ACTIVE_SECONDS_FIELD_NUMBER: builtins.int
+    AMOUNT_MINOR_FIELD_NUMBER: builtins.int
+    SESSION_SECONDS_FIELD_NUMBER: builtins.int
+    PAGE_VIEWS_FIELD_NUMBER: builtins.int
+    SECONDS_SINCE_LOGIN_FIELD_NUMBER: builtins.int
+    FAILED_LOGINS_24H_FIELD_NUMBER: builtins.int
+    CAPTCHA_FAILURES_FIELD_NUMBER: builtins.int
+    COPY_PASTE_USED_FIELD_NUMBER: builtins.int
+    EMULATOR_FIELD_NUMBER: builtins.int
+    ROOTED_FIELD_NUMBER: builtins.int
+    VPN_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def device_accounts_1h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen on this device in the last hour."""
+
+    @builtins.property
+    def device_accounts_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen on this device in the last 24 hours."""
+
+    @builtins.property
+    def device_accounts_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen on this device in the last 30 days."""
+
+    @builtins.property
+    def device_accounts_ever(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts ever seen on this device."""
+
+    @builtins.property
+    def device_age_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since the device was first seen; 0 for a new one."""
+
+    @builtins.property
+    def device_recycles_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Recycle attempts from this device in the last 24 hours."""
+
+    @builtins.property
+    def device_cards_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Different cards seen on this device in the last 30 days."""
+
+    @builtins.property
+    def device_profiles_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Different other fingerprint profiles that this device showed in the last 30 days."""
+
+    @builtins.property
+    def device_capped(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the device's history reached the cap of 200 events."""
+
+    @builtins.property
+    def look_alike_accounts_1h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts that recycled with the same profile and amount, first seen in the last hour."""
+
+    @builtins.property
+    def look_alike_accounts_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts that recycled with the same profile and amount, first seen in the last 24 hours."""
+
+    @builtins.property
+    def account_age_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since the account was first seen; 0 for a new one."""
+
+    @builtins.property
+    def account_devices_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Different devices first seen with this account in the last 30 days."""
+
+    @builtins.property
+    def account_device_is_new(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether this account was never seen on this device before."""
+
+    @builtins.property
+    def account_recycles_1h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Recycle attempts of this account in the last hour."""
+
+    @builtins.property
+    def account_recycles_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Recycle attempts of this account in the last 24 hours."""
+
+    @builtins.property
+    def account_gap_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since this account's last recycle attempt."""
+
+    @builtins.property
+    def account_reactivations_30d(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Reactivations of this account in the last 30 days."""
+
+    @builtins.property
+    def address_accounts_1h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen at this address in the last hour. An IPv6 address stands for its /64."""
+
+    @builtins.property
+    def address_accounts_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts first seen at this address in the last 24 hours."""
+
+    @builtins.property
+    def prefix_recycles_1h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Recycle attempts from this address's /24 (IPv6: /48) in the last hour."""
+
+    @builtins.property
+    def card_prior_accounts(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Other accounts that this card was seen with."""
+
+    @builtins.property
+    def card_age_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since the card was first seen."""
+
+    @builtins.property
+    def card_active_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since the card was activated."""
+
+    @builtins.property
+    def amount_minor(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """What was paid for the card, minor units."""
+
+    @builtins.property
+    def session_seconds(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Length of the session, seconds."""
+
+    @builtins.property
+    def page_views(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Pages seen in the session."""
+
+    @builtins.property
+    def seconds_since_login(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Seconds since the last login."""
+
+    @builtins.property
+    def failed_logins_24h(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Failed logins in the last 24 hours."""
+
+    @builtins.property
+    def captcha_failures(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Failed captchas in the session."""
+
+    @builtins.property
+    def copy_paste_used(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether form fields were pasted."""
+
+    @builtins.property
+    def emulator(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the device is an emulator."""
+
+    @builtins.property
+    def rooted(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the device is rooted."""
+
+    @builtins.property
+    def vpn(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Whether the request came through a VPN."""
+
+    def __init__(
+        self,
+        *,
+        device_accounts_1h: abc.Iterable[builtins.float] | None = ...,
+        device_accounts_24h: abc.Iterable[builtins.float] | None = ...,
+        device_accounts_30d: abc.Iterable[builtins.float] | None = ...,
+        device_accounts_ever: abc.Iterable[builtins.float] | None = ...,
+        device_age_seconds: abc.Iterable[builtins.float] | None = ...,
+        device_recycles_24h: abc.Iterable[builtins.float] | None = ...,
+        device_cards_30d: abc.Iterable[builtins.float] | None = ...,
+        device_profiles_30d: abc.Iterable[builtins.float] | None = ...,
+        device_capped: abc.Iterable[builtins.float] | None = ...,
+        look_alike_accounts_1h: abc.Iterable[builtins.float] | None = ...,
+        look_alike_accounts_24h: abc.Iterable[builtins.float] | None = ...,
+        account_age_seconds: abc.Iterable[builtins.float] | None = ...,
+        account_devices_30d: abc.Iterable[builtins.float] | None = ...,
+        account_device_is_new: abc.Iterable[builtins.float] | None = ...,
+        account_recycles_1h: abc.Iterable[builtins.float] | None = ...,
+        account_recycles_24h: abc.Iterable[builtins.float] | None = ...,
+        account_gap_seconds: abc.Iterable[builtins.float] | None = ...,
+        account_reactivations_30d: abc.Iterable[builtins.float] | None = ...,
+        address_accounts_1h: abc.Iterable[builtins.float] | None = ...,
+        address_accounts_24h: abc.Iterable[builtins.float] | None = ...,
+        prefix_recycles_1h: abc.Iterable[builtins.float] | None = ...,
+        card_prior_accounts: abc.Iterable[builtins.float] | None = ...,
+        card_age_seconds: abc.Iterable[builtins.float] | None = ...,
+        card_active_seconds: abc.Iterable[builtins.float] | None = ...,
+        amount_minor: abc.Iterable[builtins.float] | None = ...,
+        session_seconds: abc.Iterable[builtins.float] | None = ...,
+        page_views: abc.Iterable[builtins.float] | None = ...,
+        seconds_since_login: abc.Iterable[builtins.float] | None = ...,
+        failed_logins_24h: abc.Iterable[builtins.float] | None = ...,
+        captcha_failures: abc.Iterable[builtins.float] | None = ...,
+        copy_paste_used: abc.Iterable[builtins.float] | None = ...,
+        emulator: abc.Iterable[builtins.float] | None = ...,
+        rooted: abc.Iterable[builtins.float] | None = ...,
+        vpn: abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_age_seconds", b"account_age_seconds", "account_device_is_new", b"account_device_is_new", "account_devices_30d", b"account_devices_30d", "account_gap_seconds", b"account_gap_seconds", "account_reactivations_30d", b"account_reactivations_30d", "account_recycles_1h", b"account_recycles_1h", "account_recycles_24h", b"account_recycles_24h", "address_accounts_1h", b"address_accounts_1h", "address_accounts_24h", b"address_accounts_24h", "amount_minor", b"amount_minor", "captcha_failures", b"captcha_failures", "card_active_seconds", b"card_active_seconds", "card_age_seconds", b"card_age_seconds", "card_prior_accounts", b"card_prior_accounts", "copy_paste_used", b"copy_paste_used", "device_accounts_1h", b"device_accounts_1h", "device_accounts_24h", b"device_accounts_24h", "device_accounts_30d", b"device_accounts_30d", "device_accounts_ever", b"device_accounts_ever", "device_age_seconds", b"device_age_seconds", "device_capped", b"device_capped", "device_cards_30d", b"device_cards_30d", "device_profiles_30d", b"device_profiles_30d", "device_recycles_24h", b"device_recycles_24h", "emulator", b"emulator", "failed_logins_24h", b"failed_logins_24h", "look_alike_accounts_1h", b"look_alike_accounts_1h", "look_alike_accounts_24h", b"look_alike_accounts_24h", "page_views", b"page_views", "prefix_recycles_1h", b"prefix_recycles_1h", "rooted", b"rooted", "seconds_since_login", b"seconds_since_login", "session_seconds", b"session_seconds", "vpn", b"vpn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class MeasureHealthRequest(message.Message):
+    """Asks how a model fares."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FEATURE_REGISTRY_FIELD_NUMBER: builtins.int
+    FEATURE_REGISTRY_SHA256_FIELD_NUMBER: builtins.int
+    ROW_COUNT_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    MEDIUM_THRESHOLD_FIELD_NUMBER: builtins.int
+    HIGH_THRESHOLD_FIELD_NUMBER: builtins.int
+    SCORES_FIELD_NUMBER: builtins.int
+    LABELLED_SCORES_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    CHALLENGERS_FIELD_NUMBER: builtins.int
+    feature_registry: builtins.str
+    """Name of the feature registry that the columns follow, e.g. "v1"."""
+    feature_registry_sha256: builtins.str
+    """SHA-256 of that registry, hex; where it is given it must be the worker's own."""
+    row_count: builtins.int
+    """How many rows there are, 1 to 5,000."""
+    model_version: builtins.str
+    """Version of the model that scored them."""
+    medium_threshold: builtins.float
+    """From this score on it called a request MEDIUM."""
+    high_threshold: builtins.float
+    """From this score on it called a request HIGH."""
+    @builtins.property
+    def columns(self) -> FeatureColumns:
+        """What was known of them."""
+
+    @builtins.property
+    def scores(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Its scores, one a row, 0 to 1."""
+
+    @builtins.property
+    def labelled_scores(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Its scores of rows of which more is known, up to 5,000; they need not be among those above."""
+
+    @builtins.property
+    def labels(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """What is known of those: 1 abuse, 0 honest."""
+
+    @builtins.property
+    def challengers(self) -> containers.RepeatedCompositeFieldContainer[ChallengerScores]:
+        """The challengers that scored any of these rows."""
+
+    def __init__(
+        self,
+        *,
+        feature_registry: builtins.str = ...,
+        feature_registry_sha256: builtins.str = ...,
+        row_count: builtins.int = ...,
+        columns: FeatureColumns | None = ...,
+        model_version: builtins.str = ...,
+        medium_threshold: builtins.float = ...,
+        high_threshold: builtins.float = ...,
+        scores: abc.Iterable[builtins.float] | None = ...,
+        labelled_scores: abc.Iterable[builtins.float] | None = ...,
+        labels: abc.Iterable[builtins.int] | None = ...,
+        challengers: abc.Iterable[ChallengerScores] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["columns", b"columns"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["challengers", b"challengers", "columns", b"columns", "feature_registry", b"feature_registry", "feature_registry_sha256", b"feature_registry_sha256", "high_threshold", b"high_threshold", "labelled_scores", b"labelled_scores", "labels", b"labels", "medium_threshold", b"medium_threshold", "model_version", b"model_version", "row_count", b"row_count", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ChallengerScores(message.Message):
+    """What one challenger said of the rows that are measured."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    MEDIUM_THRESHOLD_FIELD_NUMBER: builtins.int
+    HIGH_THRESHOLD_FIELD_NUMBER: builtins.int
+    SCORES_FIELD_NUMBER: builtins.int
+    LABELLED_SCORES_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version of the challenger."""
+    medium_threshold: builtins.float
+    """From this score on it would have called a request MEDIUM."""
+    high_threshold: builtins.float
+    """From this score on it would have called a request HIGH."""
+    @builtins.property
+    def scores(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Its scores, one a row; -1 where it gave none."""
+
+    @builtins.property
+    def labelled_scores(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Its scores of the labelled rows; -1 where it gave none."""
+
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+        medium_threshold: builtins.float = ...,
+        high_threshold: builtins.float = ...,
+        scores: abc.Iterable[builtins.float] | None = ...,
+        labelled_scores: abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["high_threshold", b"high_threshold", "labelled_scores", b"labelled_scores", "medium_threshold", b"medium_threshold", "model_version", b"model_version", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class MeasureHealthResponse(message.Message):
+    """Answer to `MeasureHealth`. What is absent cannot be told: training left nothing to compare with, or labels are of one
+    kind only.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REFERENCE_KNOWN_FIELD_NUMBER: builtins.int
+    ALERT_RATE_FIELD_NUMBER: builtins.int
+    ALERT_RATE_LOW_FIELD_NUMBER: builtins.int
+    ALERT_RATE_HIGH_FIELD_NUMBER: builtins.int
+    SCORE_PSI_FIELD_NUMBER: builtins.int
+    FEATURES_FIELD_NUMBER: builtins.int
+    CALIBRATION_FIELD_NUMBER: builtins.int
+    CHALLENGERS_FIELD_NUMBER: builtins.int
+    reference_known: builtins.bool
+    """Whether the model's training is known, so that there is anything to compare with."""
+    alert_rate: builtins.float
+    """Share of rows that were MEDIUM or HIGH."""
+    alert_rate_low: builtins.float
+    """The least alert rate that training lets expect."""
+    alert_rate_high: builtins.float
+    """The greatest alert rate that training lets expect."""
+    score_psi: builtins.float
+    """Population stability index of the scores."""
+    @builtins.property
+    def features(self) -> containers.RepeatedCompositeFieldContainer[FeatureDrift]:
+        """Every feature, in the registry's order."""
+
+    @builtins.property
+    def calibration(self) -> Calibration:
+        """Scores against labels."""
+
+    @builtins.property
+    def challengers(self) -> containers.RepeatedCompositeFieldContainer[Comparison]:
+        """Challengers beside the model, in the order asked about."""
+
+    def __init__(
+        self,
+        *,
+        reference_known: builtins.bool = ...,
+        alert_rate: builtins.float | None = ...,
+        alert_rate_low: builtins.float | None = ...,
+        alert_rate_high: builtins.float | None = ...,
+        score_psi: builtins.float | None = ...,
+        features: abc.Iterable[FeatureDrift] | None = ...,
+        calibration: Calibration | None = ...,
+        challengers: abc.Iterable[Comparison] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_alert_rate", b"_alert_rate", "_alert_rate_high", b"_alert_rate_high", "_alert_rate_low", b"_alert_rate_low", "_score_psi", b"_score_psi", "alert_rate", b"alert_rate", "alert_rate_high", b"alert_rate_high", "alert_rate_low", b"alert_rate_low", "calibration", b"calibration", "score_psi", b"score_psi"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_alert_rate", b"_alert_rate", "_alert_rate_high", b"_alert_rate_high", "_alert_rate_low", b"_alert_rate_low", "_score_psi", b"_score_psi", "alert_rate", b"alert_rate", "alert_rate_high", b"alert_rate_high", "alert_rate_low", b"alert_rate_low", "calibration", b"calibration", "challengers", b"challengers", "features", b"features", "reference_known", b"reference_known", "score_psi", b"score_psi"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alert_rate: _TypeAlias = typing.Literal["alert_rate"]  # noqa: Y015
+    _WhichOneofArgType__alert_rate: _TypeAlias = typing.Literal["_alert_rate", b"_alert_rate"]  # noqa: Y015
+    _WhichOneofReturnType__alert_rate_high: _TypeAlias = typing.Literal["alert_rate_high"]  # noqa: Y015
+    _WhichOneofArgType__alert_rate_high: _TypeAlias = typing.Literal["_alert_rate_high", b"_alert_rate_high"]  # noqa: Y015
+    _WhichOneofReturnType__alert_rate_low: _TypeAlias = typing.Literal["alert_rate_low"]  # noqa: Y015
+    _WhichOneofArgType__alert_rate_low: _TypeAlias = typing.Literal["_alert_rate_low", b"_alert_rate_low"]  # noqa: Y015
+    _WhichOneofReturnType__score_psi: _TypeAlias = typing.Literal["score_psi"]  # noqa: Y015
+    _WhichOneofArgType__score_psi: _TypeAlias = typing.Literal["_score_psi", b"_score_psi"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alert_rate) -> _WhichOneofReturnType__alert_rate | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alert_rate_high) -> _WhichOneofReturnType__alert_rate_high | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alert_rate_low) -> _WhichOneofReturnType__alert_rate_low | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_psi) -> _WhichOneofReturnType__score_psi | None: ...
+
+@typing.final
+class FeatureDrift(message.Message):
+    """How one feature differs from what training saw."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PSI_FIELD_NUMBER: builtins.int
+    NULL_RATE_FIELD_NUMBER: builtins.int
+    EXPECTED_NULL_RATE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the feature."""
+    psi: builtins.float
+    """Population stability index over training's bins, the unknown being one."""
+    null_rate: builtins.float
+    """Share of rows where it is unknown."""
+    expected_null_rate: builtins.float
+    """Share of training's rows where it was unknown."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        psi: builtins.float | None = ...,
+        null_rate: builtins.float = ...,
+        expected_null_rate: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_expected_null_rate", b"_expected_null_rate", "_psi", b"_psi", "expected_null_rate", b"expected_null_rate", "psi", b"psi"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_expected_null_rate", b"_expected_null_rate", "_psi", b"_psi", "expected_null_rate", b"expected_null_rate", "name", b"name", "null_rate", b"null_rate", "psi", b"psi"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_null_rate: _TypeAlias = typing.Literal["expected_null_rate"]  # noqa: Y015
+    _WhichOneofArgType__expected_null_rate: _TypeAlias = typing.Literal["_expected_null_rate", b"_expected_null_rate"]  # noqa: Y015
+    _WhichOneofReturnType__psi: _TypeAlias = typing.Literal["psi"]  # noqa: Y015
+    _WhichOneofArgType__psi: _TypeAlias = typing.Literal["_psi", b"_psi"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_null_rate) -> _WhichOneofReturnType__expected_null_rate | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__psi) -> _WhichOneofReturnType__psi | None: ...
+
+@typing.final
+class Calibration(message.Message):
+    """Scores against labels."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    POSITIVES_FIELD_NUMBER: builtins.int
+    ECE_FIELD_NUMBER: builtins.int
+    BRIER_FIELD_NUMBER: builtins.int
+    SLOPE_FIELD_NUMBER: builtins.int
+    AUC_FIELD_NUMBER: builtins.int
+    BINS_FIELD_NUMBER: builtins.int
+    rows: builtins.int
+    """Labelled rows."""
+    positives: builtins.int
+    """Those of abuse."""
+    ece: builtins.float
+    """Expected calibration error over 15 bins of equal width."""
+    brier: builtins.float
+    """Brier score."""
+    slope: builtins.float
+    """Slope of the labels' log odds over the scores' log odds: 1 is right, below 1 scores are too bold."""
+    auc: builtins.float
+    """Area under the ROC curve."""
+    @builtins.property
+    def bins(self) -> containers.RepeatedCompositeFieldContainer[ReliabilityBin]:
+        """The bins that hold any row, in order."""
+
+    def __init__(
+        self,
+        *,
+        rows: builtins.int = ...,
+        positives: builtins.int = ...,
+        ece: builtins.float | None = ...,
+        brier: builtins.float | None = ...,
+        slope: builtins.float | None = ...,
+        auc: builtins.float | None = ...,
+        bins: abc.Iterable[ReliabilityBin] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_auc", b"_auc", "_brier", b"_brier", "_ece", b"_ece", "_slope", b"_slope", "auc", b"auc", "brier", b"brier", "ece", b"ece", "slope", b"slope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_auc", b"_auc", "_brier", b"_brier", "_ece", b"_ece", "_slope", b"_slope", "auc", b"auc", "bins", b"bins", "brier", b"brier", "ece", b"ece", "positives", b"positives", "rows", b"rows", "slope", b"slope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auc: _TypeAlias = typing.Literal["auc"]  # noqa: Y015
+    _WhichOneofArgType__auc: _TypeAlias = typing.Literal["_auc", b"_auc"]  # noqa: Y015
+    _WhichOneofReturnType__brier: _TypeAlias = typing.Literal["brier"]  # noqa: Y015
+    _WhichOneofArgType__brier: _TypeAlias = typing.Literal["_brier", b"_brier"]  # noqa: Y015
+    _WhichOneofReturnType__ece: _TypeAlias = typing.Literal["ece"]  # noqa: Y015
+    _WhichOneofArgType__ece: _TypeAlias = typing.Literal["_ece", b"_ece"]  # noqa: Y015
+    _WhichOneofReturnType__slope: _TypeAlias = typing.Literal["slope"]  # noqa: Y015
+    _WhichOneofArgType__slope: _TypeAlias = typing.Literal["_slope", b"_slope"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auc) -> _WhichOneofReturnType__auc | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__brier) -> _WhichOneofReturnType__brier | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ece) -> _WhichOneofReturnType__ece | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slope) -> _WhichOneofReturnType__slope | None: ...
+
+@typing.final
+class ReliabilityBin(message.Message):
+    """The labelled rows with scores from `low`, inclusive, to `high`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
+    MEAN_SCORE_FIELD_NUMBER: builtins.int
+    POSITIVE_SHARE_FIELD_NUMBER: builtins.int
+    low: builtins.float
+    """The least score, inclusive."""
+    high: builtins.float
+    """The greatest score, exclusive, but for the last bin."""
+    rows: builtins.int
+    """Rows."""
+    mean_score: builtins.float
+    """Mean of their scores."""
+    positive_share: builtins.float
+    """Share of abuse among them."""
+    def __init__(
+        self,
+        *,
+        low: builtins.float = ...,
+        high: builtins.float = ...,
+        rows: builtins.int = ...,
+        mean_score: builtins.float = ...,
+        positive_share: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["high", b"high", "low", b"low", "mean_score", b"mean_score", "positive_share", b"positive_share", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Comparison(message.Message):
+    """A challenger beside the model, on the rows that both scored."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
+    BAND_AGREEMENT_FIELD_NUMBER: builtins.int
+    SCORE_CORRELATION_FIELD_NUMBER: builtins.int
+    LABELLED_ROWS_FIELD_NUMBER: builtins.int
+    CHAMPION_AUC_FIELD_NUMBER: builtins.int
+    CHALLENGER_AUC_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version of the challenger."""
+    rows: builtins.int
+    """Rows that both scored."""
+    band_agreement: builtins.float
+    """Share of rows that both put into the same band, each by its own thresholds."""
+    score_correlation: builtins.float
+    """Rank correlation of the scores (Spearman)."""
+    labelled_rows: builtins.int
+    """Labelled rows that both scored."""
+    champion_auc: builtins.float
+    """Area under the ROC curve of the model, on the labelled rows."""
+    challenger_auc: builtins.float
+    """Area under the ROC curve of the challenger, on the labelled rows."""
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+        rows: builtins.int = ...,
+        band_agreement: builtins.float | None = ...,
+        score_correlation: builtins.float | None = ...,
+        labelled_rows: builtins.int = ...,
+        champion_auc: builtins.float | None = ...,
+        challenger_auc: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_band_agreement", b"_band_agreement", "_challenger_auc", b"_challenger_auc", "_champion_auc", b"_champion_auc", "_score_correlation", b"_score_correlation", "band_agreement", b"band_agreement", "challenger_auc", b"challenger_auc", "champion_auc", b"champion_auc", "score_correlation", b"score_correlation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_band_agreement", b"_band_agreement", "_challenger_auc", b"_challenger_auc", "_champion_auc", b"_champion_auc", "_score_correlation", b"_score_correlation", "band_agreement", b"band_agreement", "challenger_auc", b"challenger_auc", "champion_auc", b"champion_auc", "labelled_rows", b"labelled_rows", "model_version", b"model_version", "rows", b"rows", "score_correlation", b"score_correlation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__band_agreement: _TypeAlias = typing.Literal["band_agreement"]  # noqa: Y015
+    _WhichOneofArgType__band_agreement: _TypeAlias = typing.Literal["_band_agreement", b"_band_agreement"]  # noqa: Y015
+    _WhichOneofReturnType__challenger_auc: _TypeAlias = typing.Literal["challenger_auc"]  # noqa: Y015
+    _WhichOneofArgType__challenger_auc: _TypeAlias = typing.Literal["_challenger_auc", b"_challenger_auc"]  # noqa: Y015
+    _WhichOneofReturnType__champion_auc: _TypeAlias = typing.Literal["champion_auc"]  # noqa: Y015
+    _WhichOneofArgType__champion_auc: _TypeAlias = typing.Literal["_champion_auc", b"_champion_auc"]  # noqa: Y015
+    _WhichOneofReturnType__score_correlation: _TypeAlias = typing.Literal["score_correlation"]  # noqa: Y015
+    _WhichOneofArgType__score_correlation: _TypeAlias = typing.Literal["_score_correlation", b"_score_correlation"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__band_agreement) -> _WhichOneofReturnType__band_agreement | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__challenger_auc) -> _WhichOneofReturnType__challenger_auc | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__champion_auc) -> _WhichOneofReturnType__champion_auc | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_correlation) -> _WhichOneofReturnType__score_correlation | None: ...

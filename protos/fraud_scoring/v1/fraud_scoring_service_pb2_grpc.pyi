@@ -39,6 +39,11 @@ class FraudScoringServiceStub:
     """
     GetModel: grpc.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.GetModelRequest, fraud_scoring_service_pb2.GetModelResponse]
     """The model in use."""
+    MeasureHealth: grpc.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.MeasureHealthRequest, fraud_scoring_service_pb2.MeasureHealthResponse]
+    """Measures how a model fares on rows that it scored: drift, calibration, and challengers beside it. Knows only the
+    models in use: of another one it has no training to compare with. RESOURCE_EXHAUSTED OVERLOADED when too many such
+    calls wait.
+    """
 
 @typing.type_check_only
 class FraudScoringServiceAsyncStub(FraudScoringServiceStub):
@@ -51,6 +56,11 @@ class FraudScoringServiceAsyncStub(FraudScoringServiceStub):
     """
     GetModel: aio.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.GetModelRequest, fraud_scoring_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """The model in use."""
+    MeasureHealth: aio.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.MeasureHealthRequest, fraud_scoring_service_pb2.MeasureHealthResponse]  # type: ignore[assignment]
+    """Measures how a model fares on rows that it scored: drift, calibration, and challengers beside it. Knows only the
+    models in use: of another one it has no training to compare with. RESOURCE_EXHAUSTED OVERLOADED when too many such
+    calls wait.
+    """
 
 class FraudScoringServiceServicer(metaclass=abc_1.ABCMeta):
     """Turns rows of features into probabilities of abuse. It knows models; it knows nothing of cards, policies or money."""
@@ -72,5 +82,16 @@ class FraudScoringServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[fraud_scoring_service_pb2.GetModelResponse, abc.Awaitable[fraud_scoring_service_pb2.GetModelResponse]]:
         """The model in use."""
+
+    @abc_1.abstractmethod
+    def MeasureHealth(
+        self,
+        request: fraud_scoring_service_pb2.MeasureHealthRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fraud_scoring_service_pb2.MeasureHealthResponse, abc.Awaitable[fraud_scoring_service_pb2.MeasureHealthResponse]]:
+        """Measures how a model fares on rows that it scored: drift, calibration, and challengers beside it. Knows only the
+        models in use: of another one it has no training to compare with. RESOURCE_EXHAUSTED OVERLOADED when too many such
+        calls wait.
+        """
 
 def add_FraudScoringServiceServicer_to_server(servicer: FraudScoringServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...
