@@ -286,7 +286,7 @@ async def model_health(
 
     from clients.python import health_view, views
 
-    request = GetModelHealthRequest(platform=platform, mature_days=mature_days)
+    request = GetModelHealthRequest(platform=platform or None, mature_days=mature_days)
     if from_time:
         request.from_time.FromDatetime(from_time)
     if to_time:

@@ -161,7 +161,7 @@ class CommandParser:
         return HealthQuestion(
             from_time=_time(request, "from_time"),
             to_time=_time(request, "to_time"),
-            platform=request.platform or None,
+            platform=request.platform if request.HasField("platform") else None,
             mature_days=request.mature_days if request.HasField("mature_days") else None,
         )
 

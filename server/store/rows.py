@@ -44,7 +44,7 @@ class _ScoreOnRecord(msgspec.Struct):
     medium_threshold: float
     high_threshold: float
     model_version: str
-    shadow: list[_ScoreOnRecord] = []
+    shadows: list[_ScoreOnRecord] = []
 
 
 _score_on_record = msgspec.json.Decoder(_ScoreOnRecord | None)
@@ -138,7 +138,7 @@ def judged(rows: Iterable[Row]) -> list[JudgedRequest]:
                 time=row["create_time"],
                 features=_features.decode(row["features"]),
                 score=scored and _score(scored),
-                shadow=tuple(map(_score, scored.shadow)) if scored else (),
+                shadow=tuple(map(_score, scored.shadows)) if scored else (),
                 label=row["label"],
             )
         )

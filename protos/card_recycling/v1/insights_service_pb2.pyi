@@ -30,7 +30,7 @@ class GetModelHealthRequest(message.Message):
     PLATFORM_FIELD_NUMBER: builtins.int
     MATURE_DAYS_FIELD_NUMBER: builtins.int
     platform: builtins.str
-    """Only this platform's decisions; all when empty."""
+    """Only this platform's decisions; all when left out."""
     mature_days: builtins.int
     """After how many days of silence an approved request counts as honest; 30 when left out."""
     @builtins.property
@@ -46,16 +46,21 @@ class GetModelHealthRequest(message.Message):
         *,
         from_time: timestamp_pb2.Timestamp | None = ...,
         to_time: timestamp_pb2.Timestamp | None = ...,
-        platform: builtins.str = ...,
+        platform: builtins.str | None = ...,
         mature_days: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_mature_days", b"_mature_days", "from_time", b"from_time", "mature_days", b"mature_days", "to_time", b"to_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_mature_days", b"_mature_days", "_platform", b"_platform", "from_time", b"from_time", "mature_days", b"mature_days", "platform", b"platform", "to_time", b"to_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_mature_days", b"_mature_days", "from_time", b"from_time", "mature_days", b"mature_days", "platform", b"platform", "to_time", b"to_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_mature_days", b"_mature_days", "_platform", b"_platform", "from_time", b"from_time", "mature_days", b"mature_days", "platform", b"platform", "to_time", b"to_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mature_days: _TypeAlias = typing.Literal["mature_days"]  # noqa: Y015
     _WhichOneofArgType__mature_days: _TypeAlias = typing.Literal["_mature_days", b"_mature_days"]  # noqa: Y015
+    _WhichOneofReturnType__platform: _TypeAlias = typing.Literal["platform"]  # noqa: Y015
+    _WhichOneofArgType__platform: _TypeAlias = typing.Literal["_platform", b"_platform"]  # noqa: Y015
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mature_days) -> _WhichOneofReturnType__mature_days | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__platform) -> _WhichOneofReturnType__platform | None: ...
 
 @typing.final
 class GetModelHealthResponse(message.Message):
