@@ -44,6 +44,9 @@ MEASURING_MAX: Final = 4
 DRAIN_S: Final = 10.0
 """How long requests in flight may take after SIGTERM."""
 
+_COLUMN_OF: Final = {field.number: FEATURE_NAMES.index(field.name) for field in pb.FeatureRow.DESCRIPTOR.fields}
+"""Field numbers to places in the matrix."""
+
 _ERROR_DOMAIN: Final = "card-recycling"
 
 log = logging.getLogger(__name__)
@@ -63,9 +66,9 @@ def feature_matrix(rows: Sequence[pb.FeatureRow]) -> npt.NDArray[np.float64]:
     for number, row in enumerate(rows):
         fields = row.ListFields()
         given += len(fields)
-        before = number * width - 1  # field numbers follow the order of the registry, from 1
+        first = number * width
         for field, value in fields:
-            values[before + field.number] = value
+            values[first + _COLUMN_OF[field.number]] = value
     matrix = np.array(values, dtype=np.float64).reshape(len(rows), width)
     if given != np.count_nonzero(~np.isnan(matrix)):
         _refuse_nan(rows)

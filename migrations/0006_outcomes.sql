@@ -34,16 +34,24 @@ ALTER TABLE risk_event ADD COLUMN request_id uuid;
 -- squawk-ignore require-concurrent-index-creation
 CREATE INDEX command_judged ON command (create_time) WHERE method IN ('Recycle', 'Reactivate');
 
--- A complaint is an event of its account, as of the moment when it became known. Kept by a trigger, so that no writer of
--- outcomes can forget it.
+-- What follows from outcomes at once, kept by a trigger so that no writer can forget it. A complaint is an event of its
+-- account; of an account whose abuse became known, features tell from then on. A recycling's abuse becomes known once,
+-- however often it is told, and stays known: what is found out later changes its label, not what was known.
 CREATE FUNCTION project_outcomes() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-  INSERT INTO risk_event (account_id, event_time, kind, card_id)
-  SELECT o.account_id, o.record_time, 'COMPLAINT', r.card_id::text
+  INSERT INTO risk_event (account_id, event_time, kind, card_id, tier, recycling_id)
+  SELECT o.account_id, o.record_time, 'COMPLAINT', r.card_id::text, c.tier, o.recycling_id
   FROM new_outcome AS o
   JOIN recycling AS r ON r.account_id = o.account_id AND r.recycling_id = o.recycling_id
+  JOIN card AS c ON c.account_id = r.account_id AND c.card_id = r.card_id
   WHERE o.kind = 'COMPLAINT';
+  INSERT INTO risk_label (account_id, recycling_id, label, source, label_time)
+  SELECT o.account_id, o.recycling_id, 1, lower(o.kind), o.record_time
+  FROM new_outcome AS o
+  WHERE o.kind IN ('CHARGEBACK', 'CONFIRMED_FRAUD')
+    AND NOT EXISTS (SELECT FROM risk_label AS l
+                    WHERE l.account_id = o.account_id AND l.recycling_id = o.recycling_id AND l.label = 1);
   RETURN NULL;
 END
 $$;

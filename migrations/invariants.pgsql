@@ -467,7 +467,7 @@ SELECT recorded.relation::text, privilege
 FROM (
   SELECT to_regclass(name) AS relation
   FROM unnest(ARRAY['policy_revision', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
-                    'risk_pair', 'outcome']) AS name
+                    'risk_pair', 'risk_link', 'risk_label', 'outcome']) AS name
   UNION ALL
   SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'risk_event'::regclass
 ) AS recorded
@@ -480,29 +480,60 @@ WHERE has_table_privilege('recycling_server', recorded.relation, privilege)
 -- A minute's grace: two servers may record a quote and a recycle of one account in the other order than they began.
 SELECT e.account_id, e.seq, e.event_time, pair.kind, p.first_time
 FROM risk_event AS e
-CROSS JOIN LATERAL (VALUES
-  (1::smallint, e.device_hash, ''::bytea),
-  (2::smallint, e.address_hash, ''::bytea),
-  (3::smallint, CASE WHEN e.kind = 'RECYCLE' THEN look_alike_key(e.profile_hash, e.amount_minor) END, ''::bytea),
-  (4::smallint, convert_to(e.card_id, 'UTF8'), CASE WHEN e.kind = 'ACTIVATE' THEN 'A'::bytea ELSE ''::bytea END),
-  (5::smallint, ''::bytea, ''::bytea)
-) AS pair (kind, key, other)
+CROSS JOIN LATERAL risk_pairs(
+  e.kind, e.card_id, e.device_hash, e.address_hash, e.profile_hash, e.serial_block, e.amount_minor) AS pair
 LEFT JOIN risk_pair AS p
   ON (p.account_id, p.kind, p.key, p.other) = (e.account_id, pair.kind, pair.key, pair.other)
-WHERE pair.key IS NOT NULL AND (p.first_time IS NULL OR p.first_time > e.event_time + interval '1 minute');
+WHERE p.first_time IS NULL OR p.first_time > e.event_time + interval '1 minute';
 
--- name: outcomes_leave_marks (17)
--- Each complaint is an event of its account too, from when it became known, and no other event is a complaint.
-SELECT account_id, card_id, marked_time, o.complaints, e.events
+-- name: risk_links_are_complete (17)
+-- All that a risk event shows of its device and address is remembered by then, whichever account it was.
+SELECT e.account_id, e.seq, e.event_time, link.kind, k.first_time
+FROM risk_event AS e
+CROSS JOIN LATERAL risk_links(e.card_id, e.device_hash, e.address_hash, e.profile_hash) AS link
+LEFT JOIN risk_link AS k ON (k.kind, k.key, k.other) = (link.kind, link.key, link.other)
+WHERE k.first_time IS NULL OR k.first_time > e.event_time + interval '1 minute';
+
+-- name: confirmed_abuse_is_remembered (17)
+-- Every device of an account whose abuse is confirmed is marked since both are so, and no other device is.
+-- Of an event and a label that were recorded at the same time neither may have seen the other.
+SELECT account_id, key, d.since, m.first_time
 FROM (
-  SELECT o.account_id, r.card_id::text AS card_id, o.record_time AS marked_time, count(*) AS complaints
-  FROM outcome AS o JOIN recycling AS r USING (account_id, recycling_id)
-  WHERE o.kind = 'COMPLAINT'
-  GROUP BY o.account_id, r.card_id, o.record_time
+  SELECT p.account_id, p.key, greatest(p.first_time, l.label_time) AS since,
+         abs(extract(epoch FROM p.first_time - l.create_time)) > 60 AS apart
+  FROM risk_pair AS p
+  JOIN (
+    SELECT account_id, min(label_time) AS label_time, min(create_time) AS create_time
+    FROM risk_label WHERE label = 1 GROUP BY account_id
+  ) AS l USING (account_id)
+  WHERE p.kind = 1
+) AS d
+FULL JOIN (SELECT * FROM risk_pair WHERE kind = 8) AS m USING (account_id, key)
+WHERE d.since IS NULL OR (m.first_time IS NULL AND d.apart) OR m.first_time < d.since;
+
+-- name: complaints_are_events (17)
+-- Each complaint is an event of its account too, from when it became known, and no other event is a complaint.
+SELECT account_id, recycling_id, known_time, o.complaints, e.events
+FROM (
+  SELECT account_id, recycling_id, record_time AS known_time, count(*) AS complaints
+  FROM outcome WHERE kind = 'COMPLAINT'
+  GROUP BY account_id, recycling_id, record_time
 ) AS o
 FULL JOIN (
-  SELECT account_id, card_id, event_time AS marked_time, count(*) AS events
+  SELECT account_id, recycling_id, event_time AS known_time, count(*) AS events
   FROM risk_event WHERE kind = 'COMPLAINT'
-  GROUP BY account_id, card_id, event_time
-) AS e USING (account_id, card_id, marked_time)
+  GROUP BY account_id, recycling_id, event_time
+) AS e USING (account_id, recycling_id, known_time)
 WHERE o.complaints IS DISTINCT FROM e.events;
+
+-- name: abuse_is_labelled (17)
+-- A recycling's abuse that was told is known to features from then on, at the latest.
+SELECT o.account_id, o.recycling_id, o.known_time
+FROM (
+  SELECT account_id, recycling_id, min(record_time) AS known_time
+  FROM outcome WHERE kind IN ('CHARGEBACK', 'CONFIRMED_FRAUD')
+  GROUP BY account_id, recycling_id
+) AS o
+WHERE NOT EXISTS (SELECT FROM risk_label AS l
+                  WHERE (l.account_id, l.recycling_id, l.label) = (o.account_id, o.recycling_id, 1)
+                    AND l.label_time <= o.known_time);

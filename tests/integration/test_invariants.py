@@ -141,7 +141,7 @@ FROM unnest(ARRAY[3, 6]) AS step;
 INSERT INTO outcome (account_id, recycling_id, kind, outcome_time, record_time, platform, policy_revision,
                      model_version, risk_score, state)
 VALUES ('a', id(16), 'COMPLAINT', at(4), at(5), 'tencent', 1, 'm1', 0.1, 'APPROVED'),
-       ('a', id(15), 'CHARGEBACK', at(4), at(4), 'iqiyi', 1, 'm1', 0.1, 'APPROVED');
+       ('a', id(15), 'CHARGEBACK', at(4), at(1500), 'iqiyi', 1, 'm1', 0.1, 'APPROVED');
 """
 
 # What is done to the history above, and the names of the rules that this breaks. Where the schema itself forbids the
@@ -459,7 +459,7 @@ VIOLATIONS = {
     "an outcome of nothing": (
         """ALTER TABLE outcome DROP CONSTRAINT outcome_account_id_recycling_id_fkey;
            UPDATE outcome SET recycling_id = id(99) WHERE recycling_id = id(15)""",
-        {"outcomes_name_recyclings"},
+        {"outcomes_name_recyclings", "abuse_is_labelled"},
     ),
     "an outcome that credits another model": (
         "UPDATE outcome SET model_version = 'm2' WHERE recycling_id = id(15)",
@@ -483,17 +483,45 @@ VIOLATIONS = {
     ),
     "a complaint that features do not see": (
         "DELETE FROM risk_event WHERE kind = 'COMPLAINT'",
-        {"outcomes_leave_marks"},
+        {"complaints_are_events"},
     ),
     "a complaint that nobody made": (
         "DELETE FROM outcome WHERE kind = 'COMPLAINT'",
-        {"outcomes_leave_marks"},
+        {"complaints_are_events"},
     ),
     "an event of another's command": (
         "UPDATE risk_event SET request_id = id(116) WHERE request_id = id(112)",
         {"events_name_commands"},
     ),
-    "a device forgotten": ("DELETE FROM risk_pair WHERE kind = 1", {"risk_pairs_are_complete"}),
+    "a device forgotten": (
+        "DELETE FROM risk_pair WHERE kind = 1",
+        {"risk_pairs_are_complete", "confirmed_abuse_is_remembered"},
+    ),
+    "a card on a device forgotten": ("DELETE FROM risk_link WHERE kind = 1", {"risk_links_are_complete"}),
+    "a device at an address remembered late": (
+        "UPDATE risk_link SET first_time = at(4) + interval '1 hour' WHERE kind = 3",
+        {"risk_links_are_complete"},
+    ),
+    "a device of confirmed abuse that is not marked": (
+        "DELETE FROM risk_pair WHERE kind = 8",
+        {"confirmed_abuse_is_remembered"},
+    ),
+    "a device marked before its abuse was confirmed": (
+        "UPDATE risk_pair SET first_time = at(1499) WHERE kind = 8",
+        {"confirmed_abuse_is_remembered"},
+    ),
+    "a device marked without a label": (
+        "DELETE FROM risk_label",
+        {"confirmed_abuse_is_remembered", "abuse_is_labelled"},
+    ),
+    "abuse that became known late": (
+        "UPDATE risk_label SET label_time = at(1501); UPDATE risk_pair SET first_time = at(1501) WHERE kind = 8",
+        {"abuse_is_labelled"},
+    ),
+    "a server that may change labels": (
+        "GRANT UPDATE (label) ON risk_label TO recycling_server",
+        {"records_are_append_only"},
+    ),
     "a device remembered late": (
         "UPDATE risk_pair SET first_time = at(4) + interval '1 hour' WHERE kind = 1",
         {"risk_pairs_are_complete"},
@@ -561,7 +589,7 @@ async def test_verify_names_every_rule(fresh_database: FreshDatabase) -> None:
 async def test_verify_fails_on_a_violation(fresh_database: FreshDatabase) -> None:
     """On a violated database `recycling verify` names the rule, and fails."""
     owner_url, _ = await fresh_database()
-    await violated(owner_url, HISTORY, VIOLATIONS["a device forgotten"][0])
+    await violated(owner_url, HISTORY, VIOLATIONS["a device remembered late"][0])
     done = await recycling("verify", "--database-url", owner_url, "--json")
     assert done.code == 1
     assert [rule["name"] for rule in json.loads(done.out) if rule["violations"]] == ["risk_pairs_are_complete"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +25,7 @@ from server.engine.outcomes import OutcomeRecorder
 from server.engine.ports import JudgedRequest, ScoreUnavailable
 from tests.integration.world import World, circumstances, reactivate
 
-DAY = timedelta(days=1)
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 NOTHING = Figures(
     reference_known=False, features=(), calibration=Calibration(rows=0, positives=0, bins=()), challengers=()
 )
@@ -47,16 +47,21 @@ class Measurer:
 
 
 async def recycled(world: World, platform: str = "iqiyi", **more: Any) -> types_pb2.Recycling:
-    """A recycling on a day of its own."""
+    """A recycling at the first hour of a day of its own, which has passed."""
+    await world.move(HOUR)
     recycling = await world.recycled(await world.issue(platform), **more)
-    await world.move(DAY)
+    await world.move(DAY - HOUR)
     return recycling
+
+
+async def ago(world: World, days: int) -> datetime:
+    """The beginning of that day, after all that other tests did."""
+    return await world.store.now() - days * DAY + HOUR / 2
 
 
 async def judged(world: World, *, days: int, **more: Any) -> list[JudgedRequest]:
     """The decisions of the last days, newest first."""
-    now = await world.store.now()
-    window = Window(from_time=now - days * DAY, to_time=now)
+    window = Window(from_time=await ago(world, days), to_time=await world.store.now())
     return await world.store.judged(window, more.pop("platform", None), more.pop("rows_max", 10), **more)
 
 
@@ -107,9 +112,7 @@ async def test_decision_without_a_score_is_degraded(world: World) -> None:
     world.scorer.down = False
     await recycled(world)
     measurer = Measurer()
-    report = await ModelHealthReporter(world.store, measurer).report(
-        HealthQuestion(from_time=await world.store.now() - 2 * DAY)
-    )
+    report = await ModelHealthReporter(world.store, measurer).report(HealthQuestion(from_time=await ago(world, 2)))
     assert (report.rows, report.degraded_rows) == (2, 1)
     ((seen, _),) = measurer.asked
     assert len(seen) == 1
@@ -160,7 +163,7 @@ async def test_each_model_is_measured_by_itself(world: World) -> None:
     await recycled(world)
     measurer = Measurer()
     report = await ModelHealthReporter(world.store, measurer).report(
-        HealthQuestion(from_time=await world.store.now() - 3 * DAY, mature_days=0)
+        HealthQuestion(from_time=await ago(world, 3), mature_days=0)
     )
     assert [(model.model_version, model.rows) for model in report.models] == [("fake", 2), ("old", 1)]
     assert [(len(seen), len(labelled)) for seen, labelled in measurer.asked] == [(2, 2), (1, 1)]

@@ -143,6 +143,18 @@ async def test_complaint_is_an_event_of_its_account(world: World) -> None:
     )
 
 
+async def test_abuse_becomes_known_once(world: World) -> None:
+    """Features know of a recycling's abuse since it was first told, however often it is told; of a complaint, nothing."""
+    recycling = await recycled(world)
+    await recorded(world, news(recycling, OutcomeKind.COMPLAINT))
+    first = await recorded(world, news(recycling, OutcomeKind.CHARGEBACK))
+    await world.move(DAY)
+    await recorded(world, news(recycling, OutcomeKind.CONFIRMED_FRAUD))
+    known = await world.owner.fetch("SELECT * FROM risk_label WHERE account_id = $1", recycling.account_id)
+    assert [(row["label"], row["source"], row["label_time"]) for row in known] == [(1, "chargeback", first.record_time)]
+    assert str(known[0]["recycling_id"]) == recycling.recycling_id
+
+
 async def test_void_for_a_chargeback_is_an_outcome(world: World) -> None:
     """VoidCard(CHARGEBACK) tells the outcome of the card's live recycling; a refund, or no recycling, none."""
     refunded, recycling = await recycled(world), await recycled(world)
