@@ -41,11 +41,12 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What a model's training saw: features by name, scores, and between which bounds its alert rate should lie."""
+    """What a model's training saw: features by name, scores, and between which bounds its alert rate should lie (None:
+    nothing is said of that)."""
 
     features: Mapping[str, Distribution]
     score: Distribution
-    alert_rate: tuple[float, float]
+    alert_rate: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

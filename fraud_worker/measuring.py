@@ -14,8 +14,9 @@ from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 
 from fraud_worker import health
 from fraud_worker.columns import UNKNOWN, RequestRefused, checked_matrix
-from fraud_worker.health import Labels, Reference, Thresholds, Values
+from fraud_worker.health import Distribution, Labels, Reference, Thresholds, Values
 from fraud_worker.registry import FEATURE_NAMES
+from fraud_worker.scorer import Bins, Manifest
 
 ROWS_MAX: Final = 5_000
 
@@ -34,7 +35,7 @@ def measured(request: pb.MeasureHealthRequest, references: Mapping[str, Referenc
         reference_known=reference is not None,
         calibration=_calibration(health.calibration(labelled, labels)),
     )
-    if reference is not None:
+    if reference is not None and reference.alert_rate is not None:
         answer.alert_rate_low, answer.alert_rate_high = reference.alert_rate
     if request.row_count:
         rows = checked_matrix(request, ROWS_MAX)
@@ -57,6 +58,22 @@ def measured(request: pb.MeasureHealthRequest, references: Mapping[str, Referenc
         )
         answer.challengers.append(pb.Comparison(model_version=challenger.model_version, **asdict(found)))
     return answer
+
+
+def reference_of(manifest: Manifest) -> Reference | None:
+    """What the manifest tells of training; None where it tells nothing."""
+    if manifest.score_bins is None:
+        return None
+    band = manifest.alert_rate
+    return Reference(
+        features={name: _distribution(bins) for name, bins in manifest.feature_bins.items()},
+        score=_distribution(manifest.score_bins),
+        alert_rate=(band.low, band.high) if band else None,
+    )
+
+
+def _distribution(bins: Bins) -> Distribution:
+    return Distribution(edges=bins.edges, shares=[*bins.shares, bins.unknown])
 
 
 def _thresholds(of: pb.MeasureHealthRequest | pb.ChallengerScores, path: str) -> Thresholds:

@@ -29,7 +29,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
 from fraud_worker.columns import RequestRefused
-from fraud_worker.measuring import measured
+from fraud_worker.measuring import measured, reference_of
 from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
 from fraud_worker.scorer import Model, RowsRefused
 from process import telemetry
@@ -131,7 +131,7 @@ class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
         self._measuring += 1
         try:
             # Beside the scores, on one thread.
-            references = {self._model.version: self._model.manifest.reference}
+            references = {self._model.version: reference_of(self._model.manifest)}
             return await asyncio.get_running_loop().run_in_executor(self._measurer, measured, request, references)
         except RequestRefused as error:
             await _refuse(context, error.field, error.why)

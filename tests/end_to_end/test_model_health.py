@@ -102,19 +102,20 @@ def tell_training(model: Path, rows: Any, scores: Any) -> None:
     """Writes into the model's manifest that training saw these rows and scores."""
     file = model / "manifest.json"
     manifest = json.loads(file.read_text())
-    manifest["reference"] = {
-        "features": {name: distribution(rows[:, column]) for column, name in enumerate(FEATURE_NAMES)},
-        "score": distribution(scores),
-        "alert_rate": [0.0, 0.05],
-    }
+    manifest["feature_bins"] = {name: bins(rows[:, column]) for column, name in enumerate(FEATURE_NAMES)}
+    # Scores of few rows are a few values, and quarters would cut right through one of them.
+    manifest["score_bins"] = bins(scores, [0.05, 0.2, 0.5])
+    manifest["alert_rate"] = {"share": 0.01, "low": 0.0, "high": 0.05, "rows": WAVE}
     file.write_text(json.dumps(manifest))
 
 
-def distribution(values: Any) -> dict[str, Any]:
-    """In quarters."""
+def bins(values: Any, edges: list[float] | None = None) -> dict[str, Any]:
+    """Between `edges`; in quarters where none are given."""
     known = values[~np.isnan(values)]
-    edges = sorted({float(edge) for edge in np.quantile(known, [0.25, 0.5, 0.75])}) if len(known) else []
-    return {"edges": edges, "shares": shares(values, edges).tolist()}
+    if edges is None:
+        edges = sorted({float(edge) for edge in np.quantile(known, [0.25, 0.5, 0.75])}) if len(known) else []
+    *known_shares, unknown = shares(values, edges).tolist()
+    return {"edges": edges, "shares": known_shares, "unknown": unknown}
 
 
 async def health(service: Service, request: insights_service_pb2.GetModelHealthRequest) -> Any:

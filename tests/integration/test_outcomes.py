@@ -144,7 +144,7 @@ async def test_complaint_is_an_event_of_its_account(world: World) -> None:
 
 
 async def test_abuse_becomes_known_once(world: World) -> None:
-    """Features know of a recycling's abuse since it was first told, however often it is told; of a complaint, nothing."""
+    """Features know of a recycling's abuse since it was first told, however often; a complaint alone tells none."""
     recycling = await recycled(world)
     await recorded(world, news(recycling, OutcomeKind.COMPLAINT))
     first = await recorded(world, news(recycling, OutcomeKind.CHARGEBACK))
