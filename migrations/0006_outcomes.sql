@@ -62,7 +62,8 @@ CREATE TRIGGER outcome_projected AFTER INSERT ON outcome
 
 -- What is known by now of the request that made or undid a recycling: 1 abuse, 0 honest, no row where nothing tells.
 --
--- The strongest evidence counts, among equally strong the newest: a finding before a chargeback before a conversion.
+-- The strongest evidence counts, among equally strong the newest: a finding before a chargeback before a conversion
+-- before a reviewer's verdict (a `risk_label` of source "review").
 -- A complaint tells nothing by itself. An approved request of which nothing was said for p_mature counts as honest. One
 -- that was refused or is held has no label unless somebody found out: what it would have come to, nobody saw.
 -- label_time: from when on the service knew.
@@ -79,6 +80,11 @@ LANGUAGE sql STABLE AS $$
     FROM outcome AS o
     WHERE o.account_id = p_account_id AND o.recycling_id = p_recycling_id AND o.kind <> 'COMPLAINT'
       AND o.record_time <= p_now
+    UNION ALL
+    SELECT l.label, 'REVIEW', l.label_time, 1
+    FROM risk_label AS l
+    WHERE l.account_id = p_account_id AND l.recycling_id = p_recycling_id AND l.source = 'review'
+      AND l.label_time <= p_now
     UNION ALL
     SELECT 0, 'SILENCE', p_judged_time + p_mature, 0
     WHERE p_approved AND p_judged_time + p_mature <= p_now

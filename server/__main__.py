@@ -49,6 +49,7 @@ from server.config import Config, DatabaseConfig
 from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
+from server.engine.model_gauges import ModelGauges, keep_gauges
 from server.engine.model_health import ModelHealthReporter
 from server.engine.outcomes import OutcomeRecorder
 from server.measurer import GrpcHealthMeasurer
@@ -174,10 +175,14 @@ async def serve(config: Config) -> None:
     gc.freeze()
     gc.set_threshold(GARBAGE_MIN)
     print(f"server listening on {config.listen.rpartition(':')[0]}:{port}", flush=True)
-    watch = asyncio.create_task(watch_health(store, health))
+    watches = [asyncio.create_task(watch_health(store, health))]
+    if config.model_health_every_s > 0:
+        reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
+        watches.append(asyncio.create_task(keep_gauges(reporter, ModelGauges(), config.model_health_every_s)))
     await stop.wait()
     log.info("draining")
-    watch.cancel()
+    for watch in watches:
+        watch.cancel()
     await health.enter_graceful_shutdown()
     await server.stop(config.drain_s)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,18 +13,21 @@ import numpy as np
 import pytest
 from card_recycling.v1 import types_pb2
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from fraud_worker.columns import RequestRefused
 from fraud_worker.health import Distribution, Reference
 from fraud_worker.measuring import ROWS_MAX, measured
 from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
 from server.domain.errors import Reason, Refusal
-from server.domain.model_health import Calibration, Figures, HealthQuestion, Window
+from server.domain.model_health import Calibration, FeatureHealth, Figures, HealthQuestion, Window
 from server.domain.outcome import NewOutcome, OutcomeKind
+from server.engine.model_gauges import ModelGauges, keep_gauges
 from server.engine.model_health import ModelHealthReporter
 from server.engine.outcomes import OutcomeRecorder
 from server.engine.ports import JudgedRequest, ScoreUnavailable
-from tests.integration.world import World, circumstances, reactivate
+from tests.integration.world import PATIENCE_S, World, circumstances, reactivate
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 NOTHING = Figures(
@@ -34,16 +38,19 @@ NOTHING = Figures(
 class Measurer:
     """Remembers what it is asked to measure; fails when it is told to."""
 
-    def __init__(self, *, down: bool = False) -> None:
+    def __init__(self, *, down: bool = False, figures: Figures = NOTHING) -> None:
         self.asked: list[tuple[list[JudgedRequest], list[JudgedRequest]]] = []
+        self.refused = 0
         self._down = down
+        self._figures = figures
 
     async def measure(self, seen: Sequence[JudgedRequest], labelled: Sequence[JudgedRequest]) -> Figures:
         """See the port."""
         if self._down:
+            self.refused += 1
             raise ScoreUnavailable("told so")
         self.asked.append((list(seen), list(labelled)))
-        return NOTHING
+        return self._figures
 
 
 async def recycled(world: World, platform: str = "iqiyi", **more: Any) -> types_pb2.Recycling:
@@ -186,6 +193,64 @@ async def test_worker_away_is_unavailable(world: World) -> None:
     with pytest.raises(Refusal) as refused:
         await ModelHealthReporter(world.store, Measurer(down=True)).report(HealthQuestion())
     assert refused.value.reason is Reason.FRAUD_SCORE_UNAVAILABLE
+
+
+# As metrics
+
+
+async def test_gauges_show_the_model_in_use(world: World) -> None:
+    """Drift, alert rate, calibration and null rates are gauges, refreshed from the records; what is unknown is none."""
+    await recycled(world)
+    measurer = Measurer(
+        figures=Figures(
+            reference_known=True,
+            features=(
+                FeatureHealth(name="page_views", null_rate=0.5, psi=0.3),
+                FeatureHealth(name="vpn", null_rate=1.0),
+            ),
+            calibration=Calibration(rows=1, positives=0, bins=(), ece=0.02),
+            challengers=(),
+            alert_rate=0.1,
+        )
+    )
+    reader = InMemoryMetricReader()
+    gauges = ModelGauges(MeterProvider([reader]).get_meter("test"))
+    keeping = asyncio.create_task(keep_gauges(ModelHealthReporter(world.store, measurer), gauges, 0.0))
+    async with asyncio.timeout(PATIENCE_S):
+        while not (found := gauged(reader)):  # noqa: ASYNC110 - setting a gauge tells no event
+            await asyncio.sleep(0)
+    keeping.cancel()
+    assert found == {
+        "fraud_model_psi": {"page_views": 0.3},
+        "fraud_model_null_rate": {"page_views": 0.5, "vpn": 1.0},
+        "fraud_model_alert_rate": {None: 0.1},
+        "fraud_model_ece": {None: 0.02},
+    }
+
+
+def gauged(reader: InMemoryMetricReader) -> dict[str, dict[Any, Any]]:
+    """The gauges' values by name and feature."""
+    data = reader.get_metrics_data()
+    return {
+        metric.name: {(point.attributes or {}).get("feature"): point.value for point in metric.data.data_points}  # type: ignore[union-attr]
+        for resource in (data.resource_metrics if data else ())
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+
+
+async def test_gauges_outlive_a_worker_that_is_away(world: World) -> None:
+    """A refresh that fails is tried again."""
+    measurer = Measurer(down=True)
+    await recycled(world)
+    keeping = asyncio.create_task(
+        keep_gauges(ModelHealthReporter(world.store, measurer), ModelGauges(MeterProvider().get_meter("test")), 0.0)
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        while measurer.refused < 2:  # noqa: ASYNC110 - failing tells no event
+            await asyncio.sleep(0)
+    assert not keeping.done()
+    keeping.cancel()
 
 
 # The worker's answer

@@ -215,6 +215,23 @@ async def test_newest_of_the_strongest_wins(world: World, kinds: tuple[str, str]
     assert (await label(world, recycling) or ())[:2] == expected
 
 
+async def test_verdict_is_weaker_than_an_outcome(world: World) -> None:
+    """A reviewer's verdict labels a request of either kind, until an outcome tells better."""
+    recycling = await recycled(world)
+    for verdict in (1, 0):
+        await world.owner.execute(
+            "INSERT INTO risk_label (account_id, recycling_id, label, source, label_time)"
+            " VALUES ($1, $2, $3, 'review', service_clock())",
+            recycling.account_id,
+            UUID(recycling.recycling_id),
+            verdict,
+        )
+        assert (await label(world, recycling) or ())[:2] == (verdict, "REVIEW")
+        await world.move(DAY)
+    await recorded(world, news(recycling, OutcomeKind.CHARGEBACK))
+    assert (await label(world, recycling) or ())[:2] == (1, "CHARGEBACK")
+
+
 async def test_silence_speaks_for_the_approved(world: World) -> None:
     """An approved request of which nothing was said within the window is honest; a refused one is not known to be."""
     recycling = await recycled(world)
