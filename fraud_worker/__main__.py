@@ -1,4 +1,4 @@
-"""The command line: `fraud-worker train | evaluate | explain | serve | simulate | default-model`.
+"""The command line: `fraud-worker train | evaluate | explain | export | serve | simulate | default-model`.
 
 Knows flags and what to print; must not know how any of it is done. Commands import what they need, so that training and
 simulating never load gRPC, and Postgres starts before it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +22,8 @@ app = typer.Typer(
 
 DEFAULT_MODEL = Path(__file__).parent / "model"
 """The model that is shipped; `default-model` makes it."""
+
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
 
 Events = Annotated[
     list[Path], typer.Option("--events", help="Event log, CSV (.gz) or Parquet; may be repeated.", metavar="LOG")
@@ -127,6 +129,38 @@ def explain(
 
     title = f"row {row}: {event['event_kind']} of {event['account_id']} at {event['event_time']:%Y-%m-%d %H:%M:%S} UTC"
     Console().print(*lines(explained, loaded.manifest.thresholds, title), sep="\n")
+
+
+@app.command()
+def export(
+    database_url: Annotated[
+        str, typer.Option(metavar="URL", envvar="DATABASE_URL", help="The live database; reading is enough.")
+    ],
+    out: Annotated[Path, typer.Option(help="Event log to write: .parquet, .csv or .csv.gz.", metavar="LOG")],
+    from_time: Annotated[
+        datetime | None, typer.Option("--from", formats=_TIMES, help="The first moment, UTC.", metavar="TIME")
+    ] = None,
+    to_time: Annotated[
+        datetime | None, typer.Option("--to", formats=_TIMES, help="Until when, UTC, exclusive.", metavar="TIME")
+    ] = None,
+    mature_days: Annotated[
+        float, typer.Option(min=0, help="After so many days of silence an approved request counts as honest.")
+    ] = 30.0,
+) -> None:
+    """Export a live database's risk events as an event log, with what became of the requests."""
+    from fraud_worker import export as exporting
+
+    try:
+        count = exporting.export(
+            database_url,
+            out,
+            from_time=from_time and from_time.replace(tzinfo=UTC),
+            to_time=to_time and to_time.replace(tzinfo=UTC),
+            mature=timedelta(days=mature_days),
+        )
+    except exporting.ExportError as error:
+        raise _stopped(error) from error
+    typer.echo(f"{count} events in {out}")
 
 
 @app.command()

@@ -11,7 +11,8 @@ A log holds raw values, or, where it was exported from production, the keyed has
 signals that followed from them. Where both are given, hash and signal win.
 
 A label of abuse is known to later events from `label_time` on, or, where the log has none, from `LABEL_DELAY` after its
-event: so long a chargeback takes, and a feature must not know more than serving will.
+event: so long a chargeback takes, and a feature must not know more than serving will. Where a log tells `abuse_time`,
+as an export does, abuse was known from then on, whatever was found out afterwards.
 """
 
 from __future__ import annotations
@@ -77,14 +78,14 @@ _COUNTS: Final = (
 )
 _FLAGS: Final = ("copy_paste_used", "emulator", "rooted", "vpn", "hosting", "timezone_mismatch", "label")
 _WORDS: Final = {"event_kind": EVENT_KINDS, "outcome": OUTCOMES}
-_TIMES: Final = ("event_time", "label_time")
+_TIMES: Final = ("event_time", "label_time", "abuse_time")
 _REQUIRED: Final = ("event_time", "event_kind", "account_id")
 
 COLUMNS: Final = (
     *("event_time", "event_kind", "account_id", "card_id", "platform", "tier", "reason", "amount_minor", "device_id"),
     *("ip", "os", "model", "screen", "timezone", "language", "channel", "user_agent", "age", "serial", "country"),
     *SIGNALS,
-    *("outcome", "label", "label_time"),
+    *("outcome", "label", "label_time", "abuse_time"),
     *_HASHES,
     *("recycling_id", "policy_revision", "model_version"),
 )
@@ -202,7 +203,7 @@ async def _features(url: str, log: pl.DataFrame, wanted: pl.DataFrame) -> Matrix
     await migrate(url)
     connection = await asyncpg.connect(url)
     try:
-        with _progress() as progress:
+        with progress_bars() as progress:
             bar = progress.add_task("loading events", total=log.height)
             await load(connection, log, lambda rows: progress.advance(bar, rows))
             bar = progress.add_task("computing features", total=wanted.height)
@@ -238,12 +239,13 @@ async def load(
         ]
         await connection.copy_records_to_table("risk_event", records=records, columns=columns)
         advance(part.height)
-    abuse = log.filter("label").select(
+    known_time = pl.max_horizontal("event_time", pl.coalesce("label_time", pl.col("event_time") + LABEL_DELAY))
+    abuse = log.select(
         "account_id",
         label=pl.lit(1, dtype=pl.Int16),
         source=pl.lit("log"),
-        label_time=pl.max_horizontal("event_time", pl.coalesce("label_time", pl.col("event_time") + LABEL_DELAY)),
-    )
+        label_time=pl.coalesce("abuse_time", pl.when("label").then(known_time)),
+    ).filter(pl.col("label_time").is_not_null())
     await connection.copy_records_to_table("risk_label", records=abuse.iter_rows(), columns=abuse.columns)
     await connection.execute("ANALYZE risk_event, risk_pair, risk_link, risk_label")
 
@@ -336,7 +338,8 @@ def _known_word(text: str | None, words: Sequence[str]) -> str | None:
     return word if word in words else None
 
 
-def _progress() -> Progress:
+def progress_bars() -> Progress:
+    """Bars on standard error."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -387,6 +390,11 @@ def _column(path: Path, first_line: int, name: str, frame: pl.DataFrame) -> pl.S
         if known[value] is None and name in _REQUIRED:
             raise EventLogError(f"{path}: line {line}, column {name}: a value is required")
     return pl.Series(name, [known[value] for value in given], dtype=parsed_type)
+
+
+def column_type(name: str) -> pl.DataType | type[pl.DataType]:
+    """The type of a log's column; text where the log does not know it."""
+    return _parser(name)[0]
 
 
 def _parser(name: str) -> tuple[pl.DataType | type[pl.DataType], Callable[[Any], Any], str]:

@@ -49,12 +49,14 @@ class Models:
     former_champion: Model | None = None
     """The champion before this one, whose scores may still be asked about."""
 
+    def all(self) -> list[Model]:
+        """Champion, challengers, and the former champion."""
+        known = [loaded.model for loaded in (self.champion, *self.challengers) if loaded is not None]
+        return known if self.former_champion is None else [*known, self.former_champion]
+
     def of_version(self, version: str) -> Model | None:
         """The model of that version, if it is still here; "" is the champion."""
-        known = [loaded.model for loaded in (self.champion, *self.challengers) if loaded is not None]
-        if self.former_champion is not None:
-            known.append(self.former_champion)
-        return next((model for model in known if version in ("", model.version)), None)
+        return next((model for model in self.all() if version in ("", model.version)), None)
 
 
 @dataclass(slots=True, kw_only=True)

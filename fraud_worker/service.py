@@ -25,6 +25,7 @@ from google.rpc.status_pb2 import Status
 
 from fraud_worker.columns import RequestRefused, checked_matrix
 from fraud_worker.explanation import Explanation, explain
+from fraud_worker.measuring import measured, reference_of
 from fraud_worker.models import LoadedModel, Models, RefusedModel
 from fraud_worker.scorer import Model
 from fraud_worker.shadow import Shadows, ShadowScores
@@ -34,6 +35,8 @@ EXPLAINED_ROWS_MAX: Final = 64
 """A row takes some hundred microseconds and more."""
 EXPLAINING_MAX: Final = 8
 """So many Explain calls may wait; one is worked on at a time, beside the scores."""
+MEASURING_MAX: Final = 4
+"""So many MeasureHealth calls may wait; one is worked on at a time."""
 
 
 _ERROR_DOMAIN: Final = "card-recycling"
@@ -65,10 +68,13 @@ class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
         self._shadows = shadows
         self._explaining = 0
         self._explainer = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        self._measuring = 0
+        self._measurer = ThreadPoolExecutor(1, thread_name_prefix="measure")
 
     def close(self) -> None:
-        """Ends the thread that explains."""
+        """Ends the threads that explain and measure."""
         self._explainer.shutdown()
+        self._measurer.shutdown()
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Scores of the rows, in order; see the contract for the errors."""
@@ -113,6 +119,24 @@ class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
         finally:
             self._explaining -= 1
         return pb.ExplainResponse(model_version=model.version, explanations=map(_explanation, explanations))
+
+    async def MeasureHealth(self, request: pb.MeasureHealthRequest, context: Context) -> pb.MeasureHealthResponse:
+        """How a model fares; see the contract for the errors."""
+        await _check_deadline(context)
+        if self._measuring >= MEASURING_MAX:
+            await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "too many MeasureHealth calls wait")
+        references = {model.version: reference_of(model.manifest) for model in self._models().all()}
+        self._measuring += 1
+        try:
+            # Beside the scores, on one thread.
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._measurer, measured, request, references)
+        except RequestRefused as error:
+            await _refuse(context, error)
+        except Exception:
+            await _fail(context, "MeasureHealth")
+        finally:
+            self._measuring -= 1
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """The models in use, and those refused."""

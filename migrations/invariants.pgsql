@@ -383,6 +383,18 @@ WHERE NOT coalesce(c.create_time = p.create_time AND c.method = ANY (
         CASE p.kind WHEN 'SETTLEMENT' THEN ARRAY['Compensate']
                     WHEN 'CLAWBACK' THEN ARRAY['Reactivate', 'ResolveReview'] END), false);
 
+-- name: events_name_commands (4)
+-- Each event that names a command was left by it, at its moment, and no two by the same.
+SELECT e.account_id, e.seq, e.kind, e.event_time, e.request_id, c.method
+FROM (SELECT *, count(*) OVER (PARTITION BY account_id, request_id) AS twins
+      FROM risk_event WHERE request_id IS NOT NULL) AS e
+LEFT JOIN command AS c USING (account_id, request_id)
+WHERE (c.method, c.create_time)
+      IS DISTINCT FROM
+      (CASE e.kind WHEN 'RECYCLE' THEN 'Recycle' WHEN 'REACTIVATE' THEN 'Reactivate' WHEN 'ACTIVATE' THEN 'ActivateCard'
+                   WHEN 'COMPENSATE' THEN 'Compensate' WHEN 'ISSUE' THEN 'IssueCards' END, e.event_time)
+   OR e.twins > 1;
+
 -- name: amounts_in_range (6)
 -- Amounts lie between 1 and the cap, fees between 0 and the price, and no wallet is below zero.
 SELECT 'recycling' AS relation, r.account_id, r.recycling_id::text AS id, r.amount, r.fee_minor
@@ -564,6 +576,11 @@ FROM (
   UNION ALL
   SELECT 'command', account_id, request_id::text, create_time, NULL FROM command
   UNION ALL
+  SELECT 'outcome', o.account_id, o.recycling_id::text, o.record_time, NULL FROM outcome AS o
+  UNION ALL
+  SELECT 'outcome', o.account_id, o.recycling_id::text, o.outcome_time, r.create_time
+  FROM outcome AS o JOIN recycling AS r USING (account_id, recycling_id)
+  UNION ALL
   SELECT 'risk_event', account_id, seq::text, event_time, NULL FROM risk_event
 ) AS record
 WHERE recorded_time > (SELECT service_clock()) OR recorded_time < issue_time;
@@ -576,13 +593,34 @@ JOIN card AS c USING (account_id, card_id)
 LEFT JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
 WHERE r.platform <> c.platform OR p.revision IS NULL;
 
+-- name: outcomes_name_recyclings (14)
+-- Each outcome is of a recycling that exists.
+SELECT o.account_id, o.recycling_id, o.kind, o.outcome_time
+FROM outcome AS o
+LEFT JOIN recycling AS r USING (account_id, recycling_id)
+WHERE r.recycling_id IS NULL;
+
+-- name: outcomes_match_recyclings (14)
+-- Each outcome tells how its recycling was decided, and a state that it is in or can have been in before.
+SELECT o.account_id, o.recycling_id, o.kind, o.outcome_time, o.platform, o.policy_revision, o.model_version,
+       o.risk_score, o.state, r.state AS state_today
+FROM outcome AS o
+JOIN recycling AS r USING (account_id, recycling_id)
+WHERE (o.platform, o.policy_revision, o.model_version, o.risk_score)
+      IS DISTINCT FROM
+      (r.platform, r.policy_revision, r.decision ->> 'model_version', (r.decision ->> 'risk_score')::float8)
+   OR NOT o.state = ANY (CASE r.state
+        WHEN 'IN_REVIEW' THEN ARRAY['IN_REVIEW']
+        WHEN 'REVERSED' THEN ARRAY['REVERSED', 'APPROVED', 'IN_REVIEW']
+        ELSE ARRAY[r.state, 'IN_REVIEW'] END);
+
 -- name: records_are_append_only (16)
 -- The server's role may neither change nor remove what was recorded for ever.
 SELECT recorded.relation::text, privilege
 FROM (
   SELECT to_regclass(name) AS relation
   FROM unnest(ARRAY['policy_revision', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
-                    'risk_pair', 'risk_link', 'risk_label', 'list_entry']) AS name
+                    'risk_pair', 'risk_link', 'risk_label', 'list_entry', 'outcome']) AS name
   UNION ALL
   SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'risk_event'::regclass
 ) AS recorded
@@ -625,3 +663,30 @@ FROM (
 ) AS d
 FULL JOIN (SELECT * FROM risk_pair WHERE kind = 8) AS m USING (account_id, key)
 WHERE d.since IS NULL OR (m.first_time IS NULL AND d.apart) OR m.first_time < d.since;
+
+-- name: complaints_are_events (17)
+-- Each complaint is an event of its account too, from when it became known, and no other event is a complaint.
+SELECT account_id, recycling_id, known_time, o.complaints, e.events
+FROM (
+  SELECT account_id, recycling_id, record_time AS known_time, count(*) AS complaints
+  FROM outcome WHERE kind = 'COMPLAINT'
+  GROUP BY account_id, recycling_id, record_time
+) AS o
+FULL JOIN (
+  SELECT account_id, recycling_id, event_time AS known_time, count(*) AS events
+  FROM risk_event WHERE kind = 'COMPLAINT'
+  GROUP BY account_id, recycling_id, event_time
+) AS e USING (account_id, recycling_id, known_time)
+WHERE o.complaints IS DISTINCT FROM e.events;
+
+-- name: abuse_is_labelled (17)
+-- A recycling's abuse that was told is known to features from then on, at the latest.
+SELECT o.account_id, o.recycling_id, o.known_time
+FROM (
+  SELECT account_id, recycling_id, min(record_time) AS known_time
+  FROM outcome WHERE kind IN ('CHARGEBACK', 'CONFIRMED_FRAUD')
+  GROUP BY account_id, recycling_id
+) AS o
+WHERE NOT EXISTS (SELECT FROM risk_label AS l
+                  WHERE (l.account_id, l.recycling_id, l.label) = (o.account_id, o.recycling_id, 1)
+                    AND l.label_time <= o.known_time);

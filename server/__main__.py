@@ -24,6 +24,8 @@ import uvloop
 from card_recycling.v1 import (
     card_service_pb2,
     card_service_pb2_grpc,
+    insights_service_pb2,
+    insights_service_pb2_grpc,
     recycling_service_pb2,
     recycling_service_pb2_grpc,
     review_service_pb2,
@@ -41,6 +43,7 @@ from process import telemetry
 from process.reflection import offer_reflection
 from server.api.card_service import CardServicer
 from server.api.guard import BATCH_BYTES_MAX, Guard
+from server.api.insights_service import InsightsServicer
 from server.api.list_service import ListEntries
 from server.api.messages import CommandParser, MessageRenderer
 from server.api.recycling_service import RecyclingServicer
@@ -53,6 +56,10 @@ from server.engine.engine import Engine
 from server.engine.issue import Issuer
 from server.engine.lapses import keep_recording_lapses
 from server.engine.lists import ListKeeper
+from server.engine.model_gauges import ModelGauges, keep_gauges
+from server.engine.model_health import ModelHealthReporter
+from server.engine.outcomes import OutcomeRecorder
+from server.measurer import GrpcHealthMeasurer
 from server.scorer import GrpcFraudScorer
 from server.store.policy_document import PolicyInvalid, put_policies
 from server.store.reviews import PostgresReviews
@@ -69,6 +76,7 @@ SERVICES = tuple(
         (card_service_pb2, "CardService"),
         (review_service_pb2, "ReviewService"),
         (wallet_service_pb2, "WalletService"),
+        (insights_service_pb2, "InsightsService"),
     )
 )
 
@@ -138,13 +146,17 @@ def assemble(
         ],
         options=SERVER_OPTIONS,
     )
-    recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(RecyclingServicer(engine, store, parser), server)
+    recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(
+        RecyclingServicer(engine, OutcomeRecorder(store), store, parser), server
+    )
     card_service_pb2_grpc.add_CardServiceServicer_to_server(CardServicer(engine, issuer, store, parser), server)
     lists = ListEntries(ListKeeper(store, new_id), store, hasher)
     review_service_pb2_grpc.add_ReviewServiceServicer_to_server(
         ReviewServicer(engine, PostgresReviews(store), parser, lists), server
     )
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
+    reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
+    insights_service_pb2_grpc.add_InsightsServiceServicer_to_server(InsightsServicer(reporter, parser), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         offer_reflection(server, (*SERVICES, "grpc.health.v1.Health"))
@@ -182,10 +194,13 @@ async def serve(config: Config) -> None:
     gc.freeze()
     gc.set_threshold(GARBAGE_MIN)
     print(f"server listening on {config.listen.rpartition(':')[0]}:{port}", flush=True)
-    background = (
+    background = [
         asyncio.create_task(watch_health(store, health)),
         asyncio.create_task(keep_recording_lapses(PostgresReviews(store), engine)),
-    )
+    ]
+    if config.model_health_every_s > 0:
+        reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
+        background.append(asyncio.create_task(keep_gauges(reporter, ModelGauges(), config.model_health_every_s)))
     await stop.wait()
     log.info("draining")
     for task in background:

@@ -40,6 +40,9 @@ class Config(DatabaseConfig):
     queue_max: int = Field(8192, ge=1000, description="Commands that may wait; beyond it calls are OVERLOADED.")
     drain_s: float = Field(20.0, ge=0, le=600, description="How long calls in progress may still take at shutdown.")
     metrics_listen: str = Field("", description="HOST:PORT at which Prometheus may read metrics; empty: nowhere.")
+    model_health_every_s: float = Field(
+        300.0, ge=0, le=86_400, description="How often the metrics of the model's health are refreshed; 0: never."
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity logged.")
 
     @field_validator("secret_key")

@@ -5,7 +5,7 @@ violated, 2 used wrongly. The lists' commands stand in `list_commands`, how answ
 service's rules. Heavy imports happen in the command that needs them.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -234,6 +234,31 @@ async def compensate(
 
 
 @_command
+async def outcome(
+    recycling_id: RecyclingId,
+    connection: Connection,
+    kind: Annotated[
+        Literal["COMPLAINT", "CONVERSION", "CHARGEBACK", "CONFIRMED_FRAUD", "CONFIRMED_GENUINE"],
+        typer.Option(help="What became of it.", show_default=False),
+    ],
+    time: Annotated[
+        datetime | None,
+        typer.Option("--time", metavar="TIME", parser=instant, help="When it happened; now when left out."),
+    ] = None,
+    account_id: Annotated[str, typer.Option("--account", metavar="ACCOUNT", help="Whose recycling it is.")] = "",
+) -> None:
+    """Tell what became of a recycling: models are trained and judged upon it. Moves no value."""
+    from card_recycling.v1.recycling_service_pb2 import OutcomeKind, RecordOutcomeRequest
+
+    request = RecordOutcomeRequest(
+        account_id=account_id or None, recycling_id=recycling_id, kind=OutcomeKind.Value(f"OUTCOME_KIND_{kind}")
+    )
+    request.time.FromDatetime(time or connection.backtest_time or datetime.now(UTC))
+    async with connection.open() as client:
+        connection.show((await client.record_outcome(request)).outcome)
+
+
+@_command
 async def show(
     account_id: AccountId,
     connection: Connection,
@@ -258,6 +283,42 @@ async def show(
                 recyclings=[recycling async for recycling in client.recyclings(account_id)],
                 wallet=(await client.get_wallet(GetWalletRequest(account_id=account_id))).wallet,
             )
+
+
+@_command
+async def model_health(
+    connection: Connection,
+    from_time: Annotated[
+        datetime | None,
+        typer.Option(
+            "--from", metavar="TIME", parser=instant, help="Since when; seven days before --to when left out."
+        ),
+    ] = None,
+    to_time: Annotated[
+        datetime | None,
+        typer.Option("--to", metavar="TIME", parser=instant, help="Until when, exclusive; now when left out."),
+    ] = None,
+    platform: Annotated[str, typer.Option(help="Only this platform's decisions.")] = "",
+    mature_days: Annotated[
+        int, typer.Option(min=0, max=366, help="After how many days of silence an approved request counts as honest.")
+    ] = 30,
+) -> None:
+    """Show how the fraud models fare: drift, calibration, and challengers beside them."""
+    from card_recycling.v1.insights_service_pb2 import GetModelHealthRequest
+
+    from clients.python import health_view, views
+
+    request = GetModelHealthRequest(platform=platform or None, mature_days=mature_days)
+    if from_time:
+        request.from_time.FromDatetime(from_time)
+    if to_time:
+        request.to_time.FromDatetime(to_time)
+    async with connection.open() as client:
+        report = await client.get_model_health(request)
+    if connection.as_json:
+        connection.show(report)
+    else:
+        views.show_tables(health_view.tables(report))
 
 
 @_command

@@ -19,11 +19,13 @@ from typing import Protocol, Self, TypedDict, TypeVar, Unpack
 
 import grpc
 from card_recycling.v1 import card_service_pb2 as card_pb2
+from card_recycling.v1 import insights_service_pb2 as insights_pb2
 from card_recycling.v1 import recycling_service_pb2 as recycling_pb2
 from card_recycling.v1 import review_service_pb2 as review_pb2
 from card_recycling.v1 import types_pb2
 from card_recycling.v1 import wallet_service_pb2 as wallet_pb2
 from card_recycling.v1.card_service_pb2_grpc import CardServiceStub
+from card_recycling.v1.insights_service_pb2_grpc import InsightsServiceStub
 from card_recycling.v1.recycling_service_pb2_grpc import RecyclingServiceStub
 from card_recycling.v1.review_service_pb2_grpc import ReviewServiceStub
 from card_recycling.v1.wallet_service_pb2_grpc import WalletServiceStub
@@ -198,6 +200,7 @@ class RecyclingClient:
         self._reviews = ReviewServiceStub(self._channel)
         self._wallets = WalletServiceStub(self._channel)
         self._reviews = ReviewServiceStub(self._channel)
+        self._insights = InsightsServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -271,6 +274,12 @@ class RecyclingClient:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def record_outcome(
+        self, request: recycling_pb2.RecordOutcomeRequest, **options: Unpack[CallOptions]
+    ) -> recycling_pb2.RecordOutcomeResponse:
+        """Tells what became of a recycling. The same again is the same answer."""
+        return await self._call(self._recycling.RecordOutcome, request, options)
 
     # Cards
 
@@ -401,6 +410,14 @@ class RecyclingClient:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    # Insights
+
+    async def get_model_health(
+        self, request: insights_pb2.GetModelHealthRequest, **options: Unpack[CallOptions]
+    ) -> insights_pb2.GetModelHealthResponse:
+        """How the fraud models fare, from a sample of the newest decisions. Takes seconds: give it the time."""
+        return await self._call(self._insights.GetModelHealth, request, options)
 
     async def _call(self, method: _Method[_Request, _Response], request: _Request, options: CallOptions) -> _Response:
         """One RPC with its retries, all within one deadline."""

@@ -119,7 +119,7 @@ def command_of(app: typer.Typer, function: Command) -> Command:
 
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     run.__annotations__ = {}
-    app.command(function.__name__.rstrip("_"), help=function.__doc__)(run)
+    app.command(function.__name__.rstrip("_").replace("_", "-"), help=function.__doc__)(run)
     return function
 
 

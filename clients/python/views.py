@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -80,6 +80,13 @@ def show(what: Message | Mapping[str, Message | Sequence[Message]], *, as_json: 
         else:
             console = _console()
             console.print(_records(name, part, console) if part else f"{name}: none")
+
+
+def show_tables(tables: Iterable[RenderableType]) -> None:
+    """Prints what is laid out already."""
+    console = _console()
+    for table in tables:
+        console.print(table)
 
 
 def show_report(report: Mapping[str, Any], *, as_json: bool) -> None:

@@ -8,7 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid5
 
-from card_recycling.v1 import card_service_pb2, recycling_service_pb2, review_service_pb2, types_pb2
+from card_recycling.v1 import (
+    card_service_pb2,
+    insights_service_pb2,
+    recycling_service_pb2,
+    review_service_pb2,
+    types_pb2,
+)
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -29,6 +35,8 @@ from server.domain.commands import (
 )
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit
+from server.domain.model_health import HealthQuestion
+from server.domain.outcome import NewOutcome, Outcome, OutcomeKind
 from server.domain.recycling import Alternative, Compensation, Decision, RecycleReason, Recycling, Unit, Wallet
 from server.domain.review import Review, ReviewVerdict
 from server.domain.snapshot import Change
@@ -83,6 +91,7 @@ _subject_kind = Names(types_pb2.SubjectKind, "SUBJECT_KIND_")
 _review_kind = Names(review_service_pb2.ReviewKind, "REVIEW_KIND_")
 review_state = Names(review_service_pb2.ReviewState, "REVIEW_STATE_")
 _review_verdict = Names(review_service_pb2.ReviewVerdict, "REVIEW_VERDICT_")
+_outcome_kind = Names(recycling_service_pb2.OutcomeKind, "OUTCOME_KIND_")
 _void_reason = Names(card_service_pb2.VoidReason, "VOID_REASON_")
 
 
@@ -176,6 +185,26 @@ class CommandParser:
             etag=request.etag,
         )
         return replace(command, request_id=command.request_id or uuid5(review.review_id, command.input_hash().hex()))
+
+    def outcome(self, request: recycling_service_pb2.RecordOutcomeRequest) -> NewOutcome:
+        """RecordOutcome."""
+        time = optional_time(request, "time")
+        assert time is not None, "the schema requires it"
+        return NewOutcome(
+            account_id=request.account_id if request.HasField("account_id") else None,
+            recycling_id=UUID(request.recycling_id),
+            kind=OutcomeKind(_outcome_kind.name(request.kind)),
+            time=time,
+        )
+
+    def health_question(self, request: insights_service_pb2.GetModelHealthRequest) -> HealthQuestion:
+        """GetModelHealth."""
+        return HealthQuestion(
+            from_time=optional_time(request, "from_time"),
+            to_time=optional_time(request, "to_time"),
+            platform=request.platform if request.HasField("platform") else None,
+            mature_days=request.mature_days if request.HasField("mature_days") else None,
+        )
 
     def issue_item(self, item: card_service_pb2.IssueCardsRequest.Item) -> IssueItem:
         """One item of IssueCards."""
@@ -404,6 +433,24 @@ def decision_message(decision: Decision) -> types_pb2.Decision:
         list_hits=map(_list_hit_message, decision.list_hits),
         explored=decision.explored,
         propensity=decision.propensity,
+    )
+
+
+def outcome_message(outcome: Outcome) -> recycling_service_pb2.Outcome:
+    """What became of a recycling."""
+    return recycling_service_pb2.Outcome(
+        account_id=outcome.account_id,
+        recycling_id=str(outcome.recycling_id),
+        kind=_outcome_kind.number(outcome.kind),  # type: ignore[arg-type]
+        time=timestamp(outcome.time),
+        record_time=timestamp(outcome.record_time),
+        attribution=recycling_service_pb2.Outcome.Attribution(
+            platform=outcome.platform,
+            policy_revision=f"{outcome.platform}@{outcome.policy_revision}",
+            model_version=outcome.model_version,
+            risk_score=outcome.risk_score,
+            state=_recycling_state.number(outcome.state),  # type: ignore[arg-type]
+        ),
     )
 
 

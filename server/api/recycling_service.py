@@ -10,19 +10,21 @@ from card_recycling.v1 import recycling_service_pb2_grpc
 
 from server.api import answers, errors, paging
 from server.api.guard import Context, Served
-from server.api.messages import CommandParser, recycling_message
+from server.api.messages import CommandParser, outcome_message, recycling_message
 from server.api.ports import Reader
 from server.domain.errors import Reason, Refusal
 from server.domain.recycling import Recycling
 from server.engine.engine import Engine
+from server.engine.outcomes import OutcomeRecorder
 from server.engine.queue import Outcome
 
 
 class RecyclingServicer(recycling_service_pb2_grpc.RecyclingServiceServicer):
     """Takes cards back, gives them back, and pays for them."""
 
-    def __init__(self, engine: Engine, reader: Reader, parser: CommandParser) -> None:
+    def __init__(self, engine: Engine, recorder: OutcomeRecorder, reader: Reader, parser: CommandParser) -> None:
         self._engine = engine
+        self._recorder = recorder
         self._reader = reader
         self._parser = parser
 
@@ -62,6 +64,11 @@ class RecyclingServicer(recycling_service_pb2_grpc.RecyclingServiceServicer):
         found = await self._reader.recyclings(request.account_id, paging.position(request.page_token), size + 1)
         shown, token = paging.page(found, size, _position)
         return pb.ListRecyclingsResponse(recyclings=map(recycling_message, shown), next_page_token=token)
+
+    async def RecordOutcome(self, request: pb.RecordOutcomeRequest, context: Context) -> Served:
+        """See the proto."""
+        outcome = await self._recorder.record(self._parser.outcome(request))
+        return pb.RecordOutcomeResponse(outcome=outcome_message(outcome))
 
 
 def _position(recycling: Recycling) -> tuple[datetime, UUID]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from server.domain.card import CardEventKind, CardState, VoidReason
 from server.domain.commands import Activate, Void
 from server.domain.errors import Reason, Refusal
+from server.domain.outcome import OutcomeKind
 from server.domain.recycling import CARD_VOIDED, CompensationState, RecyclingState
 from server.domain.review import ReviewKind, ReviewState
 from server.domain.snapshot import Change, Snapshot
@@ -62,6 +63,7 @@ def decide_void(command: Void, snapshot: Snapshot) -> Change:
         recycling_changed=changed is not None,
         reviews=tuple(review.ended(ReviewState.CLOSED, now) for review in closed),
         valid_until=card.hold_until,
+        outcome=OutcomeKind.CHARGEBACK if recycling and command.reason is VoidReason.CHARGEBACK else None,
     )
 
 

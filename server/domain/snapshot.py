@@ -10,6 +10,7 @@ from uuid import UUID
 from server.domain.card import Card, CardEventKind
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit
+from server.domain.outcome import OutcomeKind
 from server.domain.policy import Policy
 from server.domain.recycling import Coupon, Decision, Recycling, RiskBand, Unit, Wallet
 from server.domain.review import Review, ReviewKind, ReviewState
@@ -131,7 +132,7 @@ class Change:
     """What follows from one command: how things stand afterwards, and what of that must be written.
 
     It must be recorded before `valid_until`. `refused` says that risk refused it, `held` that it waits for a verdict.
-    `reviews` are those that begin or end with it.
+    `reviews` are those that begin or end with it. `outcome` is what the command tells of the card's live recycling.
     """
 
     now: datetime
@@ -148,6 +149,7 @@ class Change:
     valid_until: datetime | None = None
     quote_token: str = ""
     quote_expire_time: datetime | None = None
+    outcome: OutcomeKind | None = None
 
     @property
     def ends_recycling_hold(self) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
 from server.domain.card import Card
 from server.domain.commands import Command, IssueItem
 from server.domain.lists import EntryDraft, ListEntry
+from server.domain.model_health import Figures, Window
+from server.domain.outcome import NewOutcome, Outcome
 from server.domain.policy import Policy
 from server.domain.snapshot import Change, Score, Snapshot
 
@@ -187,4 +189,61 @@ class Renderer(Protocol):
 
     def card(self, card: Card, now: datetime) -> bytes:
         """A serialized card, as at `now`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeContext:
+    """A recycling that something became of: whose, since when, what time it is, and the outcome if it is known."""
+
+    account_id: str
+    recycled: datetime
+    now: datetime
+    recorded: Outcome | None
+
+
+class OutcomeStore(Protocol):
+    """The database. Every method raises StoreUnavailable when it cannot be reached."""
+
+    async def load_outcome(self, told: NewOutcome) -> OutcomeContext | None:
+        """What is known of the recycling; None when there is no such."""
+        ...
+
+    async def record_outcome(self, account_id: str, told: NewOutcome) -> None:
+        """Keeps the outcome and what follows from it, in one transaction, unless it is known already."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedRequest:
+    """One decision on record: what was known of the request, its score (None: there was none), what challengers would
+    have said, and what became of it (1 abuse, 0 honest, None unknown)."""
+
+    time: datetime
+    features: Features
+    score: Score | None
+    shadow: Sequence[Score]
+    label: int | None
+
+
+class JudgedStore(Protocol):
+    """The decisions on record. Every method raises StoreUnavailable when the database cannot be reached."""
+
+    async def now(self) -> datetime:
+        """The database's clock."""
+        ...
+
+    async def judged(
+        self, window: Window, platform: str | None, rows_max: int, *, mature: timedelta | None = None
+    ) -> list[JudgedRequest]:
+        """The newest decisions of a window, newest first; with labels where `mature` says after how much silence an
+        approved request is honest. Of a platform: those among the newest ten times `rows_max`."""
+        ...
+
+
+class HealthMeasurer(Protocol):
+    """The fraud worker, which knows what its models were trained on."""
+
+    async def measure(self, seen: Sequence[JudgedRequest], labelled: Sequence[JudgedRequest]) -> Figures:
+        """The figures of the one model that scored all these. Raises ScoreUnavailable."""
         ...

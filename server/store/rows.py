@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from operator import itemgetter
 from typing import Any
@@ -13,6 +13,7 @@ import msgspec
 from server.domain.card import MICROSECOND, Card, CardEventKind, CardState
 from server.domain.commands import Command, Compensate, Reactivate, Recycle, Resolve
 from server.domain.lists import ListEntry, ListHit, ListKind, Subject, SubjectKind
+from server.domain.outcome import Outcome, OutcomeKind
 from server.domain.policy import Counter
 from server.domain.recycling import (
     Balance,
@@ -30,8 +31,8 @@ from server.domain.recycling import (
     Wallet,
 )
 from server.domain.review import Review, ReviewKind, ReviewState
-from server.domain.snapshot import Change, RiskFacts
-from server.engine.ports import Entry
+from server.domain.snapshot import Change, RiskFacts, Score
+from server.engine.ports import Entry, JudgedRequest
 
 Row = Mapping[str, Any]
 
@@ -42,6 +43,20 @@ _coupons = msgspec.json.Decoder(tuple[Coupon, ...])
 _reviews = msgspec.json.Decoder(tuple[Review, ...])
 _reason_codes = msgspec.json.Decoder(tuple[str, ...])
 _json = msgspec.json.Encoder()
+
+
+class _ScoreOnRecord(msgspec.Struct):
+    """A score as receipts tell it; whatever else they tell of it is passed over."""
+
+    probability: float
+    medium_threshold: float
+    high_threshold: float
+    model_version: str
+    shadows: list[_ScoreOnRecord] = []
+
+
+_score_on_record = msgspec.json.Decoder(_ScoreOnRecord | None)
+_features = msgspec.json.Decoder(dict[str, float | bool | None])
 
 
 def card(row: Row, segment: str | None) -> Card:
@@ -141,6 +156,39 @@ def reviews(rows: str | None) -> tuple[Review, ...]:
     return _reviews.decode(rows) if rows else ()
 
 
+def outcome(row: Row) -> Outcome:
+    """An outcome from its row."""
+    return Outcome(
+        account_id=row["account_id"],
+        recycling_id=row["recycling_id"],
+        kind=OutcomeKind(row["kind"]),
+        time=row["outcome_time"],
+        record_time=row["record_time"],
+        platform=row["platform"],
+        policy_revision=row["policy_revision"],
+        model_version=row["model_version"],
+        risk_score=row["risk_score"],
+        state=RecyclingState(row["state"]),
+    )
+
+
+def judged(rows: Iterable[Row]) -> list[JudgedRequest]:
+    """Decisions on record, from the parts of their receipts."""
+    requests = []
+    for row in rows:
+        scored = _score_on_record.decode(row["score"]) if row["score"] is not None else None
+        requests.append(
+            JudgedRequest(
+                time=row["create_time"],
+                features=_features.decode(row["features"]),
+                score=scored and _score(scored),
+                shadow=tuple(map(_score, scored.shadows)) if scored else (),
+                label=row["label"],
+            )
+        )
+    return requests
+
+
 def wallet(account_id: str, balances: str | None, coupons: str | None) -> Wallet:
     """A wallet from its JSON aggregates; None stands for none."""
     return Wallet(
@@ -214,6 +262,7 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
         "transfer": [],
         "coupon": [],
         "risk_event": [],
+        "outcome": [],
     }
     for position, entry in enumerate(entries):
         change = entry.change
@@ -249,6 +298,9 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
             )
             if change.transfer.coupon is not None:
                 inputs["coupon"].append(_coupon_row(position, change.transfer.coupon))
+        if change.outcome is not None:
+            row = {"position": position, "recycling_id": change.card.live_recycling_id, "kind": change.outcome}
+            inputs["outcome"].append(row)
     # Two servers that lock the same accounts must do so in the same order.
     inputs["command"].sort(key=itemgetter("account_id"))
     return inputs
@@ -427,6 +479,15 @@ def _coupon_row(position: int, coupon: Coupon) -> Row:
         "max_discount_minor": coupon.max_discount_minor,
         "expire_time": coupon.expire_time,
     }
+
+
+def _score(score: _ScoreOnRecord) -> Score:
+    return Score(
+        probability=score.probability,
+        medium_threshold=score.medium_threshold,
+        high_threshold=score.high_threshold,
+        model_version=score.model_version,
+    )
 
 
 def _signals(signals: Mapping[str, float | int | bool]) -> str | None:

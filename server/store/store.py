@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,8 @@ from opentelemetry import trace
 from server.domain.card import Card
 from server.domain.commands import Command, IssueItem
 from server.domain.lists import EntryDraft, ListEntry, ListFilter
+from server.domain.model_health import Window
+from server.domain.outcome import NewOutcome
 from server.domain.policy import Policy
 from server.domain.recycling import Recycling, Wallet
 from server.domain.snapshot import RiskFacts, Snapshot
@@ -27,8 +29,10 @@ from server.engine.ports import (
     Entry,
     Features,
     IssuedEntry,
+    JudgedRequest,
     Loaded,
     LoadedItem,
+    OutcomeContext,
     PutEntry,
     StoreUnavailable,
 )
@@ -236,6 +240,40 @@ class PostgresStore:
     async def query(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
         """The rows of a statement that neither loads nor records commands."""
         return await self._query(name, *arguments)
+
+    # What became of recyclings
+
+    async def load_outcome(self, told: NewOutcome) -> OutcomeContext | None:
+        """What is known of the recycling that `told` names."""
+        found = await self._query("outcome_load", told.account_id, told.recycling_id, told.kind, told.time)
+        if not found:
+            return None
+        return OutcomeContext(
+            account_id=found[0]["account_id"],
+            recycled=found[0]["create_time"],
+            now=found[0]["now"],
+            recorded=rows.outcome(found[0]["outcome"]) if found[0]["outcome"] is not None else None,
+        )
+
+    async def record_outcome(self, account_id: str, told: NewOutcome) -> None:
+        """Keeps an outcome, once."""
+        await self._query("outcome_record", account_id, told.recycling_id, told.kind, told.time)
+
+    # How models fare
+
+    async def now(self) -> datetime:
+        """The database's clock."""
+        (found,) = await self._query("now")
+        moment: datetime = found["now"]
+        return moment
+
+    async def judged(
+        self, window: Window, platform: str | None, rows_max: int, *, mature: timedelta | None = None
+    ) -> list[JudgedRequest]:
+        """The newest decisions of a window, with labels where `mature` is given."""
+        found = await self._query("judged", window.from_time, window.to_time, platform, rows_max, mature)
+        # Megabytes of JSON: beside the event loop.
+        return await asyncio.to_thread(lambda: rows.judged(dict(row) for row in found))
 
     # Back-tests and start-up
 

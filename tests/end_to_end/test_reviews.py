@@ -33,6 +33,12 @@ class SuspiciousWorker(fraud_scoring_service_pb2_grpc.FraudScoringServiceService
         """Cannot say why."""
         raise NotImplementedError
 
+    async def MeasureHealth(
+        self, request: scoring_pb2.MeasureHealthRequest, context: Any
+    ) -> scoring_pb2.MeasureHealthResponse:
+        """Never asked."""
+        raise NotImplementedError
+
     async def GetModel(self, request: scoring_pb2.GetModelRequest, context: Any) -> scoring_pb2.GetModelResponse:
         """Never asked."""
         raise NotImplementedError

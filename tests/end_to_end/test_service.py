@@ -38,6 +38,7 @@ SERVICES = {
     "card_recycling.v1.CardService",
     "card_recycling.v1.ReviewService",
     "card_recycling.v1.WalletService",
+    "card_recycling.v1.InsightsService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
@@ -149,6 +150,25 @@ async def test_full_batch(service: Service) -> None:
     told = [result.recycling.card_id for result in answer.results if result.HasField("recycling")]
     assert told == [card.card_id for card in cards]
     assert RecyclingError.from_status(answer.results[500].status).field_violations[0].field == "request_id"
+
+
+async def test_outcome_is_kept_once(service: Service) -> None:
+    """What became of a recycling is told with what had decided upon it; again, the same bytes come back."""
+    recycling = await service.recycled(await service.active("iqiyi"))
+    service.pass_time(timedelta(days=2))
+    request = recycling_service_pb2.RecordOutcomeRequest(
+        recycling_id=recycling.recycling_id,
+        kind=recycling_service_pb2.OUTCOME_KIND_CHARGEBACK,
+        time=recycling.create_time,
+    )
+    outcome = (await service.client.record_outcome(request)).outcome
+    assert (outcome.account_id, outcome.record_time.ToDatetime(UTC)) == (recycling.account_id, service.now)
+    decided = recycling.decision
+    told = outcome.attribution
+    assert (told.policy_revision, told.model_version) == (decided.policy_revision, decided.model_version)
+    assert (told.risk_score, told.state) == (decided.risk_score, recycling.state)
+    service.pass_time(timedelta(days=1))
+    assert (await service.client.record_outcome(request)).outcome == outcome
 
 
 async def test_lists_page(service: Service) -> None:

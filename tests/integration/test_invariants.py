@@ -80,7 +80,8 @@ SELECT 'a', id(number), id(100 + number), id(card), generation, reason, 'PERSON'
        unused * 60000000::bigint, unit, amount, CASE WHEN unit = 'COUPON' THEN 500 END,
        CASE WHEN unit = 'COUPON' THEN at(step + 129600) END, CASE WHEN unit = 'COUPON' THEN 99 END, compensation_state,
        CASE WHEN state <> 'REJECTED' THEN at(step) END, false, platform, 1,
-       json_build_object('risk_band', CASE WHEN state = 'REJECTED' THEN 'HIGH' ELSE 'LOW' END), at(step), 2
+       CASE WHEN state = 'REJECTED' THEN '{"risk_band": "HIGH", "model_version": "m1", "risk_score": 0.9}'
+            ELSE '{"risk_band": "LOW", "model_version": "m1", "risk_score": 0.1}' END::json, at(step), 2
 FROM (VALUES
   (11, 1, 1, 'VOLUNTARY', 'REVERSED', 'VOUCHER', 300, 'ACTIVE', 43199, 'COIN', 2698, 'CLAWED_BACK', 'iqiyi', 3),
   (12, 1, 2, 'VOLUNTARY', 'APPROVED', 'VOUCHER', 300, 'ACTIVE', 43198, 'COIN', 2698, 'SETTLED', 'iqiyi', 6),
@@ -133,12 +134,14 @@ UPDATE command SET receipt = jsonb_set(receipt::jsonb, '{card,state}', '"RECYCLE
 INSERT INTO risk_event (account_id, event_time, kind, card_id, amount_minor)
 SELECT account_id, issue_time, 'ISSUE', card_id::text, paid_minor FROM card;
 INSERT INTO risk_event (account_id, event_time, kind, card_id, device_hash, address_hash, profile_hash, amount_minor,
-                        outcome)
+                        outcome, request_id)
 SELECT 'a', at(step), 'RECYCLE', id(1)::text, decode(repeat('01', 16), 'hex'), decode(repeat('02', 16), 'hex'),
-       decode(repeat('03', 16), 'hex'), 2999, 'APPROVED'
+       decode(repeat('03', 16), 'hex'), 2999, 'APPROVED', id(CASE step WHEN 3 THEN 111 ELSE 112 END)
 FROM unnest(ARRAY[3, 6]) AS step;
-INSERT INTO risk_label (account_id, recycling_id, label, source, label_time)
-VALUES ('a', id(12), 1, 'chargeback', at(1500));
+INSERT INTO outcome (account_id, recycling_id, kind, outcome_time, record_time, platform, policy_revision,
+                     model_version, risk_score, state)
+VALUES ('a', id(16), 'COMPLAINT', at(4), at(5), 'tencent', 1, 'm1', 0.1, 'APPROVED'),
+       ('a', id(15), 'CHARGEBACK', at(4), at(1500), 'iqiyi', 1, 'm1', 0.1, 'APPROVED');
 """
 
 # Account b has cards 6 to 14, all recycled or to be recycled at step 3 (40 above the card; the command 100 above that):
@@ -647,6 +650,7 @@ VIOLATIONS = {
             "recyclings_have_commands",
             "reviews_have_causes",
             "reviews_have_effects",
+            "events_name_commands",
         },
     ),
     "an event before the issue": (
@@ -661,6 +665,43 @@ VIOLATIONS = {
     "a server that may empty a partition": (
         "GRANT TRUNCATE ON risk_event_default TO recycling_server",
         {"records_are_append_only"},
+    ),
+    "an outcome of nothing": (
+        """ALTER TABLE outcome DROP CONSTRAINT outcome_account_id_recycling_id_fkey;
+           UPDATE outcome SET recycling_id = id(99) WHERE recycling_id = id(15)""",
+        {"outcomes_name_recyclings", "abuse_is_labelled"},
+    ),
+    "an outcome that credits another model": (
+        "UPDATE outcome SET model_version = 'm2' WHERE recycling_id = id(15)",
+        {"outcomes_match_recyclings"},
+    ),
+    "an outcome of another score": (
+        "UPDATE outcome SET risk_score = NULL WHERE recycling_id = id(15)",
+        {"outcomes_match_recyclings"},
+    ),
+    "an outcome of a state that never was": (
+        "UPDATE outcome SET state = 'REVERSED' WHERE recycling_id = id(15)",
+        {"outcomes_match_recyclings"},
+    ),
+    "an outcome of tomorrow": (
+        "UPDATE outcome SET record_time = at(2001) WHERE recycling_id = id(15)",
+        {"nothing_from_the_future"},
+    ),
+    "an outcome before its recycling": (
+        "UPDATE outcome SET outcome_time = at(2) WHERE recycling_id = id(15)",
+        {"nothing_from_the_future"},
+    ),
+    "a complaint that features do not see": (
+        "DELETE FROM risk_event WHERE kind = 'COMPLAINT'",
+        {"complaints_are_events"},
+    ),
+    "a complaint that nobody made": (
+        "DELETE FROM outcome WHERE kind = 'COMPLAINT'",
+        {"complaints_are_events"},
+    ),
+    "an event of another's command": (
+        "UPDATE risk_event SET request_id = id(116) WHERE request_id = id(112)",
+        {"events_name_commands"},
     ),
     "a device forgotten": (
         "DELETE FROM risk_pair WHERE kind = 1",
@@ -679,7 +720,14 @@ VIOLATIONS = {
         "UPDATE risk_pair SET first_time = at(1499) WHERE kind = 8",
         {"confirmed_abuse_is_remembered"},
     ),
-    "a device marked without a label": ("DELETE FROM risk_label", {"confirmed_abuse_is_remembered"}),
+    "a device marked without a label": (
+        "DELETE FROM risk_label",
+        {"confirmed_abuse_is_remembered", "abuse_is_labelled"},
+    ),
+    "abuse that became known late": (
+        "UPDATE risk_label SET label_time = at(1501); UPDATE risk_pair SET first_time = at(1501) WHERE kind = 8",
+        {"abuse_is_labelled"},
+    ),
     "a server that may change labels": (
         "GRANT UPDATE (label) ON risk_label TO recycling_server",
         {"records_are_append_only"},

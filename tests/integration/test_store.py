@@ -42,12 +42,12 @@ from tests.integration.world import (
 
 STATEMENTS = sorted(path.stem for path in (Path(store_module.__file__).parent / "sql").glob("*.sql"))
 APPEND_ONLY = (
-    "card_event", "card_serial", "command", "coupon", "list_entry", "policy_revision", "posting", "risk_event",
-    "risk_event_default", "risk_pair",
+    "card_event", "card_serial", "command", "coupon", "list_entry", "outcome", "policy_revision", "posting",
+    "risk_event", "risk_event_default", "risk_pair",
 )  # fmt: skip
 NEVER_SCANNED = (
-    "account", "card", "card_event", "card_serial", "command", "coupon", "list_entry", "posting", "recycling", "review",
-    "risk_pair", "wallet_balance",
+    "account", "card", "card_event", "card_serial", "command", "coupon", "list_entry", "outcome", "posting",
+    "recycling", "review", "risk_pair", "wallet_balance",
 )  # fmt: skip
 
 

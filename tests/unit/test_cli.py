@@ -217,3 +217,16 @@ async def test_spans_are_exported_when_asked_for() -> None:
         done = await recycling("activate", "a", "c", "--address", address, OTEL_TRACES_EXPORTER="console")
     assert "ActivateCard" in done.err
     assert "traceparent" in service.calls[0].metadata
+
+
+async def test_outcome_of_now_or_then() -> None:
+    """An outcome happened when it is said to have, or just now; whose it is may be left out."""
+    service = FakeService()
+    async with served(service) as address:
+        common = ("--kind", "COMPLAINT", "--address", address)
+        then = await recycling("outcome", "r", "--account", "a", "--time", "2026-03-01T08:00", *common)
+        just_now = await recycling("outcome", "r", *common)
+    assert (then.code, just_now.code, service.methods()) == (0, 0, ["RecordOutcome", "RecordOutcome"])
+    first, second = (call.request for call in service.calls)
+    assert (first.account_id, first.time.ToJsonString()) == ("a", "2026-03-01T08:00:00Z")
+    assert not second.HasField("account_id") and second.time.seconds > first.time.seconds

@@ -41,6 +41,8 @@ from card_recycling.v1.recycling_service_pb2 import (
     ReactivateRequest,
     ReactivateResponse,
     ReactivationState,
+    RecordOutcomeRequest,
+    RecordOutcomeResponse,
     RecycleRequest,
     RecycleResponse,
 )
@@ -135,6 +137,9 @@ class FakeService(
 
     async def ListRecyclings(self, request: ListRecyclingsRequest, context: Any) -> ListRecyclingsResponse:
         return await self._answer(request, context, ListRecyclingsResponse())
+
+    async def RecordOutcome(self, request: RecordOutcomeRequest, context: Any) -> RecordOutcomeResponse:
+        return await self._answer(request, context, RecordOutcomeResponse())
 
     async def IssueCards(self, request: IssueCardsRequest, context: Any) -> IssueCardsResponse:
         cards = [Card(card_id=f"card-of-{item.account_id}", paid_minor=item.paid_minor) for item in request.items]

@@ -64,6 +64,10 @@ class Worker(fraud_scoring_service_pb2_grpc.FraudScoringServiceServicer):
         """Never asked."""
         raise NotImplementedError
 
+    async def MeasureHealth(self, request: pb.MeasureHealthRequest, context: Context) -> pb.MeasureHealthResponse:
+        """Never asked."""
+        raise NotImplementedError
+
 
 class Clock:
     """Seconds that pass when told."""

@@ -49,6 +49,41 @@ REACTIVATION_STATE_REJECTED: ReactivationState.ValueType  # 2
 REACTIVATION_STATE_IN_REVIEW: ReactivationState.ValueType  # 3
 """Waits for a reviewer; meanwhile the window does not close. A verdict shows in the card and the recycling."""
 
+class _OutcomeKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutcomeKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_OutcomeKind.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    OUTCOME_KIND_UNSPECIFIED: _OutcomeKind.ValueType  # 0
+    """Not stated."""
+    OUTCOME_KIND_COMPLAINT: _OutcomeKind.ValueType  # 1
+    """Somebody complained. Says nothing by itself of who was right."""
+    OUTCOME_KIND_CONVERSION: _OutcomeKind.ValueType  # 2
+    """The owner came back and paid again. Speaks for the request, unless stronger evidence speaks against it."""
+    OUTCOME_KIND_CHARGEBACK: _OutcomeKind.ValueType  # 3
+    """The payment for the card was charged back. Speaks against the request."""
+    OUTCOME_KIND_CONFIRMED_FRAUD: _OutcomeKind.ValueType  # 4
+    """An investigation found abuse."""
+    OUTCOME_KIND_CONFIRMED_GENUINE: _OutcomeKind.ValueType  # 5
+    """An investigation found none."""
+
+class OutcomeKind(_OutcomeKind, metaclass=_OutcomeKindEnumTypeWrapper):
+    """What became of a recycling."""
+
+OUTCOME_KIND_UNSPECIFIED: OutcomeKind.ValueType  # 0
+"""Not stated."""
+OUTCOME_KIND_COMPLAINT: OutcomeKind.ValueType  # 1
+"""Somebody complained. Says nothing by itself of who was right."""
+OUTCOME_KIND_CONVERSION: OutcomeKind.ValueType  # 2
+"""The owner came back and paid again. Speaks for the request, unless stronger evidence speaks against it."""
+OUTCOME_KIND_CHARGEBACK: OutcomeKind.ValueType  # 3
+"""The payment for the card was charged back. Speaks against the request."""
+OUTCOME_KIND_CONFIRMED_FRAUD: OutcomeKind.ValueType  # 4
+"""An investigation found abuse."""
+OUTCOME_KIND_CONFIRMED_GENUINE: OutcomeKind.ValueType  # 5
+"""An investigation found none."""
+
 @typing.final
 class QuoteRecycleRequest(message.Message):
     """Asks what `Recycle` would do."""
@@ -589,5 +624,147 @@ class ListRecyclingsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "recyclings", b"recyclings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RecordOutcomeRequest(message.Message):
+    """Asks to keep an outcome."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    RECYCLING_ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    account_id: builtins.str
+    """The account it belongs to. Left out, the recycling is found by its id alone."""
+    recycling_id: builtins.str
+    """The recycling."""
+    kind: OutcomeKind.ValueType
+    """What became of it."""
+    @builtins.property
+    def time(self) -> timestamp_pb2.Timestamp:
+        """When it happened: not before the recycling, nor in the future. Kept to the microsecond."""
+
+    def __init__(
+        self,
+        *,
+        account_id: builtins.str | None = ...,
+        recycling_id: builtins.str = ...,
+        kind: OutcomeKind.ValueType = ...,
+        time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_account_id", b"_account_id", "account_id", b"account_id", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_account_id", b"_account_id", "account_id", b"account_id", "kind", b"kind", "recycling_id", b"recycling_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__account_id: _TypeAlias = typing.Literal["account_id"]  # noqa: Y015
+    _WhichOneofArgType__account_id: _TypeAlias = typing.Literal["_account_id", b"_account_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_id) -> _WhichOneofReturnType__account_id | None: ...
+
+@typing.final
+class Outcome(message.Message):
+    """What became of a recycling, and what had decided upon it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Attribution(message.Message):
+        """How the recycling had been decided, and how it stood when the outcome was recorded."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        PLATFORM_FIELD_NUMBER: builtins.int
+        POLICY_REVISION_FIELD_NUMBER: builtins.int
+        MODEL_VERSION_FIELD_NUMBER: builtins.int
+        RISK_SCORE_FIELD_NUMBER: builtins.int
+        STATE_FIELD_NUMBER: builtins.int
+        platform: builtins.str
+        """The platform."""
+        policy_revision: builtins.str
+        """Revision of the policy that decided, e.g. "iqiyi@1"."""
+        model_version: builtins.str
+        """Version of the model that scored. Empty when there was no score."""
+        risk_score: builtins.float
+        """The score. Absent when there was none."""
+        state: types_pb2.RecyclingState.ValueType
+        """The recycling's state when the outcome was recorded."""
+        def __init__(
+            self,
+            *,
+            platform: builtins.str = ...,
+            policy_revision: builtins.str = ...,
+            model_version: builtins.str = ...,
+            risk_score: builtins.float | None = ...,
+            state: types_pb2.RecyclingState.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["_risk_score", b"_risk_score", "risk_score", b"risk_score"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["_risk_score", b"_risk_score", "model_version", b"model_version", "platform", b"platform", "policy_revision", b"policy_revision", "risk_score", b"risk_score", "state", b"state"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__risk_score: _TypeAlias = typing.Literal["risk_score"]  # noqa: Y015
+        _WhichOneofArgType__risk_score: _TypeAlias = typing.Literal["_risk_score", b"_risk_score"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__risk_score) -> _WhichOneofReturnType__risk_score | None: ...
+
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    RECYCLING_ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    RECORD_TIME_FIELD_NUMBER: builtins.int
+    ATTRIBUTION_FIELD_NUMBER: builtins.int
+    account_id: builtins.str
+    """The account."""
+    recycling_id: builtins.str
+    """The recycling."""
+    kind: OutcomeKind.ValueType
+    """What became of it."""
+    @builtins.property
+    def time(self) -> timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    @builtins.property
+    def record_time(self) -> timestamp_pb2.Timestamp:
+        """When it was recorded: from then on the service knew."""
+
+    @builtins.property
+    def attribution(self) -> Outcome.Attribution:
+        """What had decided upon it."""
+
+    def __init__(
+        self,
+        *,
+        account_id: builtins.str = ...,
+        recycling_id: builtins.str = ...,
+        kind: OutcomeKind.ValueType = ...,
+        time: timestamp_pb2.Timestamp | None = ...,
+        record_time: timestamp_pb2.Timestamp | None = ...,
+        attribution: Outcome.Attribution | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["attribution", b"attribution", "record_time", b"record_time", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "attribution", b"attribution", "kind", b"kind", "record_time", b"record_time", "recycling_id", b"recycling_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RecordOutcomeResponse(message.Message):
+    """Answer to `RecordOutcome`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def outcome(self) -> Outcome:
+        """The outcome as it was recorded, the first time."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Outcome | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

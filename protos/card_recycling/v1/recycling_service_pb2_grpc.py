@@ -76,6 +76,11 @@ class RecyclingServiceStub:
                 request_serializer=card__recycling_dot_v1_dot_recycling__service__pb2.ListRecyclingsRequest.SerializeToString,
                 response_deserializer=card__recycling_dot_v1_dot_recycling__service__pb2.ListRecyclingsResponse.FromString,
                 _registered_method=True)
+        self.RecordOutcome = channel.unary_unary(
+                '/card_recycling.v1.RecyclingService/RecordOutcome',
+                request_serializer=card__recycling_dot_v1_dot_recycling__service__pb2.RecordOutcomeRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_recycling__service__pb2.RecordOutcomeResponse.FromString,
+                _registered_method=True)
 
 
 class RecyclingServiceServicer:
@@ -151,6 +156,16 @@ class RecyclingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordOutcome(self, request, context):
+        """Tells what became of a recycling, for ever: models are trained and judged upon it. The same recycling, kind and
+        time again is the same answer. It moves no value and blocks none: after a chargeback `VoidCard` does the card's
+        side, and records the outcome of the card's live recycling by itself.
+        Errors: RECYCLING_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecyclingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -188,6 +203,11 @@ def add_RecyclingServiceServicer_to_server(servicer, server):
                     servicer.ListRecyclings,
                     request_deserializer=card__recycling_dot_v1_dot_recycling__service__pb2.ListRecyclingsRequest.FromString,
                     response_serializer=card__recycling_dot_v1_dot_recycling__service__pb2.ListRecyclingsResponse.SerializeToString,
+            ),
+            'RecordOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordOutcome,
+                    request_deserializer=card__recycling_dot_v1_dot_recycling__service__pb2.RecordOutcomeRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_recycling__service__pb2.RecordOutcomeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -386,6 +406,33 @@ class RecyclingService:
             '/card_recycling.v1.RecyclingService/ListRecyclings',
             card__recycling_dot_v1_dot_recycling__service__pb2.ListRecyclingsRequest.SerializeToString,
             card__recycling_dot_v1_dot_recycling__service__pb2.ListRecyclingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/card_recycling.v1.RecyclingService/RecordOutcome',
+            card__recycling_dot_v1_dot_recycling__service__pb2.RecordOutcomeRequest.SerializeToString,
+            card__recycling_dot_v1_dot_recycling__service__pb2.RecordOutcomeResponse.FromString,
             options,
             channel_credentials,
             insecure,

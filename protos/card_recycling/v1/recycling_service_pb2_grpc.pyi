@@ -73,6 +73,12 @@ class RecyclingServiceStub:
     """One recycling as it stands today. Errors: RECYCLING_NOT_FOUND."""
     ListRecyclings: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.ListRecyclingsRequest, recycling_service_pb2.ListRecyclingsResponse]
     """An account's recyclings, newest first."""
+    RecordOutcome: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.RecordOutcomeRequest, recycling_service_pb2.RecordOutcomeResponse]
+    """Tells what became of a recycling, for ever: models are trained and judged upon it. The same recycling, kind and
+    time again is the same answer. It moves no value and blocks none: after a chargeback `VoidCard` does the card's
+    side, and records the outcome of the card's live recycling by itself.
+    Errors: RECYCLING_NOT_FOUND.
+    """
 
 @typing.type_check_only
 class RecyclingServiceAsyncStub(RecyclingServiceStub):
@@ -119,6 +125,12 @@ class RecyclingServiceAsyncStub(RecyclingServiceStub):
     """One recycling as it stands today. Errors: RECYCLING_NOT_FOUND."""
     ListRecyclings: aio.UnaryUnaryMultiCallable[recycling_service_pb2.ListRecyclingsRequest, recycling_service_pb2.ListRecyclingsResponse]  # type: ignore[assignment]
     """An account's recyclings, newest first."""
+    RecordOutcome: aio.UnaryUnaryMultiCallable[recycling_service_pb2.RecordOutcomeRequest, recycling_service_pb2.RecordOutcomeResponse]  # type: ignore[assignment]
+    """Tells what became of a recycling, for ever: models are trained and judged upon it. The same recycling, kind and
+    time again is the same answer. It moves no value and blocks none: after a chargeback `VoidCard` does the card's
+    side, and records the outcome of the card's live recycling by itself.
+    Errors: RECYCLING_NOT_FOUND.
+    """
 
 class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
     """Takes cards back, gives them back, and pays for them.
@@ -204,5 +216,17 @@ class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[recycling_service_pb2.ListRecyclingsResponse, abc.Awaitable[recycling_service_pb2.ListRecyclingsResponse]]:
         """An account's recyclings, newest first."""
+
+    @abc_1.abstractmethod
+    def RecordOutcome(
+        self,
+        request: recycling_service_pb2.RecordOutcomeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[recycling_service_pb2.RecordOutcomeResponse, abc.Awaitable[recycling_service_pb2.RecordOutcomeResponse]]:
+        """Tells what became of a recycling, for ever: models are trained and judged upon it. The same recycling, kind and
+        time again is the same answer. It moves no value and blocks none: after a chargeback `VoidCard` does the card's
+        side, and records the outcome of the card's live recycling by itself.
+        Errors: RECYCLING_NOT_FOUND.
+        """
 
 def add_RecyclingServiceServicer_to_server(servicer: RecyclingServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

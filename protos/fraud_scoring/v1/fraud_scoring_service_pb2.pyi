@@ -758,3 +758,379 @@ class RefusedModel(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["folder", b"folder", "refuse_time", b"refuse_time", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class MeasureHealthRequest(message.Message):
+    """Asks how a model fares."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FEATURE_REGISTRY_FIELD_NUMBER: builtins.int
+    FEATURE_REGISTRY_SHA256_FIELD_NUMBER: builtins.int
+    ROW_COUNT_FIELD_NUMBER: builtins.int
+    COLUMNS_FIELD_NUMBER: builtins.int
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    MEDIUM_THRESHOLD_FIELD_NUMBER: builtins.int
+    HIGH_THRESHOLD_FIELD_NUMBER: builtins.int
+    SCORES_FIELD_NUMBER: builtins.int
+    LABELLED_SCORES_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    CHALLENGERS_FIELD_NUMBER: builtins.int
+    feature_registry: builtins.str
+    """Name of the feature registry that the columns follow, e.g. "v1"."""
+    feature_registry_sha256: builtins.str
+    """SHA-256 of that registry, hex; where it is given it must be the worker's own."""
+    row_count: builtins.int
+    """How many rows there are, 1 to 5,000."""
+    model_version: builtins.str
+    """Version of the model that scored them."""
+    medium_threshold: builtins.float
+    """From this score on it called a request MEDIUM."""
+    high_threshold: builtins.float
+    """From this score on it called a request HIGH."""
+    @builtins.property
+    def columns(self) -> FeatureColumns:
+        """What was known of them."""
+
+    @builtins.property
+    def scores(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Its scores, one a row, 0 to 1."""
+
+    @builtins.property
+    def labelled_scores(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Its scores of rows of which more is known, up to 5,000; they need not be among those above."""
+
+    @builtins.property
+    def labels(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """What is known of those: 1 abuse, 0 honest."""
+
+    @builtins.property
+    def challengers(self) -> containers.RepeatedCompositeFieldContainer[ChallengerScores]:
+        """The challengers that scored any of these rows."""
+
+    def __init__(
+        self,
+        *,
+        feature_registry: builtins.str = ...,
+        feature_registry_sha256: builtins.str = ...,
+        row_count: builtins.int = ...,
+        columns: FeatureColumns | None = ...,
+        model_version: builtins.str = ...,
+        medium_threshold: builtins.float = ...,
+        high_threshold: builtins.float = ...,
+        scores: abc.Iterable[builtins.float] | None = ...,
+        labelled_scores: abc.Iterable[builtins.float] | None = ...,
+        labels: abc.Iterable[builtins.int] | None = ...,
+        challengers: abc.Iterable[ChallengerScores] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["columns", b"columns"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["challengers", b"challengers", "columns", b"columns", "feature_registry", b"feature_registry", "feature_registry_sha256", b"feature_registry_sha256", "high_threshold", b"high_threshold", "labelled_scores", b"labelled_scores", "labels", b"labels", "medium_threshold", b"medium_threshold", "model_version", b"model_version", "row_count", b"row_count", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ChallengerScores(message.Message):
+    """What one challenger said of the rows that are measured."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    MEDIUM_THRESHOLD_FIELD_NUMBER: builtins.int
+    HIGH_THRESHOLD_FIELD_NUMBER: builtins.int
+    SCORES_FIELD_NUMBER: builtins.int
+    LABELLED_SCORES_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version of the challenger."""
+    medium_threshold: builtins.float
+    """From this score on it would have called a request MEDIUM."""
+    high_threshold: builtins.float
+    """From this score on it would have called a request HIGH."""
+    @builtins.property
+    def scores(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Its scores, one a row; -1 where it gave none."""
+
+    @builtins.property
+    def labelled_scores(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Its scores of the labelled rows; -1 where it gave none."""
+
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+        medium_threshold: builtins.float = ...,
+        high_threshold: builtins.float = ...,
+        scores: abc.Iterable[builtins.float] | None = ...,
+        labelled_scores: abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["high_threshold", b"high_threshold", "labelled_scores", b"labelled_scores", "medium_threshold", b"medium_threshold", "model_version", b"model_version", "scores", b"scores"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class MeasureHealthResponse(message.Message):
+    """Answer to `MeasureHealth`. What is absent cannot be told: training left nothing to compare with, or labels are of one
+    kind only.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REFERENCE_KNOWN_FIELD_NUMBER: builtins.int
+    ALERT_RATE_FIELD_NUMBER: builtins.int
+    ALERT_RATE_LOW_FIELD_NUMBER: builtins.int
+    ALERT_RATE_HIGH_FIELD_NUMBER: builtins.int
+    SCORE_PSI_FIELD_NUMBER: builtins.int
+    FEATURES_FIELD_NUMBER: builtins.int
+    CALIBRATION_FIELD_NUMBER: builtins.int
+    CHALLENGERS_FIELD_NUMBER: builtins.int
+    reference_known: builtins.bool
+    """Whether the model's training is known, so that there is anything to compare with."""
+    alert_rate: builtins.float
+    """Share of rows that were MEDIUM or HIGH."""
+    alert_rate_low: builtins.float
+    """The least alert rate that training lets expect."""
+    alert_rate_high: builtins.float
+    """The greatest alert rate that training lets expect."""
+    score_psi: builtins.float
+    """Population stability index of the scores."""
+    @builtins.property
+    def features(self) -> containers.RepeatedCompositeFieldContainer[FeatureDrift]:
+        """Every feature, in the registry's order."""
+
+    @builtins.property
+    def calibration(self) -> Calibration:
+        """Scores against labels."""
+
+    @builtins.property
+    def challengers(self) -> containers.RepeatedCompositeFieldContainer[Comparison]:
+        """Challengers beside the model, in the order asked about."""
+
+    def __init__(
+        self,
+        *,
+        reference_known: builtins.bool = ...,
+        alert_rate: builtins.float | None = ...,
+        alert_rate_low: builtins.float | None = ...,
+        alert_rate_high: builtins.float | None = ...,
+        score_psi: builtins.float | None = ...,
+        features: abc.Iterable[FeatureDrift] | None = ...,
+        calibration: Calibration | None = ...,
+        challengers: abc.Iterable[Comparison] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_alert_rate", b"_alert_rate", "_alert_rate_high", b"_alert_rate_high", "_alert_rate_low", b"_alert_rate_low", "_score_psi", b"_score_psi", "alert_rate", b"alert_rate", "alert_rate_high", b"alert_rate_high", "alert_rate_low", b"alert_rate_low", "calibration", b"calibration", "score_psi", b"score_psi"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_alert_rate", b"_alert_rate", "_alert_rate_high", b"_alert_rate_high", "_alert_rate_low", b"_alert_rate_low", "_score_psi", b"_score_psi", "alert_rate", b"alert_rate", "alert_rate_high", b"alert_rate_high", "alert_rate_low", b"alert_rate_low", "calibration", b"calibration", "challengers", b"challengers", "features", b"features", "reference_known", b"reference_known", "score_psi", b"score_psi"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alert_rate: _TypeAlias = typing.Literal["alert_rate"]  # noqa: Y015
+    _WhichOneofArgType__alert_rate: _TypeAlias = typing.Literal["_alert_rate", b"_alert_rate"]  # noqa: Y015
+    _WhichOneofReturnType__alert_rate_high: _TypeAlias = typing.Literal["alert_rate_high"]  # noqa: Y015
+    _WhichOneofArgType__alert_rate_high: _TypeAlias = typing.Literal["_alert_rate_high", b"_alert_rate_high"]  # noqa: Y015
+    _WhichOneofReturnType__alert_rate_low: _TypeAlias = typing.Literal["alert_rate_low"]  # noqa: Y015
+    _WhichOneofArgType__alert_rate_low: _TypeAlias = typing.Literal["_alert_rate_low", b"_alert_rate_low"]  # noqa: Y015
+    _WhichOneofReturnType__score_psi: _TypeAlias = typing.Literal["score_psi"]  # noqa: Y015
+    _WhichOneofArgType__score_psi: _TypeAlias = typing.Literal["_score_psi", b"_score_psi"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alert_rate) -> _WhichOneofReturnType__alert_rate | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alert_rate_high) -> _WhichOneofReturnType__alert_rate_high | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alert_rate_low) -> _WhichOneofReturnType__alert_rate_low | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_psi) -> _WhichOneofReturnType__score_psi | None: ...
+
+@typing.final
+class FeatureDrift(message.Message):
+    """How one feature differs from what training saw."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    PSI_FIELD_NUMBER: builtins.int
+    NULL_RATE_FIELD_NUMBER: builtins.int
+    EXPECTED_NULL_RATE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name of the feature."""
+    psi: builtins.float
+    """Population stability index over training's bins, the unknown being one."""
+    null_rate: builtins.float
+    """Share of rows where it is unknown."""
+    expected_null_rate: builtins.float
+    """Share of training's rows where it was unknown."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        psi: builtins.float | None = ...,
+        null_rate: builtins.float = ...,
+        expected_null_rate: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_expected_null_rate", b"_expected_null_rate", "_psi", b"_psi", "expected_null_rate", b"expected_null_rate", "psi", b"psi"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_expected_null_rate", b"_expected_null_rate", "_psi", b"_psi", "expected_null_rate", b"expected_null_rate", "name", b"name", "null_rate", b"null_rate", "psi", b"psi"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_null_rate: _TypeAlias = typing.Literal["expected_null_rate"]  # noqa: Y015
+    _WhichOneofArgType__expected_null_rate: _TypeAlias = typing.Literal["_expected_null_rate", b"_expected_null_rate"]  # noqa: Y015
+    _WhichOneofReturnType__psi: _TypeAlias = typing.Literal["psi"]  # noqa: Y015
+    _WhichOneofArgType__psi: _TypeAlias = typing.Literal["_psi", b"_psi"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_null_rate) -> _WhichOneofReturnType__expected_null_rate | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__psi) -> _WhichOneofReturnType__psi | None: ...
+
+@typing.final
+class Calibration(message.Message):
+    """Scores against labels."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    POSITIVES_FIELD_NUMBER: builtins.int
+    ECE_FIELD_NUMBER: builtins.int
+    BRIER_FIELD_NUMBER: builtins.int
+    SLOPE_FIELD_NUMBER: builtins.int
+    AUC_FIELD_NUMBER: builtins.int
+    BINS_FIELD_NUMBER: builtins.int
+    rows: builtins.int
+    """Labelled rows."""
+    positives: builtins.int
+    """Those of abuse."""
+    ece: builtins.float
+    """Expected calibration error over 15 bins of equal width."""
+    brier: builtins.float
+    """Brier score."""
+    slope: builtins.float
+    """Slope of the labels' log odds over the scores' log odds: 1 is right, below 1 scores are too bold."""
+    auc: builtins.float
+    """Area under the ROC curve."""
+    @builtins.property
+    def bins(self) -> containers.RepeatedCompositeFieldContainer[ReliabilityBin]:
+        """The bins that hold any row, in order."""
+
+    def __init__(
+        self,
+        *,
+        rows: builtins.int = ...,
+        positives: builtins.int = ...,
+        ece: builtins.float | None = ...,
+        brier: builtins.float | None = ...,
+        slope: builtins.float | None = ...,
+        auc: builtins.float | None = ...,
+        bins: abc.Iterable[ReliabilityBin] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_auc", b"_auc", "_brier", b"_brier", "_ece", b"_ece", "_slope", b"_slope", "auc", b"auc", "brier", b"brier", "ece", b"ece", "slope", b"slope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_auc", b"_auc", "_brier", b"_brier", "_ece", b"_ece", "_slope", b"_slope", "auc", b"auc", "bins", b"bins", "brier", b"brier", "ece", b"ece", "positives", b"positives", "rows", b"rows", "slope", b"slope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auc: _TypeAlias = typing.Literal["auc"]  # noqa: Y015
+    _WhichOneofArgType__auc: _TypeAlias = typing.Literal["_auc", b"_auc"]  # noqa: Y015
+    _WhichOneofReturnType__brier: _TypeAlias = typing.Literal["brier"]  # noqa: Y015
+    _WhichOneofArgType__brier: _TypeAlias = typing.Literal["_brier", b"_brier"]  # noqa: Y015
+    _WhichOneofReturnType__ece: _TypeAlias = typing.Literal["ece"]  # noqa: Y015
+    _WhichOneofArgType__ece: _TypeAlias = typing.Literal["_ece", b"_ece"]  # noqa: Y015
+    _WhichOneofReturnType__slope: _TypeAlias = typing.Literal["slope"]  # noqa: Y015
+    _WhichOneofArgType__slope: _TypeAlias = typing.Literal["_slope", b"_slope"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auc) -> _WhichOneofReturnType__auc | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__brier) -> _WhichOneofReturnType__brier | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ece) -> _WhichOneofReturnType__ece | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__slope) -> _WhichOneofReturnType__slope | None: ...
+
+@typing.final
+class ReliabilityBin(message.Message):
+    """The labelled rows with scores from `low`, inclusive, to `high`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
+    MEAN_SCORE_FIELD_NUMBER: builtins.int
+    POSITIVE_SHARE_FIELD_NUMBER: builtins.int
+    low: builtins.float
+    """The least score, inclusive."""
+    high: builtins.float
+    """The greatest score, exclusive, but for the last bin."""
+    rows: builtins.int
+    """Rows."""
+    mean_score: builtins.float
+    """Mean of their scores."""
+    positive_share: builtins.float
+    """Share of abuse among them."""
+    def __init__(
+        self,
+        *,
+        low: builtins.float = ...,
+        high: builtins.float = ...,
+        rows: builtins.int = ...,
+        mean_score: builtins.float = ...,
+        positive_share: builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["high", b"high", "low", b"low", "mean_score", b"mean_score", "positive_share", b"positive_share", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Comparison(message.Message):
+    """A challenger beside the model, on the rows that both scored."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
+    BAND_AGREEMENT_FIELD_NUMBER: builtins.int
+    SCORE_CORRELATION_FIELD_NUMBER: builtins.int
+    LABELLED_ROWS_FIELD_NUMBER: builtins.int
+    CHAMPION_AUC_FIELD_NUMBER: builtins.int
+    CHALLENGER_AUC_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version of the challenger."""
+    rows: builtins.int
+    """Rows that both scored."""
+    band_agreement: builtins.float
+    """Share of rows that both put into the same band, each by its own thresholds."""
+    score_correlation: builtins.float
+    """Rank correlation of the scores (Spearman)."""
+    labelled_rows: builtins.int
+    """Labelled rows that both scored."""
+    champion_auc: builtins.float
+    """Area under the ROC curve of the model, on the labelled rows."""
+    challenger_auc: builtins.float
+    """Area under the ROC curve of the challenger, on the labelled rows."""
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+        rows: builtins.int = ...,
+        band_agreement: builtins.float | None = ...,
+        score_correlation: builtins.float | None = ...,
+        labelled_rows: builtins.int = ...,
+        champion_auc: builtins.float | None = ...,
+        challenger_auc: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_band_agreement", b"_band_agreement", "_challenger_auc", b"_challenger_auc", "_champion_auc", b"_champion_auc", "_score_correlation", b"_score_correlation", "band_agreement", b"band_agreement", "challenger_auc", b"challenger_auc", "champion_auc", b"champion_auc", "score_correlation", b"score_correlation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_band_agreement", b"_band_agreement", "_challenger_auc", b"_challenger_auc", "_champion_auc", b"_champion_auc", "_score_correlation", b"_score_correlation", "band_agreement", b"band_agreement", "challenger_auc", b"challenger_auc", "champion_auc", b"champion_auc", "labelled_rows", b"labelled_rows", "model_version", b"model_version", "rows", b"rows", "score_correlation", b"score_correlation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__band_agreement: _TypeAlias = typing.Literal["band_agreement"]  # noqa: Y015
+    _WhichOneofArgType__band_agreement: _TypeAlias = typing.Literal["_band_agreement", b"_band_agreement"]  # noqa: Y015
+    _WhichOneofReturnType__challenger_auc: _TypeAlias = typing.Literal["challenger_auc"]  # noqa: Y015
+    _WhichOneofArgType__challenger_auc: _TypeAlias = typing.Literal["_challenger_auc", b"_challenger_auc"]  # noqa: Y015
+    _WhichOneofReturnType__champion_auc: _TypeAlias = typing.Literal["champion_auc"]  # noqa: Y015
+    _WhichOneofArgType__champion_auc: _TypeAlias = typing.Literal["_champion_auc", b"_champion_auc"]  # noqa: Y015
+    _WhichOneofReturnType__score_correlation: _TypeAlias = typing.Literal["score_correlation"]  # noqa: Y015
+    _WhichOneofArgType__score_correlation: _TypeAlias = typing.Literal["_score_correlation", b"_score_correlation"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__band_agreement) -> _WhichOneofReturnType__band_agreement | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__challenger_auc) -> _WhichOneofReturnType__challenger_auc | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__champion_auc) -> _WhichOneofReturnType__champion_auc | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_correlation) -> _WhichOneofReturnType__score_correlation | None: ...

@@ -54,6 +54,11 @@ class FraudScoringServiceStub:
                 request_serializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.MeasureHealth = channel.unary_unary(
+                '/fraud_scoring.v1.FraudScoringService/MeasureHealth',
+                request_serializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.MeasureHealthRequest.SerializeToString,
+                response_deserializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.MeasureHealthResponse.FromString,
+                _registered_method=True)
 
 
 class FraudScoringServiceServicer:
@@ -86,6 +91,15 @@ class FraudScoringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MeasureHealth(self, request, context):
+        """Measures how a model fares on rows that it scored: drift, calibration, and challengers beside it. Knows only the
+        models in use: of another one it has no training to compare with. RESOURCE_EXHAUSTED OVERLOADED when too many such
+        calls wait.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FraudScoringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -103,6 +117,11 @@ def add_FraudScoringServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.GetModelRequest.FromString,
                     response_serializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.GetModelResponse.SerializeToString,
+            ),
+            'MeasureHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureHealth,
+                    request_deserializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.MeasureHealthRequest.FromString,
+                    response_serializer=fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.MeasureHealthResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -191,6 +210,33 @@ class FraudScoringService:
             '/fraud_scoring.v1.FraudScoringService/GetModel',
             fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.GetModelRequest.SerializeToString,
             fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fraud_scoring.v1.FraudScoringService/MeasureHealth',
+            fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.MeasureHealthRequest.SerializeToString,
+            fraud__scoring_dot_v1_dot_fraud__scoring__service__pb2.MeasureHealthResponse.FromString,
             options,
             channel_credentials,
             insecure,

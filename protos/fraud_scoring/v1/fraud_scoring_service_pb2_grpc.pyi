@@ -46,6 +46,11 @@ class FraudScoringServiceStub:
     """
     GetModel: grpc.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.GetModelRequest, fraud_scoring_service_pb2.GetModelResponse]
     """The models in use, and those that were refused."""
+    MeasureHealth: grpc.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.MeasureHealthRequest, fraud_scoring_service_pb2.MeasureHealthResponse]
+    """Measures how a model fares on rows that it scored: drift, calibration, and challengers beside it. Knows only the
+    models in use: of another one it has no training to compare with. RESOURCE_EXHAUSTED OVERLOADED when too many such
+    calls wait.
+    """
 
 @typing.type_check_only
 class FraudScoringServiceAsyncStub(FraudScoringServiceStub):
@@ -65,6 +70,11 @@ class FraudScoringServiceAsyncStub(FraudScoringServiceStub):
     """
     GetModel: aio.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.GetModelRequest, fraud_scoring_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """The models in use, and those that were refused."""
+    MeasureHealth: aio.UnaryUnaryMultiCallable[fraud_scoring_service_pb2.MeasureHealthRequest, fraud_scoring_service_pb2.MeasureHealthResponse]  # type: ignore[assignment]
+    """Measures how a model fares on rows that it scored: drift, calibration, and challengers beside it. Knows only the
+    models in use: of another one it has no training to compare with. RESOURCE_EXHAUSTED OVERLOADED when too many such
+    calls wait.
+    """
 
 class FraudScoringServiceServicer(metaclass=abc_1.ABCMeta):
     """Turns rows of features into probabilities of abuse, and explains them. It knows models; it knows nothing of cards,
@@ -99,5 +109,16 @@ class FraudScoringServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[fraud_scoring_service_pb2.GetModelResponse, abc.Awaitable[fraud_scoring_service_pb2.GetModelResponse]]:
         """The models in use, and those that were refused."""
+
+    @abc_1.abstractmethod
+    def MeasureHealth(
+        self,
+        request: fraud_scoring_service_pb2.MeasureHealthRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[fraud_scoring_service_pb2.MeasureHealthResponse, abc.Awaitable[fraud_scoring_service_pb2.MeasureHealthResponse]]:
+        """Measures how a model fares on rows that it scored: drift, calibration, and challengers beside it. Knows only the
+        models in use: of another one it has no training to compare with. RESOURCE_EXHAUSTED OVERLOADED when too many such
+        calls wait.
+        """
 
 def add_FraudScoringServiceServicer_to_server(servicer: FraudScoringServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -144,10 +144,10 @@ coupon_given AS (
 ),
 risk AS (
   INSERT INTO risk_event (account_id, event_time, kind, card_id, device_hash, address_hash, prefix_hash, profile_hash,
-                          serial_block, amount_minor, tier, reason, recycling_id, signals, outcome)
+                          serial_block, amount_minor, tier, reason, recycling_id, signals, outcome, request_id)
   SELECT i.account_id, i.now, i.kind, i.card_id, i.device_hash, i.address_hash, i.prefix_hash, i.profile_hash,
          serial_block(i.platform, i.external_serial), i.amount_minor, i.tier, i.reason, i.recycling_id, i.signals,
-         i.outcome
+         i.outcome, claimed.request_id
   FROM :risk_event(position integer, unclaimed boolean, account_id text, kind text, card_id text, platform text,
                    external_serial text, tier text, reason text, recycling_id uuid, device_hash bytea,
                    address_hash bytea, prefix_hash bytea, profile_hash bytea, amount_minor bigint, signals json,
@@ -155,5 +155,15 @@ risk AS (
   LEFT JOIN claimed ON claimed.position = i.position
   WHERE i.unclaimed OR claimed.position IS NOT NULL
   ORDER BY i.position
+),
+outcome_told AS (
+  INSERT INTO outcome (account_id, recycling_id, kind, outcome_time, record_time, platform, policy_revision,
+                       model_version, risk_score, state)
+  SELECT r.account_id, r.recycling_id, i.kind, claimed.now, claimed.now, r.platform, r.policy_revision,
+         r.decision ->> 'model_version', (r.decision ->> 'risk_score')::double precision, r.state
+  FROM :outcome(position integer, recycling_id uuid, kind text) AS i
+  JOIN claimed ON claimed.position = i.position
+  JOIN recycling AS r ON r.account_id = claimed.account_id AND r.recycling_id = i.recycling_id
+  ON CONFLICT DO NOTHING
 )
 SELECT position FROM claimed

@@ -1,0 +1,2 @@
+-- The service's clock.
+SELECT service_clock() AS now

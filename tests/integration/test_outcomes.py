@@ -1,0 +1,257 @@
+"""What became of recyclings: recorded once, with how they had been decided; and the labels that follow from it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from card_recycling.v1 import types_pb2
+
+from server.domain.card import VoidReason
+from server.domain.errors import Reason, Refusal
+from server.domain.outcome import NewOutcome, Outcome, OutcomeKind
+from server.domain.recycling import RecyclingState
+from server.engine.outcomes import OutcomeRecorder
+from tests.integration.world import World, quote, reactivate, void
+
+DAY = timedelta(days=1)
+MATURE = timedelta(days=30)
+
+
+def news(recycling: types_pb2.Recycling, kind: OutcomeKind, after: timedelta = DAY, **more: Any) -> NewOutcome:
+    """That something became of `recycling`, `after` it."""
+    usual: dict[str, Any] = {
+        "account_id": recycling.account_id,
+        "recycling_id": UUID(recycling.recycling_id),
+        "kind": kind,
+        "time": recycling.create_time.ToDatetime(UTC) + after,
+    }
+    return NewOutcome(**(usual | more))
+
+
+async def recorded(world: World, told: NewOutcome) -> Outcome:
+    """The outcome, recorded."""
+    return await OutcomeRecorder(world.store).record(told)
+
+
+async def recycled(world: World, platform: str = "iqiyi") -> types_pb2.Recycling:
+    """A recycling of two days ago."""
+    recycling = await world.recycled(await world.issue(platform))
+    await world.move(2 * DAY)
+    return recycling
+
+
+async def label(
+    world: World, recycling: types_pb2.Recycling, *, approved: bool = True
+) -> tuple[int, str, timedelta] | None:
+    """The label of the recycling's request with its source, and how long after the request it was known."""
+    made = recycling.create_time.ToDatetime(UTC)
+    query = "SELECT * FROM request_label($1, $2, $3, $4, $5, service_clock())"
+    row = await world.owner.fetchrow(query, recycling.account_id, UUID(recycling.recycling_id), approved, made, MATURE)
+    return (row["label"], row["source"], row["label_time"] - made) if row else None
+
+
+# Recording
+
+
+async def test_outcome_tells_what_had_decided(world: World) -> None:
+    """An outcome has the recycling's platform, policy revision, model, score and state, and when it became known."""
+    recycling = await recycled(world)
+    outcome = await recorded(world, news(recycling, OutcomeKind.CONVERSION))
+    assert (outcome.platform, outcome.policy_revision, outcome.model_version) == ("iqiyi", 1, "fake")
+    assert (outcome.risk_score, outcome.state) == (0.05, RecyclingState.APPROVED)
+    assert (outcome.record_time - outcome.time, outcome.account_id) == (DAY, recycling.account_id)
+
+
+async def test_outcome_without_a_score_has_none(world: World) -> None:
+    """What was decided without the worker is attributed to no model."""
+    world.scorer.down = True
+    outcome = await recorded(world, news(await recycled(world, "tencent"), OutcomeKind.CONVERSION))
+    assert (outcome.model_version, outcome.risk_score) == ("", None)
+
+
+async def test_same_outcome_is_recorded_once(world: World) -> None:
+    """The same recycling, kind and time again is the same answer, also later and when told twice at once."""
+    recycling = await recycled(world)
+    told = news(recycling, OutcomeKind.COMPLAINT)
+    first, second = await asyncio.gather(recorded(world, told), recorded(world, told))
+    await world.move(DAY)
+    assert first == second == await recorded(world, told)
+    assert await world.count("outcome", recycling.account_id) == 1
+
+
+async def test_other_times_and_kinds_are_other_outcomes(world: World) -> None:
+    """A second complaint is a second outcome."""
+    recycling = await recycled(world)
+    for told in (
+        news(recycling, OutcomeKind.COMPLAINT),
+        news(recycling, OutcomeKind.COMPLAINT, DAY / 2),
+        news(recycling, OutcomeKind.CHARGEBACK),
+    ):
+        await recorded(world, told)
+    assert await world.count("outcome", recycling.account_id) == 3
+
+
+async def test_account_may_be_left_out(world: World) -> None:
+    """Who knows the recycling's id only gets the outcome of its account."""
+    recycling = await recycled(world)
+    outcome = await recorded(world, news(recycling, OutcomeKind.CONVERSION, account_id=None))
+    assert outcome == await recorded(world, news(recycling, OutcomeKind.CONVERSION))
+    assert outcome.account_id == recycling.account_id
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"account_id": "nobody"}, {"recycling_id": uuid4()}, {"recycling_id": uuid4(), "account_id": None}]
+)
+async def test_unknown_recycling_is_not_found(world: World, wrong: dict[str, Any]) -> None:
+    """Another's recycling, and one that is not there, are the same to the caller."""
+    with pytest.raises(Refusal) as refused:
+        await recorded(world, news(await recycled(world), OutcomeKind.COMPLAINT, **wrong))
+    assert refused.value.reason is Reason.RECYCLING_NOT_FOUND
+
+
+@pytest.mark.parametrize("after", [-timedelta(microseconds=1), 2 * DAY + timedelta(microseconds=1)])
+async def test_impossible_time_is_invalid(world: World, after: timedelta) -> None:
+    """Nothing becomes of a recycling before it was made, nor tomorrow."""
+    recycling = await recycled(world)
+    with pytest.raises(Refusal) as refused:
+        await recorded(world, news(recycling, OutcomeKind.COMPLAINT, after))
+    assert (refused.value.reason, refused.value.fields[0][0]) == (Reason.FIELD_INVALID, "time")
+    assert await world.count("outcome", recycling.account_id) == 0
+
+
+async def test_outcome_moves_no_value(world: World) -> None:
+    """A chargeback that is only told changes neither card nor recycling nor wallet."""
+    recycling = await recycled(world)
+    before = await world.rows_of(recycling.account_id)
+    await recorded(world, news(recycling, OutcomeKind.CHARGEBACK))
+    assert await world.rows_of(recycling.account_id) == before
+
+
+async def test_complaint_is_an_event_of_its_account(world: World) -> None:
+    """Features count a complaint from the moment when it became known; it has no device."""
+    recycling = await recycled(world)
+    outcome = await recorded(world, news(recycling, OutcomeKind.COMPLAINT))
+    (event,) = [row for row in (await world.rows_of(recycling.account_id))["risk_event"] if row["kind"] == "COMPLAINT"]
+    assert (event["event_time"], event["card_id"], event["device_hash"]) == (
+        outcome.record_time,
+        recycling.card_id,
+        None,
+    )
+
+
+async def test_abuse_becomes_known_once(world: World) -> None:
+    """Features know of a recycling's abuse since it was first told, however often; a complaint alone tells none."""
+    recycling = await recycled(world)
+    await recorded(world, news(recycling, OutcomeKind.COMPLAINT))
+    first = await recorded(world, news(recycling, OutcomeKind.CHARGEBACK))
+    await world.move(DAY)
+    await recorded(world, news(recycling, OutcomeKind.CONFIRMED_FRAUD))
+    known = await world.owner.fetch("SELECT * FROM risk_label WHERE account_id = $1", recycling.account_id)
+    assert [(row["label"], row["source"], row["label_time"]) for row in known] == [(1, "chargeback", first.record_time)]
+    assert str(known[0]["recycling_id"]) == recycling.recycling_id
+
+
+async def test_void_for_a_chargeback_is_an_outcome(world: World) -> None:
+    """VoidCard(CHARGEBACK) tells the outcome of the card's live recycling; a refund, or no recycling, none."""
+    refunded, recycling = await recycled(world), await recycled(world)
+    idle = await world.issue()
+    for account, why in (
+        (recycling, VoidReason.CHARGEBACK),
+        (refunded, VoidReason.REFUNDED),
+        (idle, VoidReason.CHARGEBACK),
+    ):
+        await world.answer(void(account, why))  # type: ignore[arg-type]
+    assert await label(world, recycling) == (1, "CHARGEBACK", 2 * DAY)
+    assert [await world.count("outcome", each.account_id) for each in (recycling, refunded, idle)] == [1, 0, 0]
+
+
+async def test_events_name_their_commands(world: World) -> None:
+    """The event of a request names it, so that a label finds it; that of a dry run does not."""
+    card = await world.issue()
+    await world.answer(quote(card))
+    recycling = await world.recycled(card)
+    events = [row for row in (await world.rows_of(card.account_id))["risk_event"] if row["kind"] == "RECYCLE"]
+    assert {row["request_id"] for row in events} == {None, UUID(recycling.request_id)}
+
+
+# Labels
+
+
+async def test_labels_of_each_kind(world: World) -> None:
+    """A chargeback and fraud found speak against a request, a conversion and none found for it, a complaint neither."""
+    found = {}
+    for kind in OutcomeKind:
+        recycling = await recycled(world)
+        await recorded(world, news(recycling, kind))
+        found[kind] = await label(world, recycling)
+    assert found == {
+        OutcomeKind.COMPLAINT: None,
+        OutcomeKind.CONVERSION: (0, "CONVERSION", 2 * DAY),
+        OutcomeKind.CHARGEBACK: (1, "CHARGEBACK", 2 * DAY),
+        OutcomeKind.CONFIRMED_FRAUD: (1, "CONFIRMED_FRAUD", 2 * DAY),
+        OutcomeKind.CONFIRMED_GENUINE: (0, "CONFIRMED_GENUINE", 2 * DAY),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (("CHARGEBACK", "CONVERSION"), (1, "CHARGEBACK")),
+        (("CONFIRMED_GENUINE", "CHARGEBACK"), (0, "CONFIRMED_GENUINE")),
+        (("CONFIRMED_GENUINE", "CONFIRMED_FRAUD"), (1, "CONFIRMED_FRAUD")),
+        (("CONFIRMED_FRAUD", "CONFIRMED_GENUINE"), (0, "CONFIRMED_GENUINE")),
+    ],
+)
+async def test_newest_of_the_strongest_wins(world: World, kinds: tuple[str, str], expected: tuple[int, str]) -> None:
+    """A finding outweighs a chargeback, a chargeback a conversion; of two findings the later one holds."""
+    recycling = await recycled(world)
+    for kind in kinds:
+        await recorded(world, news(recycling, OutcomeKind(kind)))
+        await world.move(DAY)
+    assert (await label(world, recycling) or ())[:2] == expected
+
+
+async def test_verdict_is_weaker_than_an_outcome(world: World) -> None:
+    """A reviewer's verdict labels a request of either kind, until an outcome tells better."""
+    recycling = await recycled(world)
+    for verdict in (1, 0):
+        await world.owner.execute(
+            "INSERT INTO risk_label (account_id, recycling_id, label, source, label_time)"
+            " VALUES ($1, $2, $3, 'review', service_clock())",
+            recycling.account_id,
+            UUID(recycling.recycling_id),
+            verdict,
+        )
+        assert (await label(world, recycling) or ())[:2] == (verdict, "REVIEW")
+        await world.move(DAY)
+    await recorded(world, news(recycling, OutcomeKind.CHARGEBACK))
+    assert (await label(world, recycling) or ())[:2] == (1, "CHARGEBACK")
+
+
+async def test_silence_speaks_for_the_approved(world: World) -> None:
+    """An approved request of which nothing was said within the window is honest; a refused one is not known to be."""
+    recycling = await recycled(world)
+    young = await label(world, recycling)
+    await world.move(MATURE)
+    assert (young, await label(world, recycling)) == (None, (0, "SILENCE", MATURE))
+    assert await label(world, recycling, approved=False) is None
+
+
+async def test_complaint_breaks_the_silence(world: World) -> None:
+    """Whoever was complained of is not taken for honest because time has passed."""
+    recycling = await recycled(world)
+    await recorded(world, news(recycling, OutcomeKind.COMPLAINT))
+    await world.move(MATURE)
+    assert await label(world, recycling) is None
+
+
+async def test_outcome_knows_the_state_of_its_time(world: World) -> None:
+    """What is told after the card went back says that the recycling was REVERSED by then."""
+    recycling = await recycled(world)
+    await world.answer(reactivate(recycling))
+    outcome = await recorded(world, news(recycling, OutcomeKind.CONFIRMED_GENUINE))
+    assert outcome.state is RecyclingState.REVERSED
