@@ -13,7 +13,7 @@ from itertools import accumulate, count, islice, takewhile
 from typing import Final
 
 from fraud_worker.simulation.abuse import ABUSE
-from fraud_worker.simulation.cards import DAY_S, Hand, Scenario, Step, event
+from fraud_worker.simulation.cards import DAY_S, JUDGED, Hand, Scenario, Step, event
 from fraud_worker.simulation.events import SimulatedEvent
 from fraud_worker.simulation.honest import HONEST
 from fraud_worker.simulation.log_writer import write_log
@@ -113,7 +113,7 @@ class _Families:
         behind = [name for name, weight in ABUSE.items() if self._requests[name] * self._weight <= total * weight]
         scenario = world.pick(behind)
         steps = scenario(world, start)
-        self._requests[scenario] += sum(kind == "RECYCLE" for _, _, _, kind in steps)
+        self._requests[scenario] += sum(kind in JUDGED for _, _, _, kind in steps)
         return steps
 
 

@@ -95,10 +95,10 @@ def event(world: World, time_us: int, hand: Hand, card: Card, kind: str) -> Simu
         amount = max(1, amount * _PAID_PERCENT[platform] // 100)
     if kind not in _FROM_A_BACKEND:
         device, ip = hand.device, hand.ip
-    if kind in _JUDGED:
+    if kind in JUDGED:
         if hand.sight.behavior:
             behavior = hand.behave()
-        if kind == "RECYCLE" or world.chance(_REACTIVATIONS_JUDGED):
+        if kind == "RECYCLE" or world.chance(_REACTIVATIONSJUDGED):
             label = hand.label
             label_time_us = time_us + int(_known_after_s(world, label) * 1_000_000)
     # By position, which is twice as fast as by name.
@@ -121,10 +121,10 @@ def event(world: World, time_us: int, hand: Hand, card: Card, kind: str) -> Simu
     )
 
 
-_JUDGED: Final = frozenset(("RECYCLE", "REACTIVATE"))
+JUDGED: Final = frozenset(("RECYCLE", "REACTIVATE"))
 _FROM_A_BACKEND: Final = frozenset(("ISSUE", "COMPENSATE", "COMPLAINT"))
 _PAID_PERCENT: Final = {"iqiyi": 90, "tencent": 30, "netflix": 5}
-_REACTIVATIONS_JUDGED: Final = 0.7
+_REACTIVATIONSJUDGED: Final = 0.7
 
 
 def _known_after_s(world: World, label: int) -> float:

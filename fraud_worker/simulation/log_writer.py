@@ -53,7 +53,7 @@ LOG_SCHEMA: Final[dict[str, Any]] = {
     "label_time": _TIME,
     "family": pl.String,
 }
-"""What a simulated log holds: every column of an event log, and the scenario, which readers of event logs ignore."""
+"""What a simulated log holds: columns of an event log, and the scenario, which readers of event logs ignore."""
 
 _BATCH_ROWS: Final = 50_000
 _TIME_TEXT: Final = "%Y-%m-%dT%H:%M:%S%.6f+00:00"

@@ -14,12 +14,11 @@ import polars as pl
 import pytest
 
 from fraud_worker.event_log import COLUMNS, EVENT_KINDS, read_log
+from fraud_worker.simulation.cards import JUDGED
 from fraud_worker.simulation.events import SimulatedEvent
 from fraud_worker.simulation.log_writer import LOG_SCHEMA
 from fraud_worker.simulation.world import HOSTING, World
 from fraud_worker.simulator import ABUSE, DEFAULT_START, HONEST, Scenario, simulate, simulate_events, stream, write_log
-
-JUDGED = ("RECYCLE", "REACTIVATE")
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +61,9 @@ def test_csv_and_parquet_hold_the_same_log(tmp_path: Path) -> None:
     assert read_log(tmp_path / "log.csv").equals(read_log(tmp_path / "log.csv.gz"))
 
 
-def test_log_has_every_column_of_an_event_log() -> None:
-    """Whatever a reader may look for is there, and the family besides."""
-    assert set(COLUMNS) | {"family"} <= set(LOG_SCHEMA)
+def test_readers_ignore_the_family_alone() -> None:
+    """Every other column of a simulated log is one of an event log."""
+    assert set(LOG_SCHEMA) - set(COLUMNS) == {"family"}
 
 
 def test_events_come_in_the_order_of_time(events: list[SimulatedEvent]) -> None:
@@ -251,7 +250,7 @@ def test_no_value_alone_gives_abuse_away(events: list[SimulatedEvent], column: s
         if event.label is not None:
             said[field(event, column)][event.label] += 1
     for value, labels in said.items():
-        if labels.total() >= 200:
+        if labels.total() >= 500:
             assert labels[0] / labels.total() > 0.2, value
         if labels.total() >= 2000:
             assert labels[1] > 0, value
