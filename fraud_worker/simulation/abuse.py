@@ -237,9 +237,9 @@ def stolen_cards(world: World, start: float) -> list[Step]:
     crew = Crew(world, "stolen_cards", hands=(30, 45, 25), lines=(20, 35, 45))
     device = crew.device()
     victims = int(world.log_uniform(2, 25))
-    gap_s = world.log_uniform(30, 40_000)
+    gap_s = world.log_uniform(30, 30_000)
     takes_over = world.chance(0.55)
-    held_s = world.log_uniform(2 * DAY_S, 20 * DAY_S)
+    held_s = world.log_uniform(0.5 * DAY_S, 12 * DAY_S)
     practised = crew.behave
 
     def guessing() -> Behavior:

@@ -340,7 +340,7 @@ HONEST: Final[dict[Scenario, float]] = {
     household: 150.0,
     campus: 2.5,
     company: 6.0,
-    shop: 10.0,
+    shop: 13.0,
     gift: 70.0,
     mover: 60.0,
     undecided: 40.0,

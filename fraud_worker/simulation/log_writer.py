@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -101,7 +102,6 @@ def _write_parquet(path: Path, events: Iterable[SimulatedEvent]) -> int:
 def _frames(events: Iterable[SimulatedEvent]) -> Iterator[pl.DataFrame]:
     events = iter(events)
     while batch := list(islice(events, _BATCH_ROWS)):
-        # Transposing named tuples is many times as fast as naming fields one by one.
         columns = _columns(SimulatedEvent._fields, batch)
         columns |= _columns(Device._fields, [event.device or _NO_DEVICE for event in batch])
         columns |= _columns(Behavior._fields, [event.behavior or _NO_BEHAVIOR for event in batch])
@@ -112,8 +112,8 @@ def _frames(events: Iterable[SimulatedEvent]) -> Iterator[pl.DataFrame]:
         )
 
 
-def _columns(names: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
-    return dict(zip(names, zip(*rows, strict=True), strict=True))
+def _columns(names: tuple[str, ...], rows: list[Any]) -> dict[str, Any]:
+    return {name: list(map(itemgetter(place), rows)) for place, name in enumerate(names)}
 
 
 # What a column comes as, where that is not what it is written as.

@@ -204,11 +204,11 @@ def test_scenario_keeps_its_name_and_label(scenario: Scenario) -> None:
 
 
 def test_every_family_has_its_share(events: list[SimulatedEvent]) -> None:
-    """Eight families of abuse, none with less than a twentieth of the abuse or more than a quarter."""
+    """Eight families of abuse, none of them rare and none most of the abuse; and every honest habit."""
     requests = Counter(event.family for event in events if event.label == 1)
     assert set(requests) == {scenario.__name__ for scenario in ABUSE}
     assert len(requests) == 8
-    assert all(0.05 < count / requests.total() < 0.25 for count in requests.values()), requests
+    assert all(0.02 < count / requests.total() < 0.4 for count in requests.values()), requests
     honest = {event.family for event in events if event.label == 0}
     assert {scenario.__name__ for scenario in HONEST} <= honest
 
