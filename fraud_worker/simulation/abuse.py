@@ -34,6 +34,8 @@ class Crew:
         self.world = world
         self.family = family
         self.behave = world.weighted((world.script(), world.worker, world.human), hands)
+        if world.chance(0.03):
+            self.behave = world.blank
         self.rack = world.weighted(("phones", "rack", "emulators"), racks)
         self.like = world.phone() if self.rack == "phones" or world.chance(0.3) else world.rare_phone()
         self.abroad = world.chance(0.35)
