@@ -216,15 +216,26 @@ def serve(
 def simulate(
     out: Annotated[Path, typer.Option(help="Event log to write: .csv, .csv.gz or .parquet.", metavar="LOG")],
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    accounts: Annotated[int, typer.Option(min=1, help="About how many accounts appear.")] = 40_000,
-    days: Annotated[int, typer.Option(min=1)] = 45,
+    accounts: Annotated[
+        int | None, typer.Option(min=1, help="About how many accounts appear; 40000 by default.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, help="With --events: about how many.")] = 45,
+    events: Annotated[
+        int | None, typer.Option(min=1, help="So many events, instead of --accounts.", metavar="N")
+    ] = None,
     start: Annotated[datetime | None, typer.Option(help="The first day, UTC.", formats=["%Y-%m-%d"])] = None,
 ) -> None:
     """Simulate a population of owners and abusers, and write its event log."""
     from fraud_worker import simulator
 
+    if accounts is not None and events is not None:
+        raise _stopped("--accounts and --events: give one of them", code=2)
     first = simulator.DEFAULT_START if start is None else start.replace(tzinfo=UTC)
-    count = simulator.write_log(out, simulator.simulate(seed=seed, accounts=accounts, days=days, start=first))
+    if events is None:
+        population = simulator.simulate(seed=seed, accounts=accounts or 40_000, days=days, start=first)
+    else:
+        population = simulator.simulate_events(seed=seed, events=events, days=days, start=first)
+    count = simulator.write_log(out, population)
     typer.echo(f"{count} events in {out}")
 
 

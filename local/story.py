@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from clients.python.client import RecyclingClient, RecyclingError
-from fraud_worker.simulated_world import Behavior, Device, World
+from fraud_worker.simulation.events import Behavior, Device
+from fraud_worker.simulation.world import World
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HONEST_OWNERS = 1000
@@ -275,12 +276,15 @@ class Story:
 
 
 def _device(device: Device, ip: str) -> types_pb2.Device:
-    known = {name: getattr(device, name) for name in Device.__dataclass_fields__}
+    known = {
+        name: value for name, value in device._asdict().items() if name in types_pb2.Device.DESCRIPTOR.fields_by_name
+    }
     return types_pb2.Device(ip=ip, **known)
 
 
 def _behavior(behavior: Behavior) -> types_pb2.Behavior:
-    return types_pb2.Behavior(**{name: getattr(behavior, name) for name in Behavior.__dataclass_fields__})
+    measured = types_pb2.Behavior.DESCRIPTOR.fields_by_name
+    return types_pb2.Behavior(**{name: value for name, value in behavior._asdict().items() if name in measured})
 
 
 def _chunks(people: list[Person], size: int) -> list[list[Person]]:

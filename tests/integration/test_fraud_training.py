@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,7 @@ from fraud_worker.__main__ import DEFAULT_MODEL
 from fraud_worker.event_log import JudgedRows, judged_rows
 from fraud_worker.registry import FEATURE_NAMES
 from fraud_worker.scorer import MANIFEST_FILE, MODEL_FILE, Model
-from fraud_worker.simulated_world import SimulatedEvent
-from fraud_worker.simulator import ABUSE, DEFAULT_SEED, HONEST, simulate, write_log
+from fraud_worker.simulator import ABUSE, DEFAULT_SEED, HONEST, SimulatedEvent, simulate, write_log
 from fraud_worker.training import CARD_FILE, PLOT_FILE, TrainingError, train
 
 FRESH_SEED = 4242
@@ -107,13 +105,13 @@ def with_shuffled_labels(events: Iterator[SimulatedEvent]) -> Iterator[Simulated
     labels = [event.label for event in log if event.label is not None]
     random.Random(0).shuffle(labels)
     for event in log:
-        yield event if event.label is None else replace(event, label=labels.pop())
+        yield event if event.label is None else event._replace(label=labels.pop())
 
 
 def after_the_second_account(judged: JudgedRows, families: pl.Series) -> npt.NDArray[np.bool_]:
     """The farm's requests from a device that two other accounts used before."""
     others = judged.features[:, FEATURE_NAMES.index("device_accounts_ever")]
-    result: npt.NDArray[np.bool_] = (families == "farm").to_numpy() & (others >= 2)
+    result: npt.NDArray[np.bool_] = (families == "device_farm").to_numpy() & (others >= 2)
     return result
 
 
@@ -137,7 +135,7 @@ def test_shipped_model_lets_the_honest_pass(
     assert max(shares.values()) <= 0.1, shares
 
 
-@pytest.mark.parametrize("family", [scenario.__name__ for scenario in ABUSE if scenario.__name__ != "ring"])
+@pytest.mark.parametrize("family", [scenario.__name__ for scenario in ABUSE if scenario.__name__ != "account_ring"])
 def test_shipped_model_ranks_each_family_above_the_honest(
     fresh_world: tuple[JudgedRows, pl.Series], fresh_scores: npt.NDArray[np.float64], family: str
 ) -> None:
@@ -152,5 +150,5 @@ def test_shipped_model_beats_chance_on_rings(
 ) -> None:
     """Own devices of one make at one price are weak evidence, and still better than none."""
     judged, families = fresh_world
-    of_interest = (judged.labels == 0) | (families == "ring").to_numpy()
+    of_interest = (judged.labels == 0) | (families == "account_ring").to_numpy()
     assert roc_auc_score(judged.labels[of_interest], fresh_scores[of_interest]) >= 0.75
