@@ -57,6 +57,33 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     rule: str
 
 
+class Bins(msgspec.Struct, frozen=True, kw_only=True):
+    """How one feature, or the score, spread when the model was trained; what is served is compared with it."""
+
+    edges: Sequence[float]
+    """Ascending. Bin 0 lies below the first, bin i from edge i - 1 on and below edge i, the last from the last on."""
+    shares: Sequence[float]
+    """Expected share of each bin: one more than edges. With `unknown` they sum to 1."""
+    unknown: float
+    """Expected share of unknown values: the null rate."""
+
+    def counts(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """How many of `values` fall into each bin, the unknown (NaN) last."""
+        known = values[~np.isnan(values)]
+        binned = np.bincount(np.searchsorted(self.edges, known, side="right"), minlength=len(self.edges) + 1)
+        return np.append(binned, len(values) - len(known)).astype(np.int64)
+
+
+class AlertRate(msgspec.Struct, frozen=True, kw_only=True):
+    """The share of requests that are not LOW, on the latest mature slice."""
+
+    share: float
+    low: float
+    high: float
+    """Bounds of a 95 % band: whole days drawn anew, and no narrower than the binomial (Wilson) one."""
+    rows: int
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a model: enough to refuse a wrong one, and to train it again."""
 
@@ -79,8 +106,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: Thresholds
     costs: dict[str, float]
     metrics: dict[str, Any]
-    """On the calibration slice, which the trees have not seen."""
+    """Of rows that the trees which scored them had not seen; `validation` says which."""
     libraries: dict[str, str]
+    validation: str = ""
+    """How the scores came about on which calibration, thresholds, metrics and bins rest."""
+    calibration_window: Sequence[str] = ()
+    """First and last moment of the rows that calibrate, ISO 8601."""
+    parameters: dict[str, Any] = {}
+    """What the trees were grown with."""
+    attack_copies: int = 0
+    """Disguised copies of abuse among the rows that trained."""
+    alert_rate: AlertRate | None = None
+    score_bins: Bins | None = None
+    feature_bins: dict[str, Bins] = {}
+    """For each feature. Like `score_bins`, of the rows that calibrate."""
 
 
 class Model:
