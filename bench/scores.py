@@ -25,11 +25,12 @@ CALLS = 30
 
 _FEATURES = """
 SELECT * FROM risk_features($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[],
-                            $8::bigint[], $9::json[], $10::timestamptz[], $11::bigint[], $12::boolean[])
+                            $8::bytea[], $9::bigint[], $10::text[], $11::text[], $12::json[], $13::timestamptz[],
+                            $14::bigint[], $15::boolean[])
 """
 _EVENTS = """
-SELECT account_id, kind, card_id, device_hash, address_hash, prefix_hash, profile_hash, amount_minor, signals,
-       now() AS as_of, 9223372036854775807 AS as_of_seq, true AS leaves
+SELECT account_id, kind, card_id, device_hash, address_hash, prefix_hash, profile_hash, serial_block,
+       amount_minor, tier, reason, signals, now() AS as_of, 9223372036854775807 AS as_of_seq, true AS leaves
 FROM risk_event WHERE kind = 'RECYCLE' LIMIT $1
 """
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from bench.cards import ACCOUNT_ID_SQL, CARD_ID_SQL
+from bench.cards import ACCOUNT_ID_SQL, CARD_ID_SQL, PLATFORM
 from bench.measure import BenchError, Run
 from migrations.postgres import wheel_binaries
 from server.store.statements import Statement, statement
@@ -56,13 +56,20 @@ async def make_script(connection: asyncpg.Connection) -> str:
         return {column: value if value is None else _literal(value) for column, value in row.items()}
 
     load, record = statement("load"), statement("record")
-    event = await recorded("kind amount_minor signals outcome", "risk_event WHERE kind = 'RECYCLE'")
+    event = await recorded("kind tier reason amount_minor signals outcome", "risk_event WHERE kind = 'RECYCLE'")
     decisions = set(record.inputs["recycling"]) - set(_CHOSEN) - {"recycling_id"}
     decided = await recorded(" ".join(decisions), "recycling WHERE true")
     told = await recorded("kind state generation renewals_used version", "card_event WHERE kind = 'RECYCLED'")
     answered = await recorded("method input_hash response receipt", "command WHERE method = 'Recycle'")
     card: Row = {**_CHOSEN, **told, "event": told["kind"], "live_recycling_id": _RECYCLING_ID_SQL}
-    loads: Row = {**_CHOSEN, "risk_kind": event["kind"], "signals": event["signals"], "wants_wallet": "false"}
+    loads: Row = {
+        **_CHOSEN,
+        "risk_kind": event["kind"],
+        "reason": event["reason"],
+        "signals": event["signals"],
+        "wants_wallet": "false",
+    }
+    event |= {"platform": f"'{PLATFORM}'", "external_serial": None, "recycling_id": _RECYCLING_ID_SQL}
     return "\n".join(
         (
             "\\set number :base + :client_id * :each + :done",

@@ -6,6 +6,12 @@ where `risk_features` computes the very rows that serving computes. Must not kno
 A log has one row an event. Only `event_time`, `event_kind` and `account_id` are required; any other column, and any
 cell, may be missing (unknown), and columns that are not listed in `COLUMNS` are ignored. Rows need not be sorted:
 events of the same moment keep the order of the log.
+
+A log holds raw values, or, where it was exported from production, the keyed hashes of them (hexadecimal) and the
+signals that followed from them. Where both are given, hash and signal win.
+
+A label of abuse is known to later events from `label_time` on, or, where the log has none, from `LABEL_DELAY` after its
+event: so long a chargeback takes, and a feature must not know more than serving will.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,10 +35,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fraud_worker.registry import FEATURE_NAMES, FEATURES
 from migrations.postgres import EmbeddedPostgres
-from migrations.risk_log import PROFILE_FIELDS, TraceHasher
+from migrations.risk_log import HASH_BYTES, PROFILE_FIELDS, TraceHasher, serial_block
+from migrations.risk_signals import FINGERPRINT_FIELDS, derived_signals
 from migrations.runner import migrate
 
 EVENT_KINDS: Final = ("ISSUE", "ACTIVATE", "RECYCLE", "REACTIVATE", "COMPENSATE", "COMPLAINT")
+
+OUTCOMES: Final = ("APPROVED", "REJECTED", "IN_REVIEW")
+TIERS: Final = ("BASIC", "PREMIUM")
+REASONS: Final = ("EXPIRED", "VOLUNTARY", "SYSTEM_ANOMALY")
+
+LABEL_DELAY: Final = timedelta(days=30)
+"""When a label counts as confirmed that does not say since when it is known."""
 
 SIGNALS: Final = (
     "session_seconds",
@@ -41,25 +55,39 @@ SIGNALS: Final = (
     "failed_logins_24h",
     "captcha_failures",
     "copy_paste_used",
+    "form_fill_ms",
+    "failed_card_entries_24h",
     "emulator",
     "rooted",
     "vpn",
+    "clock_skew_seconds",
+    "inconsistencies",
+    "hosting",
+    "timezone_mismatch",
 )
-"""What a request itself says; kept in `risk_event.signals`."""
+"""What a request itself says, or what follows from it alone; kept in `risk_event.signals`."""
 
-_NUMBERS: Final = ("session_seconds", "seconds_since_login")
-_COUNTS: Final = ("amount_minor", "page_views", "failed_logins_24h", "captcha_failures")
-_FLAGS: Final = ("copy_paste_used", "emulator", "rooted", "vpn", "label")
+_HASHES: Final = ("device_hash", "address_hash", "prefix_hash", "profile_hash", "serial_block")
+_NUMBERS: Final = ("session_seconds", "seconds_since_login", "clock_skew_seconds")
+_COUNTS: Final = (
+    *("amount_minor", "page_views", "failed_logins_24h", "captcha_failures", "form_fill_ms"),
+    *("failed_card_entries_24h", "inconsistencies"),
+)
+_FLAGS: Final = ("copy_paste_used", "emulator", "rooted", "vpn", "hosting", "timezone_mismatch", "label")
+_WORDS: Final = {"event_kind": EVENT_KINDS, "outcome": OUTCOMES}
 _TIMES: Final = ("event_time", "label_time")
 _REQUIRED: Final = ("event_time", "event_kind", "account_id")
 
 COLUMNS: Final = (
     *("event_time", "event_kind", "account_id", "card_id", "platform", "tier", "reason", "amount_minor", "device_id"),
-    *("ip", "os", "model", "screen", "timezone", "language", "channel", "user_agent", "age"),
+    *("ip", "os", "model", "screen", "timezone", "language", "channel", "user_agent", "age", "serial", "country"),
     *SIGNALS,
-    *("label", "label_time"),
+    *("outcome", "label", "label_time"),
+    *_HASHES,
+    *("recycling_id", "policy_revision", "model_version"),
 )
-"""The columns of a log, in the order in which the simulator writes them."""
+"""The columns of a log, in the order in which the simulator writes them. Features ignore the last three, which say what
+an event belonged to."""
 
 _RANGES: Final = {feature.name: (feature.lowest, feature.highest) for feature in FEATURES}
 _FLAG_WORDS: Final = {
@@ -81,8 +109,8 @@ _SCRATCH_KEY: Final = b"fraud-worker scratch database"
 
 _FEATURES_OF: Final = (
     f"SELECT {', '.join(FEATURE_NAMES)} FROM risk_features("  # noqa: S608 - the names are constants
-    "$1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bigint[], $9::json[],"
-    " $10::timestamptz[], $11::bigint[], $12::boolean[])"
+    "$1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bigint[],"
+    " $10::text[], $11::text[], $12::json[], $13::timestamptz[], $14::bigint[], $15::boolean[])"
 )
 
 Matrix = npt.NDArray[np.float64]
@@ -155,10 +183,11 @@ async def _features(url: str, log: pl.DataFrame, wanted: pl.DataFrame) -> Matrix
 async def load(
     connection: asyncpg.Connection[Any], log: pl.DataFrame, advance: Callable[[int], object] = lambda rows: None
 ) -> None:
-    """Copies the events of `log` (as `read_log` gives it, with `seq`) into `risk_event`."""
+    """Copies the events of `log` (as `read_log` gives it, with `seq`) into `risk_event`, and its labels of abuse into
+    `risk_label`."""
     hasher = TraceHasher(_SCRATCH_KEY)
-    columns = ["account_id", "event_time", "seq", "kind", "card_id"]
-    columns += ["device_hash", "address_hash", "prefix_hash", "profile_hash", "amount_minor", "signals"]
+    columns = ["account_id", "event_time", "seq", "kind", "card_id", *_HASHES]
+    columns += ["amount_minor", "tier", "reason", "signals", "outcome"]
     for part in log.iter_slices(_COPY_ROWS):
         records = [
             (
@@ -169,13 +198,23 @@ async def load(
                 event.card_id,
                 *event.hashes,
                 event.amount,
+                event.tier,
+                event.reason,
                 event.signals,
+                event.outcome,
             )
             for event in _stored(part, hasher)
         ]
         await connection.copy_records_to_table("risk_event", records=records, columns=columns)
         advance(part.height)
-    await connection.execute("ANALYZE risk_event, risk_pair")
+    abuse = log.filter("label").select(
+        "account_id",
+        label=pl.lit(1, dtype=pl.Int16),
+        source=pl.lit("log"),
+        label_time=pl.max_horizontal("event_time", pl.coalesce("label_time", pl.col("event_time") + LABEL_DELAY)),
+    )
+    await connection.copy_records_to_table("risk_label", records=abuse.iter_rows(), columns=abuse.columns)
+    await connection.execute("ANALYZE risk_event, risk_pair, risk_link, risk_label")
 
 
 async def feature_matrix(
@@ -187,14 +226,16 @@ async def feature_matrix(
     done = 0
     for part in events.iter_slices(_FEATURE_ROWS):
         batch = list(_stored(part, hasher))
-        device, address, prefix, profile = zip(*(event.hashes for event in batch), strict=True)
+        hashes = zip(*(event.hashes for event in batch), strict=True)
         rows = await connection.fetch(
             _FEATURES_OF,
             [event.account_id for event in batch],
             [event.kind for event in batch],
             [event.card_id for event in batch],
-            *(device, address, prefix, profile),
+            *hashes,
             [event.amount for event in batch],
+            [event.tier for event in batch],
+            [event.reason for event in batch],
             [event.signals for event in batch],
             [event.time for event in batch],
             [event.seq for event in batch],
@@ -214,9 +255,13 @@ class _StoredEvent:
     seq: int
     kind: str
     card_id: str | None
-    hashes: tuple[bytes | None, bytes | None, bytes | None, bytes | None]
+    hashes: tuple[bytes | None, ...]
+    """In the order of `_HASHES`."""
     amount: int | None
+    tier: str | None
+    reason: str | None
     signals: str | None
+    outcome: str | None
 
 
 def _stored(part: pl.DataFrame, hasher: TraceHasher) -> Iterator[_StoredEvent]:
@@ -224,17 +269,40 @@ def _stored(part: pl.DataFrame, hasher: TraceHasher) -> Iterator[_StoredEvent]:
         traces = hasher.traces(
             device_id=row["device_id"], ip=row["ip"], profile={field: row[field] for field in PROFILE_FIELDS}
         )
-        signals = {name: row[name] for name in SIGNALS if row[name] is not None}
+        computed = {
+            "device_hash": traces.device_hash,
+            "address_hash": traces.address_hash,
+            "prefix_hash": traces.prefix_hash,
+            "profile_hash": traces.profile_hash,
+            "serial_block": serial_block(row["platform"], row["serial"]),
+        }
+        signals = derived_signals(
+            fingerprint={field: row[field] for field in FINGERPRINT_FIELDS},
+            emulator=row["emulator"],
+            ip=row["ip"],
+            timezone=row["timezone"],
+            language=row["language"],
+            country=row["country"],
+        ) | {name: row[name] for name in SIGNALS if row[name] is not None}
         yield _StoredEvent(
             row["account_id"],
             row["event_time"],
             row["seq"],
             row["event_kind"],
             row["card_id"],
-            (traces.device_hash, traces.address_hash, traces.prefix_hash, traces.profile_hash),
+            tuple(row[name] or computed[name] for name in _HASHES),
             row["amount_minor"],
+            _known_word(row["tier"], TIERS),
+            _known_word(row["reason"], REASONS),
             json.dumps(signals) if signals else None,
+            row["outcome"],
         )
+
+
+def _known_word(text: str | None, words: Sequence[str]) -> str | None:
+    """Other sellers have other tiers and reasons: unknown to us."""
+    word = (text or "").upper()
+    return word if word in words else None
 
 
 def _progress() -> Progress:
@@ -296,8 +364,11 @@ def _parser(name: str) -> tuple[pl.DataType | type[pl.DataType], Callable[[Any],
         return pl.Datetime("us", "UTC"), _time, "a time in ISO 8601"
     if name in _FLAGS:
         return pl.Boolean, _flag, "0 or 1"
-    if name == "event_kind":
-        return pl.String, _kind, f"one of {', '.join(EVENT_KINDS)}"
+    if name in _WORDS:
+        words = _WORDS[name]
+        return pl.String, lambda value: _word(value, words), f"one of {', '.join(words)}"
+    if name in _HASHES:
+        return pl.Binary, _hash, f"a hash of {HASH_BYTES} bytes, hexadecimal"
     if name in _NUMBERS or name in _COUNTS:
         low, high = _RANGES[name]
         whole = name in _COUNTS
@@ -319,10 +390,17 @@ def _flag(value: object) -> bool:
     return _FLAG_WORDS[word]
 
 
-def _kind(value: object) -> str:
-    if value not in EVENT_KINDS:
+def _word(value: object, words: Sequence[str]) -> str:
+    if value not in words:
         raise ValueError(value)
     return str(value)
+
+
+def _hash(value: str | bytes) -> bytes:
+    digest = value if isinstance(value, bytes) else bytes.fromhex(value)
+    if len(digest) != HASH_BYTES:
+        raise ValueError(value)
+    return digest
 
 
 def _number(value: Any, low: float, high: float, *, whole: bool) -> float | int:

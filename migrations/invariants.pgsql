@@ -429,7 +429,7 @@ SELECT recorded.relation::text, privilege
 FROM (
   SELECT to_regclass(name) AS relation
   FROM unnest(ARRAY['policy_revision', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
-                    'risk_pair']) AS name
+                    'risk_pair', 'risk_link', 'risk_label']) AS name
   UNION ALL
   SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'risk_event'::regclass
 ) AS recorded
@@ -442,13 +442,33 @@ WHERE has_table_privilege('recycling_server', recorded.relation, privilege)
 -- A minute's grace: two servers may record a quote and a recycle of one account in the other order than they began.
 SELECT e.account_id, e.seq, e.event_time, pair.kind, p.first_time
 FROM risk_event AS e
-CROSS JOIN LATERAL (VALUES
-  (1::smallint, e.device_hash, ''::bytea),
-  (2::smallint, e.address_hash, ''::bytea),
-  (3::smallint, CASE WHEN e.kind = 'RECYCLE' THEN look_alike_key(e.profile_hash, e.amount_minor) END, ''::bytea),
-  (4::smallint, convert_to(e.card_id, 'UTF8'), CASE WHEN e.kind = 'ACTIVATE' THEN 'A'::bytea ELSE ''::bytea END),
-  (5::smallint, ''::bytea, ''::bytea)
-) AS pair (kind, key, other)
+CROSS JOIN LATERAL risk_pairs(
+  e.kind, e.card_id, e.device_hash, e.address_hash, e.profile_hash, e.serial_block, e.amount_minor) AS pair
 LEFT JOIN risk_pair AS p
   ON (p.account_id, p.kind, p.key, p.other) = (e.account_id, pair.kind, pair.key, pair.other)
-WHERE pair.key IS NOT NULL AND (p.first_time IS NULL OR p.first_time > e.event_time + interval '1 minute');
+WHERE p.first_time IS NULL OR p.first_time > e.event_time + interval '1 minute';
+
+-- name: risk_links_are_complete (17)
+-- All that a risk event shows of its device and address is remembered by then, whichever account it was.
+SELECT e.account_id, e.seq, e.event_time, link.kind, k.first_time
+FROM risk_event AS e
+CROSS JOIN LATERAL risk_links(e.card_id, e.device_hash, e.address_hash, e.profile_hash) AS link
+LEFT JOIN risk_link AS k ON (k.kind, k.key, k.other) = (link.kind, link.key, link.other)
+WHERE k.first_time IS NULL OR k.first_time > e.event_time + interval '1 minute';
+
+-- name: confirmed_abuse_is_remembered (17)
+-- Every device of an account whose abuse is confirmed is marked since both are so, and no other device is.
+-- Of an event and a label that were recorded at the same time neither may have seen the other.
+SELECT account_id, key, d.since, m.first_time
+FROM (
+  SELECT p.account_id, p.key, greatest(p.first_time, l.label_time) AS since,
+         abs(extract(epoch FROM p.first_time - l.create_time)) > 60 AS apart
+  FROM risk_pair AS p
+  JOIN (
+    SELECT account_id, min(label_time) AS label_time, min(create_time) AS create_time
+    FROM risk_label WHERE label = 1 GROUP BY account_id
+  ) AS l USING (account_id)
+  WHERE p.kind = 1
+) AS d
+FULL JOIN (SELECT * FROM risk_pair WHERE kind = 8) AS m USING (account_id, key)
+WHERE d.since IS NULL OR (m.first_time IS NULL AND d.apart) OR m.first_time < d.since;

@@ -5,8 +5,10 @@ Knows the fields of a fingerprint and how to hash them. Must not know requests, 
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +19,19 @@ PROFILE_FIELDS_MIN = 3
 """With fewer known fields a profile says nothing, and has no hash."""
 
 HASH_BYTES = 16
+
+_SERIAL = re.compile(r"(.*[0-9])[0-9]{2}", re.DOTALL)
+
+
+def serial_block(platform: str | None, serial: str | None) -> bytes | None:
+    """The block of 100 serials that a card's serial belongs to, as the SQL function of this name has it (16 bytes).
+
+    None where the serial does not end in three digits: such serials do not count up.
+    """
+    block = _SERIAL.fullmatch(serial or "")
+    if block is None:
+        return None
+    return hashlib.sha256(f"{platform or ''}\x1f{block[1]}".encode()).digest()[:HASH_BYTES]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
 from server.domain.snapshot import Score
 from server.engine.ports import Features, ScoreUnavailable
 
-FEATURE_REGISTRY = "v1"
+FEATURE_REGISTRY = "v2"
 """The registry that the database's `risk_features` follows."""
 
 FAILURES_MAX = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from migrations.risk_log import TraceHasher
+from migrations.risk_signals import clock_skew_seconds, derived_signals
 from server.domain.card import MICROSECOND, Card, VoidReason
 from server.domain.commands import (
     Activate,
@@ -35,6 +37,8 @@ _SIGNALS_OF_BEHAVIOR = (
     "failed_logins_24h",
     "captcha_failures",
     "copy_paste_used",
+    "form_fill_ms",
+    "failed_card_entries_24h",
 )
 
 
@@ -74,8 +78,10 @@ _void_reason = _Names(card_service_pb2.VoidReason, "VOID_REASON_")
 class CommandParser:
     """Turns checked request messages into commands; raw devices and addresses end here."""
 
-    def __init__(self, hasher: TraceHasher) -> None:
+    def __init__(self, hasher: TraceHasher, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """`now` tells what devices' clocks are compared with."""
         self._hasher = hasher
+        self._now = now
 
     def quote(self, request: recycling_service_pb2.QuoteRecycleRequest) -> Recycle:
         """A dry run that also makes a token."""
@@ -166,23 +172,31 @@ class CommandParser:
         | card_service_pb2.ActivateCardRequest,
     ) -> Circumstances:
         device, behavior = request.device, request.behavior
-        traces = self._hasher.traces(
-            device_id=device.device_id,
+        profile = {
+            "model": device.model,
+            "os": device.os,
+            "screen": device.screen,
+            "language": device.language,
+            "user_agent": device.user_agent,
+        }
+        traces = self._hasher.traces(device_id=device.device_id, ip=device.ip, profile=profile)
+        signals = _known(device, _SIGNALS_OF_DEVICE) | _known(behavior, _SIGNALS_OF_BEHAVIOR)
+        signals |= derived_signals(
+            fingerprint=profile,
+            emulator=device.emulator if device.HasField("emulator") else None,
             ip=device.ip,
-            profile={
-                "model": device.model,
-                "os": device.os,
-                "screen": device.screen,
-                "language": device.language,
-                "user_agent": device.user_agent,
-            },
+            timezone=device.timezone,
+            language=device.language,
         )
+        clock_time = _time(device, "clock_time")
+        if clock_time is not None:
+            signals["clock_skew_seconds"] = clock_skew_seconds(clock_time, self._now())
         return Circumstances(
             device_hash=traces.device_hash,
             address_hash=traces.address_hash,
             prefix_hash=traces.prefix_hash,
             profile_hash=traces.profile_hash,
-            signals=_known(device, _SIGNALS_OF_DEVICE) | _known(behavior, _SIGNALS_OF_BEHAVIOR),
+            signals=signals,
         )
 
 

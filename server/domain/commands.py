@@ -88,6 +88,7 @@ class Compensate(Command):
     """Settle the pending compensation of `recycling_id`."""
 
     method = "Compensate"
+    risk_kind = "COMPENSATE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

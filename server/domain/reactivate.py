@@ -9,7 +9,7 @@ from server.domain.card import DAY, Card, CardEventKind, CardState
 from server.domain.errors import Reason, Refusal
 from server.domain.policy import ReactivationRule, RestoredValidity
 from server.domain.recycling import Compensation, CompensationState, Recycling, RecyclingState
-from server.domain.risk import decision, judge
+from server.domain.risk import Action, decision, judge
 from server.domain.snapshot import Change, Score, Snapshot, Transfer
 
 
@@ -42,7 +42,7 @@ def decide_reactivate(snapshot: Snapshot, score: Score | None) -> Change:
     verdict = judge(score, policy, may_refuse=True)
     window_end = recycling.create_time + rule.window_days * DAY
     decided = decision(snapshot, score, verdict, (), window_end)
-    if verdict.refused:
+    if verdict.action is not Action.APPROVE:
         return Change(now=now, card=card, recycling=recycling, decision=decided, refused=True, valid_until=window_end)
     compensation, owed_back = recycling.compensation, _settled_amount(recycling)
     if compensation is not None and compensation.state is CompensationState.PENDING:

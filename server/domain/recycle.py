@@ -13,7 +13,7 @@ from server.domain.errors import Reason, Refusal
 from server.domain.policy import Policy, RevenueBasis
 from server.domain.quote import QuoteSigner, quote_expire_time
 from server.domain.recycling import PRIORITY_OF, Alternative, Disposition, Recycling, RecyclingState
-from server.domain.risk import decision, judge
+from server.domain.risk import Action, decision, judge
 from server.domain.snapshot import Change, Score, Snapshot
 
 
@@ -51,7 +51,7 @@ def decide_recycle(
     card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
     price = terms(card, policy, now)
     verdict = judge(score, policy, may_refuse=command.reason not in policy.risk.never_refused_reasons)
-    refused = verdict.refused
+    refused = verdict.action is not Action.APPROVE  # a held card that nobody can release would be worse
     alternatives = weigh(card, policy, price)
     recycling = Recycling(
         recycling_id=None if command.dry_run else recycling_id,

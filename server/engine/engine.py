@@ -38,6 +38,9 @@ tracer = trace.get_tracer(__name__)
 ATTEMPTS_MAX = 2
 """The loser of a race re-enters once."""
 
+GUESSES_MAX = 16
+"""So often a command goes again because outcomes before it were guessed wrongly; then it is judged as it is."""
+
 ALONE_S_MAX = 0.05
 """How long a small batch may keep others from starting beside it."""
 
@@ -166,10 +169,18 @@ class Engine:
         judged = self._sift(batch, loaded)
         scores = await self._score(judged)
         entries: list[tuple[Ticket, Entry]] = []
+        told_wrongly: set[str | bytes] = set()
         for ticket, found in judged:
+            if not told_wrongly.isdisjoint(ticket.keys) and ticket.guesses < GUESSES_MAX:
+                ticket.guesses += 1
+                told_wrongly.update(ticket.keys)  # it is no event yet, though later ones counted it
+                continue
             entry = self._decide(ticket, found, scores.get(ticket))
             if entry is not None:
                 entries.append((ticket, entry))
+                device_hash = ticket.command.circumstances.device_hash
+                if device_hash is not None and entry.change.refused is not found.assumed_rejected:
+                    told_wrongly.add(device_hash)
         written = await self._store.record([entry for _, entry in entries]) if entries else set()
         for position, (ticket, entry) in enumerate(entries):
             if position in written:

@@ -35,12 +35,16 @@ class Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What the store knows of one command. `account_version` is the guard of all that the snapshot shows."""
+    """What the store knows of one command. `account_version` is the guard of all that the snapshot shows.
+
+    `assumed_rejected`: what the features of later commands on its device, loaded with it, took its outcome to be.
+    """
 
     answered: Answered | None
     account_version: int
     snapshot: Snapshot
     features: Features
+    assumed_rejected: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

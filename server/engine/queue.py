@@ -20,7 +20,7 @@ Outcome: TypeAlias = bytes | Refusal
 class Ticket:
     """One command on its way. `keys`: account, device, address, ...; `earlier`: those of its call that share one."""
 
-    __slots__ = ("attempts", "command", "context", "earlier", "future", "is_new", "keys")
+    __slots__ = ("attempts", "command", "context", "earlier", "future", "guesses", "is_new", "keys")
 
     def __init__(self, command: Command, keys: Sequence[str | bytes], earlier: Sequence[Ticket]) -> None:
         self.command = command
@@ -29,6 +29,7 @@ class Ticket:
         self.context = otel_context.get_current()
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.attempts = 0
+        self.guesses = 0
         self.is_new = True
 
     def answer(self, outcome: Outcome) -> None:

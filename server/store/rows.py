@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from server.domain.card import MICROSECOND, Card, CardState
-from server.domain.commands import Command, Compensate, Reactivate
+from server.domain.commands import Command, Compensate, Reactivate, Recycle
 from server.domain.recycling import (
     Balance,
     Compensation,
@@ -115,6 +115,7 @@ def command_row(command: Command) -> Row:
         "card_id": command.card_id,
         "recycling_id": command.recycling_id,
         "risk_kind": command.risk_kind,
+        "reason": _reason(command),
         "device_hash": circumstances.device_hash,
         "address_hash": circumstances.address_hash,
         "prefix_hash": circumstances.prefix_hash,
@@ -137,7 +138,8 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
     }
     for position, entry in enumerate(entries):
         change = entry.change
-        if entry.command.risk_kind is not None:
+        # A dry run of what is judged counts like an attempt; one of what is not judged does nothing.
+        if entry.command.risk_kind is not None and (entry.command.scored or not entry.command.dry_run):
             inputs["risk_event"].append(_risk_event_row(position, entry))
         if entry.command.dry_run:
             continue
@@ -182,7 +184,7 @@ def _recorded_command_row(position: int, entry: Entry) -> Row:
 
 
 def _risk_event_row(position: int, entry: Entry) -> Row:
-    circumstances, card = entry.command.circumstances, entry.change.card
+    circumstances, card, recycling = entry.command.circumstances, entry.change.card, entry.change.recycling
     outcome = None
     if entry.command.scored:
         outcome = RecyclingState.REJECTED if entry.change.refused else RecyclingState.APPROVED
@@ -192,15 +194,32 @@ def _risk_event_row(position: int, entry: Entry) -> Row:
         "account_id": entry.command.account_id,
         "kind": entry.command.risk_kind,
         "card_id": str(card.card_id),
+        "platform": card.platform,
+        "external_serial": card.external_serial,
+        "tier": card.tier,
+        "reason": _reason(entry.command),
+        "recycling_id": None if recycling is None or entry.command.dry_run else recycling.recycling_id,
         "device_hash": circumstances.device_hash,
         "address_hash": circumstances.address_hash,
         "prefix_hash": circumstances.prefix_hash,
         "profile_hash": circumstances.profile_hash,
-        "amount_minor": card.paid_minor,
+        "amount_minor": _event_amount(entry),
         "signals": _signals(circumstances.signals),
         "outcome": outcome,
         "now": entry.change.now,
     }
+
+
+def _event_amount(entry: Entry) -> int | None:
+    """What was paid for the card; of a settlement, what was settled, where its unit is like money."""
+    if not isinstance(entry.command, Compensate):
+        return entry.change.card.paid_minor
+    transfer = entry.change.transfer
+    return transfer.amount if transfer is not None and transfer.unit is Unit.COIN else None
+
+
+def _reason(command: Command) -> str | None:
+    return command.reason if isinstance(command, Recycle) else None
 
 
 def _card_row(position: int, change: Change) -> Row:

@@ -96,7 +96,8 @@ class PostgresStore:
                 answered=_answered(row),
                 account_version=row["account_version"] or 0,
                 snapshot=self._snapshot(command, row),
-                features=dict(zip(names[first_feature:], tuple(row.values())[first_feature:], strict=True)),
+                features=dict(zip(names[first_feature:-1], tuple(row.values())[first_feature:-1], strict=True)),
+                assumed_rejected=bool(row["assumed_rejected"]),
             )
             for command, row in zip(commands, found, strict=True)
         ]

@@ -374,13 +374,13 @@ async def quote_of_new(world: World) -> Command:
 
 @pytest.mark.parametrize("prepare", [recycle_of_new, reactivate_of_settled, quote_of_new, compensate_of_recycled])
 async def test_dry_run_changes_nothing_but_leaves_its_trace(world: World, prepare: Prepared) -> None:
-    """`validate_only` and quotes change no row, and leave one risk event where the real call leaves one."""
+    """`validate_only` and quotes change no row; they leave one risk event where the real call would be judged."""
     command = again(await prepare(world), dry_run=True)
     before = await unchanged(world, command.account_id)
     events = await world.count("risk_event", command.account_id)
     await world.answer(command)
     assert await unchanged(world, command.account_id) == before
-    assert await world.count("risk_event", command.account_id) == events + (command.risk_kind is not None)
+    assert await world.count("risk_event", command.account_id) == events + command.scored
 
 
 async def taken_card(world: World) -> Command:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from fraud_worker.event_log import SIGNALS, feature_matrix, load, read_log
 from fraud_worker.registry import FEATURE_NAMES
 from fraud_worker.simulator import simulate, write_log
-from migrations.risk_log import PROFILE_FIELDS, TraceHasher
+from migrations.risk_log import PROFILE_FIELDS, TraceHasher, serial_block
+from migrations.risk_signals import derived_signals
 from tests.conftest import FreshDatabase
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -39,17 +40,21 @@ class Request:
     device: str | None = None
     ip: str | None = None
     model: str | None = None
+    serial: str | None = None
     amount_minor: int | None = None
+    tier: str | None = None
+    reason: str | None = None
     signals: str | None = None
     event_time: datetime = NOW
 
     def columns(self) -> tuple[Any, ...]:
-        """account, kind, card, the four hashes, amount, signals, time."""
+        """account, kind, card, the five hashes, amount, tier, reason, signals, time."""
         profile = {"model": self.model, "os": "android", "screen": "1080x2400"} if self.model else {}
         traces = HASHER.traces(device_id=self.device, ip=self.ip, profile=profile)
         hashes = (traces.device_hash, traces.address_hash, traces.prefix_hash, traces.profile_hash)
         card_id = f"{self.account_id}-{self.card}"
-        return (self.account_id, self.kind, card_id, *hashes, self.amount_minor, self.signals, self.event_time)
+        said = (self.amount_minor, self.tier, self.reason, self.signals, self.event_time)
+        return (self.account_id, self.kind, card_id, *hashes, serial_block("iqiyi", self.serial), *said)
 
 
 requests = st.builds(
@@ -60,6 +65,7 @@ requests = st.builds(
     device=st.sampled_from([None, "d1", "d1", "d2", "d3"]),
     ip=st.sampled_from([None, "203.0.113.1", "203.0.113.2", "198.51.100.1", "2001:db8::1", "2001:db8::2"]),
     model=st.sampled_from([None, "m1", "m1", "m2"]),
+    serial=st.sampled_from([None, "S1201", "S1202", "S1302"]),
     amount_minor=st.sampled_from([None, 2999, 2999, 1990]),
 )
 past_requests = st.builds(
@@ -84,7 +90,8 @@ async def features(
     """The feature rows of `batch`."""
     columns = list(zip(*(request.columns() for request in batch), strict=True))
     rows = await connection.fetch(
-        f"SELECT {', '.join(FEATURE_NAMES)} FROM risk_features($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        f"SELECT {', '.join(FEATURE_NAMES)} FROM risk_features($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+        " $13, $14, $15)",
         *columns,
         [as_of_seq] * len(batch),
         [leaves] * len(batch),
@@ -98,7 +105,8 @@ async def insert(connection: asyncpg.Connection[Any], *events: Request) -> int:
     for event in events:
         seq = await connection.fetchval(
             "INSERT INTO risk_event (account_id, kind, card_id, device_hash, address_hash, prefix_hash, profile_hash,"
-            " amount_minor, signals, event_time) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING seq",
+            " serial_block, amount_minor, tier, reason, signals, event_time)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING seq",
             *event.columns(),
         )
     return seq
@@ -106,8 +114,8 @@ async def insert(connection: asyncpg.Connection[Any], *events: Request) -> int:
 
 async def test_columns_are_the_registry(connection: asyncpg.Connection[Any]) -> None:
     """After the position, the function's columns are the registry's features in its order."""
-    names = await connection.fetchval("SELECT proargnames[13:] FROM pg_proc WHERE proname = 'risk_features'")
-    assert names == ["feature_position", *FEATURE_NAMES]
+    names = await connection.fetchval("SELECT proargnames[16:] FROM pg_proc WHERE proname = 'risk_features'")
+    assert names == ["feature_position", *FEATURE_NAMES, "assumed_rejected"]
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -162,7 +170,7 @@ async def test_counts_saturate(connection: asyncpg.Connection[Any]) -> None:
         row = dict(
             zip(FEATURE_NAMES, (await features(connection, [replace(farm[0], account_id="new")]))[0], strict=True)
         )
-        await connection.execute("DELETE FROM risk_event; DELETE FROM risk_pair")
+        await connection.execute("DELETE FROM risk_event; DELETE FROM risk_pair; DELETE FROM risk_link")
     assert row["device_accounts_1h"] == row["device_recycles_24h"] == row["address_accounts_1h"] == 200
     assert row["device_capped"] is True
 
@@ -204,13 +212,22 @@ class Logged(Request):
         traces = HASHER.traces(
             device_id=event["device_id"], ip=event["ip"], profile={field: event[field] for field in PROFILE_FIELDS}
         )
-        signals = {name: event[name] for name in SIGNALS if event[name] is not None}
+        signals = derived_signals(
+            fingerprint=event,
+            emulator=event["emulator"],
+            ip=event["ip"],
+            timezone=event["timezone"],
+            language=event["language"],
+        ) | {name: event[name] for name in SIGNALS if event[name] is not None}
         hashes = (traces.device_hash, traces.address_hash, traces.prefix_hash, traces.profile_hash)
         identity = (event["account_id"], event["event_kind"], event["card_id"])
         return (
             *identity,
             *hashes,
+            serial_block(event["platform"], event["serial"]),
             event["amount_minor"],
+            event["tier"],
+            event["reason"],
             json.dumps(signals) if signals else None,
             event["event_time"],
         )

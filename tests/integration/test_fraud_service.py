@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 
 from fraud_worker.__main__ import DEFAULT_MODEL
-from fraud_worker.registry import FEATURE_NAMES
+from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
 from fraud_worker.scorer import Model
 from fraud_worker.service import SERVICE, feature_matrix
 
@@ -63,7 +63,7 @@ def announced(worker: subprocess.Popen[str]) -> str:
     return found[1]
 
 
-def score(channel: grpc.Channel, *rows: pb.FeatureRow, registry: str = "v1") -> pb.ScoreResponse:
+def score(channel: grpc.Channel, *rows: pb.FeatureRow, registry: str = REGISTRY_NAME) -> pb.ScoreResponse:
     request = pb.ScoreRequest(feature_registry=registry, rows=rows)
     return pb_grpc.FraudScoringServiceStub(channel).Score(request, timeout=DEADLINE_S)
 
@@ -88,11 +88,11 @@ def test_model_is_described(channel: grpc.Channel) -> None:
     ("rows", "registry", "field"),
     [
         ([pb.FeatureRow()], "v0", "feature_registry"),
-        ([], "v1", "rows"),
-        ([pb.FeatureRow()] * 1001, "v1", "rows"),
-        ([pb.FeatureRow(), pb.FeatureRow(session_seconds=float("nan"))], "v1", "rows[1].session_seconds"),
-        ([pb.FeatureRow(session_seconds=float("inf"))], "v1", "rows[0].session_seconds"),
-        ([pb.FeatureRow(device_accounts_1h=-1)], "v1", "rows[0].device_accounts_1h"),
+        ([], REGISTRY_NAME, "rows"),
+        ([pb.FeatureRow()] * 1001, REGISTRY_NAME, "rows"),
+        ([pb.FeatureRow(), pb.FeatureRow(session_seconds=float("nan"))], REGISTRY_NAME, "rows[1].session_seconds"),
+        ([pb.FeatureRow(session_seconds=float("inf"))], REGISTRY_NAME, "rows[0].session_seconds"),
+        ([pb.FeatureRow(device_accounts_1h=-1)], REGISTRY_NAME, "rows[0].device_accounts_1h"),
     ],
 )
 def test_refusal_names_the_field(channel: grpc.Channel, rows: list[pb.FeatureRow], registry: str, field: str) -> None:
@@ -159,7 +159,7 @@ def test_failing_score_is_a_line_in_the_log() -> None:
         try:
             with grpc.insecure_channel(announced(process)) as channel, pytest.raises(grpc.RpcError) as failed:
                 pb_grpc.FraudScoringServiceStub(channel).Score(
-                    pb.ScoreRequest(feature_registry="v1", rows=[pb.FeatureRow()]),
+                    pb.ScoreRequest(feature_registry=REGISTRY_NAME, rows=[pb.FeatureRow()]),
                     timeout=DEADLINE_S,
                     metadata=(("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"),),
                 )

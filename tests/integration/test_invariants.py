@@ -137,6 +137,8 @@ INSERT INTO risk_event (account_id, event_time, kind, card_id, device_hash, addr
 SELECT 'a', at(step), 'RECYCLE', id(1)::text, decode(repeat('01', 16), 'hex'), decode(repeat('02', 16), 'hex'),
        decode(repeat('03', 16), 'hex'), 2999, 'APPROVED'
 FROM unnest(ARRAY[3, 6]) AS step;
+INSERT INTO risk_label (account_id, recycling_id, label, source, label_time)
+VALUES ('a', id(12), 1, 'chargeback', at(1500));
 """
 
 # What is done to the history above, and the names of the rules that this breaks. Where the schema itself forbids the
@@ -445,7 +447,28 @@ VIOLATIONS = {
         "GRANT TRUNCATE ON risk_event_default TO recycling_server",
         {"records_are_append_only"},
     ),
-    "a device forgotten": ("DELETE FROM risk_pair WHERE kind = 1", {"risk_pairs_are_complete"}),
+    "a device forgotten": (
+        "DELETE FROM risk_pair WHERE kind = 1",
+        {"risk_pairs_are_complete", "confirmed_abuse_is_remembered"},
+    ),
+    "a card on a device forgotten": ("DELETE FROM risk_link WHERE kind = 1", {"risk_links_are_complete"}),
+    "a device at an address remembered late": (
+        "UPDATE risk_link SET first_time = at(4) + interval '1 hour' WHERE kind = 3",
+        {"risk_links_are_complete"},
+    ),
+    "a device of confirmed abuse that is not marked": (
+        "DELETE FROM risk_pair WHERE kind = 8",
+        {"confirmed_abuse_is_remembered"},
+    ),
+    "a device marked before its abuse was confirmed": (
+        "UPDATE risk_pair SET first_time = at(1499) WHERE kind = 8",
+        {"confirmed_abuse_is_remembered"},
+    ),
+    "a device marked without a label": ("DELETE FROM risk_label", {"confirmed_abuse_is_remembered"}),
+    "a server that may change labels": (
+        "GRANT UPDATE (label) ON risk_label TO recycling_server",
+        {"records_are_append_only"},
+    ),
     "a device remembered late": (
         "UPDATE risk_pair SET first_time = at(4) + interval '1 hour' WHERE kind = 1",
         {"risk_pairs_are_complete"},
@@ -513,7 +536,7 @@ async def test_verify_names_every_rule(fresh_database: FreshDatabase) -> None:
 async def test_verify_fails_on_a_violation(fresh_database: FreshDatabase) -> None:
     """On a violated database `recycling verify` names the rule, and fails."""
     owner_url, _ = await fresh_database()
-    await violated(owner_url, HISTORY, VIOLATIONS["a device forgotten"][0])
+    await violated(owner_url, HISTORY, VIOLATIONS["a device remembered late"][0])
     done = await recycling("verify", "--database-url", owner_url, "--json")
     assert done.code == 1
     assert [rule["name"] for rule in json.loads(done.out) if rule["violations"]] == ["risk_pairs_are_complete"]

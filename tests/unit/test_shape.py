@@ -85,6 +85,7 @@ IDS = [
     "é" * 36,
 ]
 TEXT_127 = "a" * 127
+NO_SECONDS = (-1, -62_135_596_801, 32_503_680_000, 253_402_300_800, 2**63 - 1, -(2**63))
 HOSTILE: dict[str, list[Any]] = {
     "request_id": IDS,
     "card_id": IDS,
@@ -123,9 +124,10 @@ HOSTILE: dict[str, list[Any]] = {
     "behavior.seconds_since_login": [math.nan, math.inf, -math.inf, -1.0, 3_153_600_001.0],
     "behavior.failed_logins_24h": [-1, 1_000_001, 2**31 - 1],
     "behavior.captcha_failures": [-1, 1_000_001, 2**31 - 1],
-    "activate_by_time": [
-        {"seconds": seconds} for seconds in (-1, -62_135_596_801, 32_503_680_000, 253_402_300_800, 2**63 - 1, -(2**63))
-    ],
+    "behavior.form_fill_ms": [-1, 86_400_001, 2**31 - 1],
+    "behavior.failed_card_entries_24h": [-1, 1_000_001, 2**31 - 1],
+    "device.clock_time": [{"seconds": seconds} for seconds in NO_SECONDS],
+    "activate_by_time": [{"seconds": seconds} for seconds in NO_SECONDS],
     "goodwill.unit": [0, 9],
     "goodwill.amount": [0, -1, 10**12 + 1, 2**63 - 1],
     "goodwill.note": ["", "x" * 501],

@@ -479,6 +479,7 @@ class Device(message.Message):
     VPN_FIELD_NUMBER: builtins.int
     FIRST_SEEN_TIME_FIELD_NUMBER: builtins.int
     ATTESTATION_FIELD_NUMBER: builtins.int
+    CLOCK_TIME_FIELD_NUMBER: builtins.int
     device_id: builtins.str
     """The fingerprint's stable identifier."""
     os: builtins.str
@@ -515,6 +516,10 @@ class Device(message.Message):
     def attestation(self) -> Attestation:
         """Proof of freshness."""
 
+    @builtins.property
+    def clock_time(self) -> timestamp_pb2.Timestamp:
+        """What the device's clock showed when it made the request. How far it is off is a signal."""
+
     def __init__(
         self,
         *,
@@ -534,10 +539,11 @@ class Device(message.Message):
         vpn: builtins.bool | None = ...,
         first_seen_time: timestamp_pb2.Timestamp | None = ...,
         attestation: Attestation | None = ...,
+        clock_time: timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_emulator", b"_emulator", "_rooted", b"_rooted", "_vpn", b"_vpn", "attestation", b"attestation", "emulator", b"emulator", "first_seen_time", b"first_seen_time", "rooted", b"rooted", "vpn", b"vpn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_emulator", b"_emulator", "_rooted", b"_rooted", "_vpn", b"_vpn", "attestation", b"attestation", "clock_time", b"clock_time", "emulator", b"emulator", "first_seen_time", b"first_seen_time", "rooted", b"rooted", "vpn", b"vpn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_emulator", b"_emulator", "_rooted", b"_rooted", "_vpn", b"_vpn", "app_version", b"app_version", "attestation", b"attestation", "device_id", b"device_id", "emulator", b"emulator", "first_seen_time", b"first_seen_time", "ip", b"ip", "language", b"language", "model", b"model", "network", b"network", "os", b"os", "os_version", b"os_version", "rooted", b"rooted", "screen", b"screen", "timezone", b"timezone", "user_agent", b"user_agent", "vpn", b"vpn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_emulator", b"_emulator", "_rooted", b"_rooted", "_vpn", b"_vpn", "app_version", b"app_version", "attestation", b"attestation", "clock_time", b"clock_time", "device_id", b"device_id", "emulator", b"emulator", "first_seen_time", b"first_seen_time", "ip", b"ip", "language", b"language", "model", b"model", "network", b"network", "os", b"os", "os_version", b"os_version", "rooted", b"rooted", "screen", b"screen", "timezone", b"timezone", "user_agent", b"user_agent", "vpn", b"vpn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__emulator: _TypeAlias = typing.Literal["emulator"]  # noqa: Y015
     _WhichOneofArgType__emulator: _TypeAlias = typing.Literal["_emulator", b"_emulator"]  # noqa: Y015
@@ -564,6 +570,8 @@ class Behavior(message.Message):
     FAILED_LOGINS_24H_FIELD_NUMBER: builtins.int
     CAPTCHA_FAILURES_FIELD_NUMBER: builtins.int
     COPY_PASTE_USED_FIELD_NUMBER: builtins.int
+    FORM_FILL_MS_FIELD_NUMBER: builtins.int
+    FAILED_CARD_ENTRIES_24H_FIELD_NUMBER: builtins.int
     session_seconds: builtins.float
     """Length of the session so far, seconds."""
     page_views: builtins.int
@@ -576,6 +584,10 @@ class Behavior(message.Message):
     """Failed captchas in the session."""
     copy_paste_used: builtins.bool
     """Whether form fields were pasted."""
+    form_fill_ms: builtins.int
+    """How long filling in the form took, milliseconds; at most a day."""
+    failed_card_entries_24h: builtins.int
+    """Card numbers or codes that the account entered wrongly in the last 24 hours."""
     def __init__(
         self,
         *,
@@ -585,17 +597,23 @@ class Behavior(message.Message):
         failed_logins_24h: builtins.int | None = ...,
         captcha_failures: builtins.int | None = ...,
         copy_paste_used: builtins.bool | None = ...,
+        form_fill_ms: builtins.int | None = ...,
+        failed_card_entries_24h: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_captcha_failures", b"_captcha_failures", "_copy_paste_used", b"_copy_paste_used", "_failed_logins_24h", b"_failed_logins_24h", "_page_views", b"_page_views", "_seconds_since_login", b"_seconds_since_login", "_session_seconds", b"_session_seconds", "captcha_failures", b"captcha_failures", "copy_paste_used", b"copy_paste_used", "failed_logins_24h", b"failed_logins_24h", "page_views", b"page_views", "seconds_since_login", b"seconds_since_login", "session_seconds", b"session_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_captcha_failures", b"_captcha_failures", "_copy_paste_used", b"_copy_paste_used", "_failed_card_entries_24h", b"_failed_card_entries_24h", "_failed_logins_24h", b"_failed_logins_24h", "_form_fill_ms", b"_form_fill_ms", "_page_views", b"_page_views", "_seconds_since_login", b"_seconds_since_login", "_session_seconds", b"_session_seconds", "captcha_failures", b"captcha_failures", "copy_paste_used", b"copy_paste_used", "failed_card_entries_24h", b"failed_card_entries_24h", "failed_logins_24h", b"failed_logins_24h", "form_fill_ms", b"form_fill_ms", "page_views", b"page_views", "seconds_since_login", b"seconds_since_login", "session_seconds", b"session_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_captcha_failures", b"_captcha_failures", "_copy_paste_used", b"_copy_paste_used", "_failed_logins_24h", b"_failed_logins_24h", "_page_views", b"_page_views", "_seconds_since_login", b"_seconds_since_login", "_session_seconds", b"_session_seconds", "captcha_failures", b"captcha_failures", "copy_paste_used", b"copy_paste_used", "failed_logins_24h", b"failed_logins_24h", "page_views", b"page_views", "seconds_since_login", b"seconds_since_login", "session_seconds", b"session_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_captcha_failures", b"_captcha_failures", "_copy_paste_used", b"_copy_paste_used", "_failed_card_entries_24h", b"_failed_card_entries_24h", "_failed_logins_24h", b"_failed_logins_24h", "_form_fill_ms", b"_form_fill_ms", "_page_views", b"_page_views", "_seconds_since_login", b"_seconds_since_login", "_session_seconds", b"_session_seconds", "captcha_failures", b"captcha_failures", "copy_paste_used", b"copy_paste_used", "failed_card_entries_24h", b"failed_card_entries_24h", "failed_logins_24h", b"failed_logins_24h", "form_fill_ms", b"form_fill_ms", "page_views", b"page_views", "seconds_since_login", b"seconds_since_login", "session_seconds", b"session_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__captcha_failures: _TypeAlias = typing.Literal["captcha_failures"]  # noqa: Y015
     _WhichOneofArgType__captcha_failures: _TypeAlias = typing.Literal["_captcha_failures", b"_captcha_failures"]  # noqa: Y015
     _WhichOneofReturnType__copy_paste_used: _TypeAlias = typing.Literal["copy_paste_used"]  # noqa: Y015
     _WhichOneofArgType__copy_paste_used: _TypeAlias = typing.Literal["_copy_paste_used", b"_copy_paste_used"]  # noqa: Y015
+    _WhichOneofReturnType__failed_card_entries_24h: _TypeAlias = typing.Literal["failed_card_entries_24h"]  # noqa: Y015
+    _WhichOneofArgType__failed_card_entries_24h: _TypeAlias = typing.Literal["_failed_card_entries_24h", b"_failed_card_entries_24h"]  # noqa: Y015
     _WhichOneofReturnType__failed_logins_24h: _TypeAlias = typing.Literal["failed_logins_24h"]  # noqa: Y015
     _WhichOneofArgType__failed_logins_24h: _TypeAlias = typing.Literal["_failed_logins_24h", b"_failed_logins_24h"]  # noqa: Y015
+    _WhichOneofReturnType__form_fill_ms: _TypeAlias = typing.Literal["form_fill_ms"]  # noqa: Y015
+    _WhichOneofArgType__form_fill_ms: _TypeAlias = typing.Literal["_form_fill_ms", b"_form_fill_ms"]  # noqa: Y015
     _WhichOneofReturnType__page_views: _TypeAlias = typing.Literal["page_views"]  # noqa: Y015
     _WhichOneofArgType__page_views: _TypeAlias = typing.Literal["_page_views", b"_page_views"]  # noqa: Y015
     _WhichOneofReturnType__seconds_since_login: _TypeAlias = typing.Literal["seconds_since_login"]  # noqa: Y015
@@ -607,7 +625,11 @@ class Behavior(message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__copy_paste_used) -> _WhichOneofReturnType__copy_paste_used | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_card_entries_24h) -> _WhichOneofReturnType__failed_card_entries_24h | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_logins_24h) -> _WhichOneofReturnType__failed_logins_24h | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__form_fill_ms) -> _WhichOneofReturnType__form_fill_ms | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__page_views) -> _WhichOneofReturnType__page_views | None: ...
     @typing.overload

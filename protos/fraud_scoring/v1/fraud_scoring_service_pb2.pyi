@@ -61,6 +61,26 @@ class FeatureRow(message.Message):
     EMULATOR_FIELD_NUMBER: builtins.int
     ROOTED_FIELD_NUMBER: builtins.int
     VPN_FIELD_NUMBER: builtins.int
+    DEVICE_REJECTS_30D_FIELD_NUMBER: builtins.int
+    DEVICE_CONFIRMED_ABUSE_FIELD_NUMBER: builtins.int
+    PROFILE_ACCOUNTS_30D_FIELD_NUMBER: builtins.int
+    INCONSISTENCIES_FIELD_NUMBER: builtins.int
+    CLOCK_SKEW_SECONDS_FIELD_NUMBER: builtins.int
+    ACCOUNT_GAP_VARIATION_FIELD_NUMBER: builtins.int
+    ACCOUNT_BONUS_SHARE_30D_FIELD_NUMBER: builtins.int
+    ACCOUNT_CONFIRMED_ABUSE_FIELD_NUMBER: builtins.int
+    ACCOUNT_CAPPED_FIELD_NUMBER: builtins.int
+    FAILED_CARD_ENTRIES_24H_FIELD_NUMBER: builtins.int
+    ADDRESS_DEVICES_24H_FIELD_NUMBER: builtins.int
+    ADDRESS_CAPPED_FIELD_NUMBER: builtins.int
+    HOSTING_FIELD_NUMBER: builtins.int
+    TIMEZONE_MISMATCH_FIELD_NUMBER: builtins.int
+    LINKED_CONFIRMED_ABUSE_30D_FIELD_NUMBER: builtins.int
+    SERIAL_NEIGHBOURS_24H_FIELD_NUMBER: builtins.int
+    TIER_PREMIUM_FIELD_NUMBER: builtins.int
+    REASON_VOLUNTARY_FIELD_NUMBER: builtins.int
+    REASON_ANOMALY_FIELD_NUMBER: builtins.int
+    FORM_FILL_MS_FIELD_NUMBER: builtins.int
     device_accounts_1h: builtins.int
     """Other accounts first seen on this device in the last hour."""
     device_accounts_24h: builtins.int
@@ -74,11 +94,11 @@ class FeatureRow(message.Message):
     device_recycles_24h: builtins.int
     """Recycle attempts from this device in the last 24 hours."""
     device_cards_30d: builtins.int
-    """Different cards seen on this device in the last 30 days."""
+    """Different cards first seen on this device in the last 30 days."""
     device_profiles_30d: builtins.int
-    """Different other fingerprint profiles that this device showed in the last 30 days."""
+    """Different other fingerprint profiles first shown by this device in the last 30 days."""
     device_capped: builtins.bool
-    """Whether the device's history reached the cap of 200 events."""
+    """Whether the device's recycle attempts of 30 days reached the cap of 200."""
     look_alike_accounts_1h: builtins.int
     """Other accounts that recycled with the same profile and amount, first seen in the last hour."""
     look_alike_accounts_24h: builtins.int
@@ -129,6 +149,46 @@ class FeatureRow(message.Message):
     """Whether the device is rooted."""
     vpn: builtins.bool
     """Whether the request came through a VPN."""
+    device_rejects_30d: builtins.int
+    """Requests from this device that were rejected in the last 30 days."""
+    device_confirmed_abuse: builtins.int
+    """Other accounts on this device whose abuse was confirmed before."""
+    profile_accounts_30d: builtins.int
+    """Other accounts first seen with the same profile in the last 30 days. Few: a rare profile."""
+    inconsistencies: builtins.int
+    """Contradictions within the fingerprint."""
+    clock_skew_seconds: builtins.float
+    """How far the device's clock is off, either way, seconds."""
+    account_gap_variation: builtins.float
+    """Standard deviation over mean of the gaps between this account's last 20 recycle attempts in 30 days."""
+    account_bonus_share_30d: builtins.float
+    """What was settled in 30 days in money-like units, over what was paid for the cards that it was settled for."""
+    account_confirmed_abuse: builtins.int
+    """How often abuse of this account was confirmed before."""
+    account_capped: builtins.bool
+    """Whether a read of the account's events of 30 days reached the cap of 200."""
+    failed_card_entries_24h: builtins.int
+    """Card numbers or codes that the account entered wrongly in the last 24 hours."""
+    address_devices_24h: builtins.int
+    """Other devices first seen at this address in the last 24 hours."""
+    address_capped: builtins.bool
+    """Whether a count of the address or of its /24 reached the cap of 200."""
+    hosting: builtins.bool
+    """Whether the address lies in a hosting provider's range."""
+    timezone_mismatch: builtins.bool
+    """Whether the time zone's country differs from the address's or, where that is unknown, the language's."""
+    linked_confirmed_abuse_30d: builtins.int
+    """Devices at two hops (another account on this device, another device of it) with abuse confirmed in 30 days."""
+    serial_neighbours_24h: builtins.int
+    """Other accounts that first recycled a card of the same 100 serials in the last 24 hours."""
+    tier_premium: builtins.bool
+    """Whether the card is of the tier PREMIUM."""
+    reason_voluntary: builtins.bool
+    """Whether the card is handed back voluntarily."""
+    reason_anomaly: builtins.bool
+    """Whether the card is taken back for a system anomaly."""
+    form_fill_ms: builtins.int
+    """How long filling in the form took, milliseconds."""
     def __init__(
         self,
         *,
@@ -166,19 +226,47 @@ class FeatureRow(message.Message):
         emulator: builtins.bool | None = ...,
         rooted: builtins.bool | None = ...,
         vpn: builtins.bool | None = ...,
+        device_rejects_30d: builtins.int | None = ...,
+        device_confirmed_abuse: builtins.int | None = ...,
+        profile_accounts_30d: builtins.int | None = ...,
+        inconsistencies: builtins.int | None = ...,
+        clock_skew_seconds: builtins.float | None = ...,
+        account_gap_variation: builtins.float | None = ...,
+        account_bonus_share_30d: builtins.float | None = ...,
+        account_confirmed_abuse: builtins.int | None = ...,
+        account_capped: builtins.bool | None = ...,
+        failed_card_entries_24h: builtins.int | None = ...,
+        address_devices_24h: builtins.int | None = ...,
+        address_capped: builtins.bool | None = ...,
+        hosting: builtins.bool | None = ...,
+        timezone_mismatch: builtins.bool | None = ...,
+        linked_confirmed_abuse_30d: builtins.int | None = ...,
+        serial_neighbours_24h: builtins.int | None = ...,
+        tier_premium: builtins.bool | None = ...,
+        reason_voluntary: builtins.bool | None = ...,
+        reason_anomaly: builtins.bool | None = ...,
+        form_fill_ms: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_account_age_seconds", b"_account_age_seconds", "_account_device_is_new", b"_account_device_is_new", "_account_devices_30d", b"_account_devices_30d", "_account_gap_seconds", b"_account_gap_seconds", "_account_reactivations_30d", b"_account_reactivations_30d", "_account_recycles_1h", b"_account_recycles_1h", "_account_recycles_24h", b"_account_recycles_24h", "_address_accounts_1h", b"_address_accounts_1h", "_address_accounts_24h", b"_address_accounts_24h", "_amount_minor", b"_amount_minor", "_captcha_failures", b"_captcha_failures", "_card_active_seconds", b"_card_active_seconds", "_card_age_seconds", b"_card_age_seconds", "_card_prior_accounts", b"_card_prior_accounts", "_copy_paste_used", b"_copy_paste_used", "_device_accounts_1h", b"_device_accounts_1h", "_device_accounts_24h", b"_device_accounts_24h", "_device_accounts_30d", b"_device_accounts_30d", "_device_accounts_ever", b"_device_accounts_ever", "_device_age_seconds", b"_device_age_seconds", "_device_capped", b"_device_capped", "_device_cards_30d", b"_device_cards_30d", "_device_profiles_30d", b"_device_profiles_30d", "_device_recycles_24h", b"_device_recycles_24h", "_emulator", b"_emulator", "_failed_logins_24h", b"_failed_logins_24h", "_look_alike_accounts_1h", b"_look_alike_accounts_1h", "_look_alike_accounts_24h", b"_look_alike_accounts_24h", "_page_views", b"_page_views", "_prefix_recycles_1h", b"_prefix_recycles_1h", "_rooted", b"_rooted", "_seconds_since_login", b"_seconds_since_login", "_session_seconds", b"_session_seconds", "_vpn", b"_vpn", "account_age_seconds", b"account_age_seconds", "account_device_is_new", b"account_device_is_new", "account_devices_30d", b"account_devices_30d", "account_gap_seconds", b"account_gap_seconds", "account_reactivations_30d", b"account_reactivations_30d", "account_recycles_1h", b"account_recycles_1h", "account_recycles_24h", b"account_recycles_24h", "address_accounts_1h", b"address_accounts_1h", "address_accounts_24h", b"address_accounts_24h", "amount_minor", b"amount_minor", "captcha_failures", b"captcha_failures", "card_active_seconds", b"card_active_seconds", "card_age_seconds", b"card_age_seconds", "card_prior_accounts", b"card_prior_accounts", "copy_paste_used", b"copy_paste_used", "device_accounts_1h", b"device_accounts_1h", "device_accounts_24h", b"device_accounts_24h", "device_accounts_30d", b"device_accounts_30d", "device_accounts_ever", b"device_accounts_ever", "device_age_seconds", b"device_age_seconds", "device_capped", b"device_capped", "device_cards_30d", b"device_cards_30d", "device_profiles_30d", b"device_profiles_30d", "device_recycles_24h", b"device_recycles_24h", "emulator", b"emulator", "failed_logins_24h", b"failed_logins_24h", "look_alike_accounts_1h", b"look_alike_accounts_1h", "look_alike_accounts_24h", b"look_alike_accounts_24h", "page_views", b"page_views", "prefix_recycles_1h", b"prefix_recycles_1h", "rooted", b"rooted", "seconds_since_login", b"seconds_since_login", "session_seconds", b"session_seconds", "vpn", b"vpn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_account_age_seconds", b"_account_age_seconds", "_account_bonus_share_30d", b"_account_bonus_share_30d", "_account_capped", b"_account_capped", "_account_confirmed_abuse", b"_account_confirmed_abuse", "_account_device_is_new", b"_account_device_is_new", "_account_devices_30d", b"_account_devices_30d", "_account_gap_seconds", b"_account_gap_seconds", "_account_gap_variation", b"_account_gap_variation", "_account_reactivations_30d", b"_account_reactivations_30d", "_account_recycles_1h", b"_account_recycles_1h", "_account_recycles_24h", b"_account_recycles_24h", "_address_accounts_1h", b"_address_accounts_1h", "_address_accounts_24h", b"_address_accounts_24h", "_address_capped", b"_address_capped", "_address_devices_24h", b"_address_devices_24h", "_amount_minor", b"_amount_minor", "_captcha_failures", b"_captcha_failures", "_card_active_seconds", b"_card_active_seconds", "_card_age_seconds", b"_card_age_seconds", "_card_prior_accounts", b"_card_prior_accounts", "_clock_skew_seconds", b"_clock_skew_seconds", "_copy_paste_used", b"_copy_paste_used", "_device_accounts_1h", b"_device_accounts_1h", "_device_accounts_24h", b"_device_accounts_24h", "_device_accounts_30d", b"_device_accounts_30d", "_device_accounts_ever", b"_device_accounts_ever", "_device_age_seconds", b"_device_age_seconds", "_device_capped", b"_device_capped", "_device_cards_30d", b"_device_cards_30d", "_device_confirmed_abuse", b"_device_confirmed_abuse", "_device_profiles_30d", b"_device_profiles_30d", "_device_recycles_24h", b"_device_recycles_24h", "_device_rejects_30d", b"_device_rejects_30d", "_emulator", b"_emulator", "_failed_card_entries_24h", b"_failed_card_entries_24h", "_failed_logins_24h", b"_failed_logins_24h", "_form_fill_ms", b"_form_fill_ms", "_hosting", b"_hosting", "_inconsistencies", b"_inconsistencies", "_linked_confirmed_abuse_30d", b"_linked_confirmed_abuse_30d", "_look_alike_accounts_1h", b"_look_alike_accounts_1h", "_look_alike_accounts_24h", b"_look_alike_accounts_24h", "_page_views", b"_page_views", "_prefix_recycles_1h", b"_prefix_recycles_1h", "_profile_accounts_30d", b"_profile_accounts_30d", "_reason_anomaly", b"_reason_anomaly", "_reason_voluntary", b"_reason_voluntary", "_rooted", b"_rooted", "_seconds_since_login", b"_seconds_since_login", "_serial_neighbours_24h", b"_serial_neighbours_24h", "_session_seconds", b"_session_seconds", "_tier_premium", b"_tier_premium", "_timezone_mismatch", b"_timezone_mismatch", "_vpn", b"_vpn", "account_age_seconds", b"account_age_seconds", "account_bonus_share_30d", b"account_bonus_share_30d", "account_capped", b"account_capped", "account_confirmed_abuse", b"account_confirmed_abuse", "account_device_is_new", b"account_device_is_new", "account_devices_30d", b"account_devices_30d", "account_gap_seconds", b"account_gap_seconds", "account_gap_variation", b"account_gap_variation", "account_reactivations_30d", b"account_reactivations_30d", "account_recycles_1h", b"account_recycles_1h", "account_recycles_24h", b"account_recycles_24h", "address_accounts_1h", b"address_accounts_1h", "address_accounts_24h", b"address_accounts_24h", "address_capped", b"address_capped", "address_devices_24h", b"address_devices_24h", "amount_minor", b"amount_minor", "captcha_failures", b"captcha_failures", "card_active_seconds", b"card_active_seconds", "card_age_seconds", b"card_age_seconds", "card_prior_accounts", b"card_prior_accounts", "clock_skew_seconds", b"clock_skew_seconds", "copy_paste_used", b"copy_paste_used", "device_accounts_1h", b"device_accounts_1h", "device_accounts_24h", b"device_accounts_24h", "device_accounts_30d", b"device_accounts_30d", "device_accounts_ever", b"device_accounts_ever", "device_age_seconds", b"device_age_seconds", "device_capped", b"device_capped", "device_cards_30d", b"device_cards_30d", "device_confirmed_abuse", b"device_confirmed_abuse", "device_profiles_30d", b"device_profiles_30d", "device_recycles_24h", b"device_recycles_24h", "device_rejects_30d", b"device_rejects_30d", "emulator", b"emulator", "failed_card_entries_24h", b"failed_card_entries_24h", "failed_logins_24h", b"failed_logins_24h", "form_fill_ms", b"form_fill_ms", "hosting", b"hosting", "inconsistencies", b"inconsistencies", "linked_confirmed_abuse_30d", b"linked_confirmed_abuse_30d", "look_alike_accounts_1h", b"look_alike_accounts_1h", "look_alike_accounts_24h", b"look_alike_accounts_24h", "page_views", b"page_views", "prefix_recycles_1h", b"prefix_recycles_1h", "profile_accounts_30d", b"profile_accounts_30d", "reason_anomaly", b"reason_anomaly", "reason_voluntary", b"reason_voluntary", "rooted", b"rooted", "seconds_since_login", b"seconds_since_login", "serial_neighbours_24h", b"serial_neighbours_24h", "session_seconds", b"session_seconds", "tier_premium", b"tier_premium", "timezone_mismatch", b"timezone_mismatch", "vpn", b"vpn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_account_age_seconds", b"_account_age_seconds", "_account_device_is_new", b"_account_device_is_new", "_account_devices_30d", b"_account_devices_30d", "_account_gap_seconds", b"_account_gap_seconds", "_account_reactivations_30d", b"_account_reactivations_30d", "_account_recycles_1h", b"_account_recycles_1h", "_account_recycles_24h", b"_account_recycles_24h", "_address_accounts_1h", b"_address_accounts_1h", "_address_accounts_24h", b"_address_accounts_24h", "_amount_minor", b"_amount_minor", "_captcha_failures", b"_captcha_failures", "_card_active_seconds", b"_card_active_seconds", "_card_age_seconds", b"_card_age_seconds", "_card_prior_accounts", b"_card_prior_accounts", "_copy_paste_used", b"_copy_paste_used", "_device_accounts_1h", b"_device_accounts_1h", "_device_accounts_24h", b"_device_accounts_24h", "_device_accounts_30d", b"_device_accounts_30d", "_device_accounts_ever", b"_device_accounts_ever", "_device_age_seconds", b"_device_age_seconds", "_device_capped", b"_device_capped", "_device_cards_30d", b"_device_cards_30d", "_device_profiles_30d", b"_device_profiles_30d", "_device_recycles_24h", b"_device_recycles_24h", "_emulator", b"_emulator", "_failed_logins_24h", b"_failed_logins_24h", "_look_alike_accounts_1h", b"_look_alike_accounts_1h", "_look_alike_accounts_24h", b"_look_alike_accounts_24h", "_page_views", b"_page_views", "_prefix_recycles_1h", b"_prefix_recycles_1h", "_rooted", b"_rooted", "_seconds_since_login", b"_seconds_since_login", "_session_seconds", b"_session_seconds", "_vpn", b"_vpn", "account_age_seconds", b"account_age_seconds", "account_device_is_new", b"account_device_is_new", "account_devices_30d", b"account_devices_30d", "account_gap_seconds", b"account_gap_seconds", "account_reactivations_30d", b"account_reactivations_30d", "account_recycles_1h", b"account_recycles_1h", "account_recycles_24h", b"account_recycles_24h", "address_accounts_1h", b"address_accounts_1h", "address_accounts_24h", b"address_accounts_24h", "amount_minor", b"amount_minor", "captcha_failures", b"captcha_failures", "card_active_seconds", b"card_active_seconds", "card_age_seconds", b"card_age_seconds", "card_prior_accounts", b"card_prior_accounts", "copy_paste_used", b"copy_paste_used", "device_accounts_1h", b"device_accounts_1h", "device_accounts_24h", b"device_accounts_24h", "device_accounts_30d", b"device_accounts_30d", "device_accounts_ever", b"device_accounts_ever", "device_age_seconds", b"device_age_seconds", "device_capped", b"device_capped", "device_cards_30d", b"device_cards_30d", "device_profiles_30d", b"device_profiles_30d", "device_recycles_24h", b"device_recycles_24h", "emulator", b"emulator", "failed_logins_24h", b"failed_logins_24h", "look_alike_accounts_1h", b"look_alike_accounts_1h", "look_alike_accounts_24h", b"look_alike_accounts_24h", "page_views", b"page_views", "prefix_recycles_1h", b"prefix_recycles_1h", "rooted", b"rooted", "seconds_since_login", b"seconds_since_login", "session_seconds", b"session_seconds", "vpn", b"vpn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_account_age_seconds", b"_account_age_seconds", "_account_bonus_share_30d", b"_account_bonus_share_30d", "_account_capped", b"_account_capped", "_account_confirmed_abuse", b"_account_confirmed_abuse", "_account_device_is_new", b"_account_device_is_new", "_account_devices_30d", b"_account_devices_30d", "_account_gap_seconds", b"_account_gap_seconds", "_account_gap_variation", b"_account_gap_variation", "_account_reactivations_30d", b"_account_reactivations_30d", "_account_recycles_1h", b"_account_recycles_1h", "_account_recycles_24h", b"_account_recycles_24h", "_address_accounts_1h", b"_address_accounts_1h", "_address_accounts_24h", b"_address_accounts_24h", "_address_capped", b"_address_capped", "_address_devices_24h", b"_address_devices_24h", "_amount_minor", b"_amount_minor", "_captcha_failures", b"_captcha_failures", "_card_active_seconds", b"_card_active_seconds", "_card_age_seconds", b"_card_age_seconds", "_card_prior_accounts", b"_card_prior_accounts", "_clock_skew_seconds", b"_clock_skew_seconds", "_copy_paste_used", b"_copy_paste_used", "_device_accounts_1h", b"_device_accounts_1h", "_device_accounts_24h", b"_device_accounts_24h", "_device_accounts_30d", b"_device_accounts_30d", "_device_accounts_ever", b"_device_accounts_ever", "_device_age_seconds", b"_device_age_seconds", "_device_capped", b"_device_capped", "_device_cards_30d", b"_device_cards_30d", "_device_confirmed_abuse", b"_device_confirmed_abuse", "_device_profiles_30d", b"_device_profiles_30d", "_device_recycles_24h", b"_device_recycles_24h", "_device_rejects_30d", b"_device_rejects_30d", "_emulator", b"_emulator", "_failed_card_entries_24h", b"_failed_card_entries_24h", "_failed_logins_24h", b"_failed_logins_24h", "_form_fill_ms", b"_form_fill_ms", "_hosting", b"_hosting", "_inconsistencies", b"_inconsistencies", "_linked_confirmed_abuse_30d", b"_linked_confirmed_abuse_30d", "_look_alike_accounts_1h", b"_look_alike_accounts_1h", "_look_alike_accounts_24h", b"_look_alike_accounts_24h", "_page_views", b"_page_views", "_prefix_recycles_1h", b"_prefix_recycles_1h", "_profile_accounts_30d", b"_profile_accounts_30d", "_reason_anomaly", b"_reason_anomaly", "_reason_voluntary", b"_reason_voluntary", "_rooted", b"_rooted", "_seconds_since_login", b"_seconds_since_login", "_serial_neighbours_24h", b"_serial_neighbours_24h", "_session_seconds", b"_session_seconds", "_tier_premium", b"_tier_premium", "_timezone_mismatch", b"_timezone_mismatch", "_vpn", b"_vpn", "account_age_seconds", b"account_age_seconds", "account_bonus_share_30d", b"account_bonus_share_30d", "account_capped", b"account_capped", "account_confirmed_abuse", b"account_confirmed_abuse", "account_device_is_new", b"account_device_is_new", "account_devices_30d", b"account_devices_30d", "account_gap_seconds", b"account_gap_seconds", "account_gap_variation", b"account_gap_variation", "account_reactivations_30d", b"account_reactivations_30d", "account_recycles_1h", b"account_recycles_1h", "account_recycles_24h", b"account_recycles_24h", "address_accounts_1h", b"address_accounts_1h", "address_accounts_24h", b"address_accounts_24h", "address_capped", b"address_capped", "address_devices_24h", b"address_devices_24h", "amount_minor", b"amount_minor", "captcha_failures", b"captcha_failures", "card_active_seconds", b"card_active_seconds", "card_age_seconds", b"card_age_seconds", "card_prior_accounts", b"card_prior_accounts", "clock_skew_seconds", b"clock_skew_seconds", "copy_paste_used", b"copy_paste_used", "device_accounts_1h", b"device_accounts_1h", "device_accounts_24h", b"device_accounts_24h", "device_accounts_30d", b"device_accounts_30d", "device_accounts_ever", b"device_accounts_ever", "device_age_seconds", b"device_age_seconds", "device_capped", b"device_capped", "device_cards_30d", b"device_cards_30d", "device_confirmed_abuse", b"device_confirmed_abuse", "device_profiles_30d", b"device_profiles_30d", "device_recycles_24h", b"device_recycles_24h", "device_rejects_30d", b"device_rejects_30d", "emulator", b"emulator", "failed_card_entries_24h", b"failed_card_entries_24h", "failed_logins_24h", b"failed_logins_24h", "form_fill_ms", b"form_fill_ms", "hosting", b"hosting", "inconsistencies", b"inconsistencies", "linked_confirmed_abuse_30d", b"linked_confirmed_abuse_30d", "look_alike_accounts_1h", b"look_alike_accounts_1h", "look_alike_accounts_24h", b"look_alike_accounts_24h", "page_views", b"page_views", "prefix_recycles_1h", b"prefix_recycles_1h", "profile_accounts_30d", b"profile_accounts_30d", "reason_anomaly", b"reason_anomaly", "reason_voluntary", b"reason_voluntary", "rooted", b"rooted", "seconds_since_login", b"seconds_since_login", "serial_neighbours_24h", b"serial_neighbours_24h", "session_seconds", b"session_seconds", "tier_premium", b"tier_premium", "timezone_mismatch", b"timezone_mismatch", "vpn", b"vpn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__account_age_seconds: _TypeAlias = typing.Literal["account_age_seconds"]  # noqa: Y015
     _WhichOneofArgType__account_age_seconds: _TypeAlias = typing.Literal["_account_age_seconds", b"_account_age_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__account_bonus_share_30d: _TypeAlias = typing.Literal["account_bonus_share_30d"]  # noqa: Y015
+    _WhichOneofArgType__account_bonus_share_30d: _TypeAlias = typing.Literal["_account_bonus_share_30d", b"_account_bonus_share_30d"]  # noqa: Y015
+    _WhichOneofReturnType__account_capped: _TypeAlias = typing.Literal["account_capped"]  # noqa: Y015
+    _WhichOneofArgType__account_capped: _TypeAlias = typing.Literal["_account_capped", b"_account_capped"]  # noqa: Y015
+    _WhichOneofReturnType__account_confirmed_abuse: _TypeAlias = typing.Literal["account_confirmed_abuse"]  # noqa: Y015
+    _WhichOneofArgType__account_confirmed_abuse: _TypeAlias = typing.Literal["_account_confirmed_abuse", b"_account_confirmed_abuse"]  # noqa: Y015
     _WhichOneofReturnType__account_device_is_new: _TypeAlias = typing.Literal["account_device_is_new"]  # noqa: Y015
     _WhichOneofArgType__account_device_is_new: _TypeAlias = typing.Literal["_account_device_is_new", b"_account_device_is_new"]  # noqa: Y015
     _WhichOneofReturnType__account_devices_30d: _TypeAlias = typing.Literal["account_devices_30d"]  # noqa: Y015
     _WhichOneofArgType__account_devices_30d: _TypeAlias = typing.Literal["_account_devices_30d", b"_account_devices_30d"]  # noqa: Y015
     _WhichOneofReturnType__account_gap_seconds: _TypeAlias = typing.Literal["account_gap_seconds"]  # noqa: Y015
     _WhichOneofArgType__account_gap_seconds: _TypeAlias = typing.Literal["_account_gap_seconds", b"_account_gap_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__account_gap_variation: _TypeAlias = typing.Literal["account_gap_variation"]  # noqa: Y015
+    _WhichOneofArgType__account_gap_variation: _TypeAlias = typing.Literal["_account_gap_variation", b"_account_gap_variation"]  # noqa: Y015
     _WhichOneofReturnType__account_reactivations_30d: _TypeAlias = typing.Literal["account_reactivations_30d"]  # noqa: Y015
     _WhichOneofArgType__account_reactivations_30d: _TypeAlias = typing.Literal["_account_reactivations_30d", b"_account_reactivations_30d"]  # noqa: Y015
     _WhichOneofReturnType__account_recycles_1h: _TypeAlias = typing.Literal["account_recycles_1h"]  # noqa: Y015
@@ -189,6 +277,10 @@ class FeatureRow(message.Message):
     _WhichOneofArgType__address_accounts_1h: _TypeAlias = typing.Literal["_address_accounts_1h", b"_address_accounts_1h"]  # noqa: Y015
     _WhichOneofReturnType__address_accounts_24h: _TypeAlias = typing.Literal["address_accounts_24h"]  # noqa: Y015
     _WhichOneofArgType__address_accounts_24h: _TypeAlias = typing.Literal["_address_accounts_24h", b"_address_accounts_24h"]  # noqa: Y015
+    _WhichOneofReturnType__address_capped: _TypeAlias = typing.Literal["address_capped"]  # noqa: Y015
+    _WhichOneofArgType__address_capped: _TypeAlias = typing.Literal["_address_capped", b"_address_capped"]  # noqa: Y015
+    _WhichOneofReturnType__address_devices_24h: _TypeAlias = typing.Literal["address_devices_24h"]  # noqa: Y015
+    _WhichOneofArgType__address_devices_24h: _TypeAlias = typing.Literal["_address_devices_24h", b"_address_devices_24h"]  # noqa: Y015
     _WhichOneofReturnType__amount_minor: _TypeAlias = typing.Literal["amount_minor"]  # noqa: Y015
     _WhichOneofArgType__amount_minor: _TypeAlias = typing.Literal["_amount_minor", b"_amount_minor"]  # noqa: Y015
     _WhichOneofReturnType__captcha_failures: _TypeAlias = typing.Literal["captcha_failures"]  # noqa: Y015
@@ -199,6 +291,8 @@ class FeatureRow(message.Message):
     _WhichOneofArgType__card_age_seconds: _TypeAlias = typing.Literal["_card_age_seconds", b"_card_age_seconds"]  # noqa: Y015
     _WhichOneofReturnType__card_prior_accounts: _TypeAlias = typing.Literal["card_prior_accounts"]  # noqa: Y015
     _WhichOneofArgType__card_prior_accounts: _TypeAlias = typing.Literal["_card_prior_accounts", b"_card_prior_accounts"]  # noqa: Y015
+    _WhichOneofReturnType__clock_skew_seconds: _TypeAlias = typing.Literal["clock_skew_seconds"]  # noqa: Y015
+    _WhichOneofArgType__clock_skew_seconds: _TypeAlias = typing.Literal["_clock_skew_seconds", b"_clock_skew_seconds"]  # noqa: Y015
     _WhichOneofReturnType__copy_paste_used: _TypeAlias = typing.Literal["copy_paste_used"]  # noqa: Y015
     _WhichOneofArgType__copy_paste_used: _TypeAlias = typing.Literal["_copy_paste_used", b"_copy_paste_used"]  # noqa: Y015
     _WhichOneofReturnType__device_accounts_1h: _TypeAlias = typing.Literal["device_accounts_1h"]  # noqa: Y015
@@ -215,14 +309,28 @@ class FeatureRow(message.Message):
     _WhichOneofArgType__device_capped: _TypeAlias = typing.Literal["_device_capped", b"_device_capped"]  # noqa: Y015
     _WhichOneofReturnType__device_cards_30d: _TypeAlias = typing.Literal["device_cards_30d"]  # noqa: Y015
     _WhichOneofArgType__device_cards_30d: _TypeAlias = typing.Literal["_device_cards_30d", b"_device_cards_30d"]  # noqa: Y015
+    _WhichOneofReturnType__device_confirmed_abuse: _TypeAlias = typing.Literal["device_confirmed_abuse"]  # noqa: Y015
+    _WhichOneofArgType__device_confirmed_abuse: _TypeAlias = typing.Literal["_device_confirmed_abuse", b"_device_confirmed_abuse"]  # noqa: Y015
     _WhichOneofReturnType__device_profiles_30d: _TypeAlias = typing.Literal["device_profiles_30d"]  # noqa: Y015
     _WhichOneofArgType__device_profiles_30d: _TypeAlias = typing.Literal["_device_profiles_30d", b"_device_profiles_30d"]  # noqa: Y015
     _WhichOneofReturnType__device_recycles_24h: _TypeAlias = typing.Literal["device_recycles_24h"]  # noqa: Y015
     _WhichOneofArgType__device_recycles_24h: _TypeAlias = typing.Literal["_device_recycles_24h", b"_device_recycles_24h"]  # noqa: Y015
+    _WhichOneofReturnType__device_rejects_30d: _TypeAlias = typing.Literal["device_rejects_30d"]  # noqa: Y015
+    _WhichOneofArgType__device_rejects_30d: _TypeAlias = typing.Literal["_device_rejects_30d", b"_device_rejects_30d"]  # noqa: Y015
     _WhichOneofReturnType__emulator: _TypeAlias = typing.Literal["emulator"]  # noqa: Y015
     _WhichOneofArgType__emulator: _TypeAlias = typing.Literal["_emulator", b"_emulator"]  # noqa: Y015
+    _WhichOneofReturnType__failed_card_entries_24h: _TypeAlias = typing.Literal["failed_card_entries_24h"]  # noqa: Y015
+    _WhichOneofArgType__failed_card_entries_24h: _TypeAlias = typing.Literal["_failed_card_entries_24h", b"_failed_card_entries_24h"]  # noqa: Y015
     _WhichOneofReturnType__failed_logins_24h: _TypeAlias = typing.Literal["failed_logins_24h"]  # noqa: Y015
     _WhichOneofArgType__failed_logins_24h: _TypeAlias = typing.Literal["_failed_logins_24h", b"_failed_logins_24h"]  # noqa: Y015
+    _WhichOneofReturnType__form_fill_ms: _TypeAlias = typing.Literal["form_fill_ms"]  # noqa: Y015
+    _WhichOneofArgType__form_fill_ms: _TypeAlias = typing.Literal["_form_fill_ms", b"_form_fill_ms"]  # noqa: Y015
+    _WhichOneofReturnType__hosting: _TypeAlias = typing.Literal["hosting"]  # noqa: Y015
+    _WhichOneofArgType__hosting: _TypeAlias = typing.Literal["_hosting", b"_hosting"]  # noqa: Y015
+    _WhichOneofReturnType__inconsistencies: _TypeAlias = typing.Literal["inconsistencies"]  # noqa: Y015
+    _WhichOneofArgType__inconsistencies: _TypeAlias = typing.Literal["_inconsistencies", b"_inconsistencies"]  # noqa: Y015
+    _WhichOneofReturnType__linked_confirmed_abuse_30d: _TypeAlias = typing.Literal["linked_confirmed_abuse_30d"]  # noqa: Y015
+    _WhichOneofArgType__linked_confirmed_abuse_30d: _TypeAlias = typing.Literal["_linked_confirmed_abuse_30d", b"_linked_confirmed_abuse_30d"]  # noqa: Y015
     _WhichOneofReturnType__look_alike_accounts_1h: _TypeAlias = typing.Literal["look_alike_accounts_1h"]  # noqa: Y015
     _WhichOneofArgType__look_alike_accounts_1h: _TypeAlias = typing.Literal["_look_alike_accounts_1h", b"_look_alike_accounts_1h"]  # noqa: Y015
     _WhichOneofReturnType__look_alike_accounts_24h: _TypeAlias = typing.Literal["look_alike_accounts_24h"]  # noqa: Y015
@@ -231,22 +339,42 @@ class FeatureRow(message.Message):
     _WhichOneofArgType__page_views: _TypeAlias = typing.Literal["_page_views", b"_page_views"]  # noqa: Y015
     _WhichOneofReturnType__prefix_recycles_1h: _TypeAlias = typing.Literal["prefix_recycles_1h"]  # noqa: Y015
     _WhichOneofArgType__prefix_recycles_1h: _TypeAlias = typing.Literal["_prefix_recycles_1h", b"_prefix_recycles_1h"]  # noqa: Y015
+    _WhichOneofReturnType__profile_accounts_30d: _TypeAlias = typing.Literal["profile_accounts_30d"]  # noqa: Y015
+    _WhichOneofArgType__profile_accounts_30d: _TypeAlias = typing.Literal["_profile_accounts_30d", b"_profile_accounts_30d"]  # noqa: Y015
+    _WhichOneofReturnType__reason_anomaly: _TypeAlias = typing.Literal["reason_anomaly"]  # noqa: Y015
+    _WhichOneofArgType__reason_anomaly: _TypeAlias = typing.Literal["_reason_anomaly", b"_reason_anomaly"]  # noqa: Y015
+    _WhichOneofReturnType__reason_voluntary: _TypeAlias = typing.Literal["reason_voluntary"]  # noqa: Y015
+    _WhichOneofArgType__reason_voluntary: _TypeAlias = typing.Literal["_reason_voluntary", b"_reason_voluntary"]  # noqa: Y015
     _WhichOneofReturnType__rooted: _TypeAlias = typing.Literal["rooted"]  # noqa: Y015
     _WhichOneofArgType__rooted: _TypeAlias = typing.Literal["_rooted", b"_rooted"]  # noqa: Y015
     _WhichOneofReturnType__seconds_since_login: _TypeAlias = typing.Literal["seconds_since_login"]  # noqa: Y015
     _WhichOneofArgType__seconds_since_login: _TypeAlias = typing.Literal["_seconds_since_login", b"_seconds_since_login"]  # noqa: Y015
+    _WhichOneofReturnType__serial_neighbours_24h: _TypeAlias = typing.Literal["serial_neighbours_24h"]  # noqa: Y015
+    _WhichOneofArgType__serial_neighbours_24h: _TypeAlias = typing.Literal["_serial_neighbours_24h", b"_serial_neighbours_24h"]  # noqa: Y015
     _WhichOneofReturnType__session_seconds: _TypeAlias = typing.Literal["session_seconds"]  # noqa: Y015
     _WhichOneofArgType__session_seconds: _TypeAlias = typing.Literal["_session_seconds", b"_session_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__tier_premium: _TypeAlias = typing.Literal["tier_premium"]  # noqa: Y015
+    _WhichOneofArgType__tier_premium: _TypeAlias = typing.Literal["_tier_premium", b"_tier_premium"]  # noqa: Y015
+    _WhichOneofReturnType__timezone_mismatch: _TypeAlias = typing.Literal["timezone_mismatch"]  # noqa: Y015
+    _WhichOneofArgType__timezone_mismatch: _TypeAlias = typing.Literal["_timezone_mismatch", b"_timezone_mismatch"]  # noqa: Y015
     _WhichOneofReturnType__vpn: _TypeAlias = typing.Literal["vpn"]  # noqa: Y015
     _WhichOneofArgType__vpn: _TypeAlias = typing.Literal["_vpn", b"_vpn"]  # noqa: Y015
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__account_age_seconds) -> _WhichOneofReturnType__account_age_seconds | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_bonus_share_30d) -> _WhichOneofReturnType__account_bonus_share_30d | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_capped) -> _WhichOneofReturnType__account_capped | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_confirmed_abuse) -> _WhichOneofReturnType__account_confirmed_abuse | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__account_device_is_new) -> _WhichOneofReturnType__account_device_is_new | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__account_devices_30d) -> _WhichOneofReturnType__account_devices_30d | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__account_gap_seconds) -> _WhichOneofReturnType__account_gap_seconds | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_gap_variation) -> _WhichOneofReturnType__account_gap_variation | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__account_reactivations_30d) -> _WhichOneofReturnType__account_reactivations_30d | None: ...
     @typing.overload
@@ -258,6 +386,10 @@ class FeatureRow(message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__address_accounts_24h) -> _WhichOneofReturnType__address_accounts_24h | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__address_capped) -> _WhichOneofReturnType__address_capped | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__address_devices_24h) -> _WhichOneofReturnType__address_devices_24h | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__amount_minor) -> _WhichOneofReturnType__amount_minor | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__captcha_failures) -> _WhichOneofReturnType__captcha_failures | None: ...
@@ -267,6 +399,8 @@ class FeatureRow(message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__card_age_seconds) -> _WhichOneofReturnType__card_age_seconds | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__card_prior_accounts) -> _WhichOneofReturnType__card_prior_accounts | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_skew_seconds) -> _WhichOneofReturnType__clock_skew_seconds | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__copy_paste_used) -> _WhichOneofReturnType__copy_paste_used | None: ...
     @typing.overload
@@ -284,13 +418,27 @@ class FeatureRow(message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__device_cards_30d) -> _WhichOneofReturnType__device_cards_30d | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_confirmed_abuse) -> _WhichOneofReturnType__device_confirmed_abuse | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__device_profiles_30d) -> _WhichOneofReturnType__device_profiles_30d | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__device_recycles_24h) -> _WhichOneofReturnType__device_recycles_24h | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__device_rejects_30d) -> _WhichOneofReturnType__device_rejects_30d | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__emulator) -> _WhichOneofReturnType__emulator | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_card_entries_24h) -> _WhichOneofReturnType__failed_card_entries_24h | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_logins_24h) -> _WhichOneofReturnType__failed_logins_24h | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__form_fill_ms) -> _WhichOneofReturnType__form_fill_ms | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hosting) -> _WhichOneofReturnType__hosting | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__inconsistencies) -> _WhichOneofReturnType__inconsistencies | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__linked_confirmed_abuse_30d) -> _WhichOneofReturnType__linked_confirmed_abuse_30d | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__look_alike_accounts_1h) -> _WhichOneofReturnType__look_alike_accounts_1h | None: ...
     @typing.overload
@@ -300,11 +448,23 @@ class FeatureRow(message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prefix_recycles_1h) -> _WhichOneofReturnType__prefix_recycles_1h | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__profile_accounts_30d) -> _WhichOneofReturnType__profile_accounts_30d | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason_anomaly) -> _WhichOneofReturnType__reason_anomaly | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reason_voluntary) -> _WhichOneofReturnType__reason_voluntary | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rooted) -> _WhichOneofReturnType__rooted | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds_since_login) -> _WhichOneofReturnType__seconds_since_login | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__serial_neighbours_24h) -> _WhichOneofReturnType__serial_neighbours_24h | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__session_seconds) -> _WhichOneofReturnType__session_seconds | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tier_premium) -> _WhichOneofReturnType__tier_premium | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timezone_mismatch) -> _WhichOneofReturnType__timezone_mismatch | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__vpn) -> _WhichOneofReturnType__vpn | None: ...
 
@@ -317,7 +477,7 @@ class ScoreRequest(message.Message):
     FEATURE_REGISTRY_FIELD_NUMBER: builtins.int
     ROWS_FIELD_NUMBER: builtins.int
     feature_registry: builtins.str
-    """Name of the feature registry that the rows follow, e.g. "v1"."""
+    """Name of the feature registry that the rows follow, e.g. "v2"."""
     @builtins.property
     def rows(self) -> containers.RepeatedCompositeFieldContainer[FeatureRow]:
         """1 to 1,000 rows."""

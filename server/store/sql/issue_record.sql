@@ -41,7 +41,9 @@ told AS (
   SELECT account_id, card_id, 1, 'ISSUED', 'ISSUED', activate_by_time, 1, 0, request_id, issue_time FROM issued
 ),
 risk AS (
-  INSERT INTO risk_event (account_id, event_time, kind, card_id, amount_minor)
-  SELECT account_id, issue_time, 'ISSUE', card_id::text, paid_minor FROM issued
+  -- Nobody's device: a seller issues cards.
+  INSERT INTO risk_event (account_id, event_time, kind, card_id, serial_block, amount_minor, tier)
+  SELECT account_id, issue_time, 'ISSUE', card_id::text, serial_block(platform, external_serial), paid_minor, tier
+  FROM issued
 )
 SELECT card_id FROM issued

@@ -1,5 +1,6 @@
 -- All that the decisions of a batch of commands may read, in one round trip, in the order of the commands.
--- `risk_kind`: the kind of risk event the command will leave, or null. `request_id`: null for a quote.
+-- `risk_kind`: the kind of risk event the command will leave, or null. `request_id`: null for a quote. `reason`: why the
+-- card is handed back; null for what is no recycle.
 WITH moment AS MATERIALIZED (
   SELECT service_clock() AS now
 ),
@@ -17,7 +18,7 @@ found AS MATERIALIZED (
              SELECT k.coupon_id, k.platform, k.basis_points, k.max_discount_minor, k.expire_time FROM coupon AS k
              WHERE k.account_id = i.account_id ORDER BY k.create_time DESC, k.coupon_id DESC LIMIT 100) AS k) END AS coupons
   FROM (SELECT command.*, row_number() OVER () AS position
-        FROM :command(account_id text, request_id uuid, card_id uuid, recycling_id uuid, risk_kind text,
+        FROM :command(account_id text, request_id uuid, card_id uuid, recycling_id uuid, risk_kind text, reason text,
                       device_hash bytea, address_hash bytea, prefix_hash bytea, profile_hash bytea, signals json,
                       wants_wallet boolean)) AS i
   CROSS JOIN moment
@@ -28,7 +29,8 @@ found AS MATERIALIZED (
   LEFT JOIN recycling AS r
     ON r.account_id = i.account_id AND r.recycling_id = coalesce(i.recycling_id, c.live_recycling_id)
 ),
--- A request that was answered before leaves no event and needs no features.
+-- A request that was answered before leaves no event and needs no features. What is settled is not judged, and its
+-- event is none that another account's features read.
 judged AS (
   SELECT array_agg(account_id ORDER BY position) AS account_ids,
          array_agg(risk_kind ORDER BY position) AS kinds,
@@ -37,14 +39,17 @@ judged AS (
          array_agg(address_hash ORDER BY position) AS addresses,
          array_agg(prefix_hash ORDER BY position) AS prefixes,
          array_agg(profile_hash ORDER BY position) AS profiles,
+         array_agg(serial_block((c).platform, (c).external_serial) ORDER BY position) AS serial_blocks,
          array_agg((c).paid_minor ORDER BY position) AS amounts,
+         array_agg((c).tier ORDER BY position) AS tiers,
+         array_agg(reason ORDER BY position) AS reasons,
          array_agg(signals ORDER BY position) AS signals,
          array_agg(now ORDER BY position) AS as_of,
          array_agg(9223372036854775807 ORDER BY position) AS as_of_seq,
          array_agg((c).card_id IS NOT NULL ORDER BY position) AS leaves,
          array_agg(position ORDER BY position) AS positions
   FROM found
-  WHERE risk_kind IS NOT NULL AND input_hash IS NULL
+  WHERE risk_kind IS NOT NULL AND risk_kind <> 'COMPENSATE' AND input_hash IS NULL
 )
 SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
        found.c AS card, found.r AS recycling, found.policy_revision, found.balances, found.coupons, feature.*
@@ -53,6 +58,7 @@ LEFT JOIN (
   SELECT judged.positions[f.feature_position] AS position, f.*
   FROM judged, risk_features(
     judged.account_ids, judged.kinds, judged.card_ids, judged.devices, judged.addresses, judged.prefixes,
-    judged.profiles, judged.amounts, judged.signals, judged.as_of, judged.as_of_seq, judged.leaves) AS f
+    judged.profiles, judged.serial_blocks, judged.amounts, judged.tiers, judged.reasons, judged.signals, judged.as_of,
+    judged.as_of_seq, judged.leaves) AS f
 ) AS feature ON feature.position = found.position
 ORDER BY found.position

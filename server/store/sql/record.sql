@@ -103,10 +103,12 @@ coupon_given AS (
 ),
 risk AS (
   INSERT INTO risk_event (account_id, event_time, kind, card_id, device_hash, address_hash, prefix_hash, profile_hash,
-                          amount_minor, signals, outcome)
+                          serial_block, amount_minor, tier, reason, recycling_id, signals, outcome)
   SELECT i.account_id, i.now, i.kind, i.card_id, i.device_hash, i.address_hash, i.prefix_hash, i.profile_hash,
-         i.amount_minor, i.signals, i.outcome
-  FROM :risk_event(position integer, unclaimed boolean, account_id text, kind text, card_id text, device_hash bytea,
+         serial_block(i.platform, i.external_serial), i.amount_minor, i.tier, i.reason, i.recycling_id, i.signals,
+         i.outcome
+  FROM :risk_event(position integer, unclaimed boolean, account_id text, kind text, card_id text, platform text,
+                   external_serial text, tier text, reason text, recycling_id uuid, device_hash bytea,
                    address_hash bytea, prefix_hash bytea, profile_hash bytea, amount_minor bigint, signals json,
                    outcome text, now timestamptz) AS i
   LEFT JOIN claimed ON claimed.position = i.position

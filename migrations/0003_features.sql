@@ -1,0 +1,572 @@
+-- Why: the features of registry "v2", for serving and training: rejects, serials, confirmed abuse, what settled, and
+-- the signals of the fingerprint. An export of `risk_event` and `risk_label` can train, since the features of an event
+-- follow from them alone.
+--
+-- Flooding never helps: what is counted is either a first-seen pair that nothing pushes out (`risk_pair`, `risk_link`),
+-- or the latest 200 events of one kind alone, so that events of other kinds push none of them out.
+
+-- The runner's one transaction knows no CONCURRENTLY. What is dropped here is made again, or nothing reads it.
+-- squawk-ignore-file require-concurrent-index-creation, ban-drop-constraint, ban-drop-function, require-concurrent-index-deletion
+
+ALTER TABLE risk_event
+  -- The recycling that the event made, undid or paid; null for a dry run, and where none was made.
+  ADD COLUMN recycling_id uuid,
+  ADD COLUMN tier text CHECK (tier IN ('BASIC', 'PREMIUM')),
+  -- Why a card was handed back; null for events that are no recycle.
+  ADD COLUMN reason text CHECK (reason IN ('EXPIRED', 'VOLUNTARY', 'SYSTEM_ANOMALY')),
+  -- Of the card's serial: see serial_block().
+  ADD COLUMN serial_block bytea CHECK (length(serial_block) = 16);
+
+-- Each read of `risk_features` has an index of its own, which holds the events that it counts and no others.
+DROP INDEX risk_event_device;
+DROP INDEX risk_event_prefix;
+CREATE INDEX risk_event_device_recycle ON risk_event (device_hash, event_time, seq)
+  WHERE kind = 'RECYCLE' AND device_hash IS NOT NULL;
+CREATE INDEX risk_event_device_reject ON risk_event (device_hash, event_time, seq)
+  WHERE outcome = 'REJECTED' AND device_hash IS NOT NULL;
+CREATE INDEX risk_event_prefix_recycle ON risk_event (prefix_hash, event_time, seq)
+  WHERE kind = 'RECYCLE' AND prefix_hash IS NOT NULL;
+CREATE INDEX risk_event_account_recycle ON risk_event (account_id, event_time, seq) WHERE kind = 'RECYCLE';
+CREATE INDEX risk_event_account_return ON risk_event (account_id, event_time, seq)
+  WHERE kind IN ('REACTIVATE', 'COMPENSATE');
+
+-- The block of 100 serials that a serial belongs to: the platform and all but the last two of at least three final
+-- digits, hashed to 16 bytes. Null for serials that do not count up. migrations/risk_log.py says the same in Python.
+CREATE FUNCTION serial_block(platform text, serial text) RETURNS bytea
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN substr(sha256(convert_to(
+  coalesce(platform, '') || chr(31) || substring(serial FROM '^(.*[0-9])[0-9]{2}$'), 'UTF8')), 1, 16);
+
+-- What became known later of who did what. Append-only. A verdict of abuse counts from `label_time` on, which is when it
+-- became known: never give a time that has passed already.
+CREATE TABLE risk_label (
+  account_id text NOT NULL,
+  seq bigint GENERATED ALWAYS AS IDENTITY,
+  -- What the label is about; null where it is about the account.
+  recycling_id uuid,
+  -- 1 abuse, 0 honest.
+  label smallint NOT NULL CHECK (label IN (0, 1)),
+  -- Who says so: "review", "chargeback", ...
+  source text NOT NULL CHECK (length(source) BETWEEN 1 AND 64),
+  label_time timestamptz NOT NULL,
+  create_time timestamptz NOT NULL DEFAULT service_clock(),
+  PRIMARY KEY (account_id, seq)
+);
+CREATE INDEX risk_label_abuse ON risk_label (account_id, label_time) WHERE label = 1;
+
+-- Exception to the distribution key, as `risk_pair` is: the first time two things were seen together, whoever it was.
+-- kind: 1 a device's card, 2 a device's profile, 3 an address's device.
+CREATE TABLE risk_link (
+  kind smallint NOT NULL CHECK (kind BETWEEN 1 AND 3),
+  key bytea NOT NULL,
+  other bytea NOT NULL,
+  first_time timestamptz NOT NULL,
+  first_seq bigint NOT NULL,
+  PRIMARY KEY (key, other, kind)
+);
+CREATE INDEX risk_link_key ON risk_link (kind, key, first_time, first_seq) INCLUDE (other);
+
+-- More kinds of pairs: 6 profile, 7 serial block (at a recycle), 8 device of an account whose abuse is confirmed
+-- (`first_time`: since when both are so).
+ALTER TABLE risk_pair DROP CONSTRAINT risk_pair_kind_check;
+ALTER TABLE risk_pair ADD CONSTRAINT risk_pair_kind_check CHECK (kind BETWEEN 1 AND 8) NOT VALID;
+-- An account's devices, without its other pairs, of which there may be many.
+CREATE INDEX risk_pair_account_device ON risk_pair (account_id, first_time, first_seq) INCLUDE (key) WHERE kind = 1;
+
+-- The pairs that an event shows.
+CREATE FUNCTION risk_pairs(
+  event_kind text, card_id text, device_hash bytea, address_hash bytea, profile_hash bytea, serial_block bytea,
+  amount_minor bigint
+) RETURNS TABLE (kind smallint, key bytea, other bytea)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT pair.kind, pair.key, pair.other
+  FROM (VALUES
+    (1::smallint, device_hash, ''::bytea),
+    (2::smallint, address_hash, ''::bytea),
+    (3::smallint, CASE WHEN event_kind = 'RECYCLE' THEN look_alike_key(profile_hash, amount_minor) END, ''::bytea),
+    (4::smallint, convert_to(card_id, 'UTF8'), CASE WHEN event_kind = 'ACTIVATE' THEN 'A'::bytea ELSE ''::bytea END),
+    (5::smallint, ''::bytea, ''::bytea),
+    (6::smallint, profile_hash, ''::bytea),
+    (7::smallint, CASE WHEN event_kind = 'RECYCLE' THEN serial_block END, ''::bytea)
+  ) AS pair (kind, key, other)
+  WHERE pair.key IS NOT NULL
+$$;
+
+-- The links that an event shows.
+CREATE FUNCTION risk_links(card_id text, device_hash bytea, address_hash bytea, profile_hash bytea)
+RETURNS TABLE (kind smallint, key bytea, other bytea)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT link.kind, link.key, link.other
+  FROM (VALUES
+    (1::smallint, device_hash, convert_to(card_id, 'UTF8')),
+    (2::smallint, device_hash, profile_hash),
+    (3::smallint, address_hash, device_hash)
+  ) AS link (kind, key, other)
+  WHERE link.key IS NOT NULL AND link.other IS NOT NULL
+$$;
+
+-- Since when a device is one of an account whose abuse is confirmed. A label comes after all events of its moment.
+CREATE FUNCTION confirmed_since(label_time timestamptz, pair_time timestamptz, pair_seq bigint)
+RETURNS TABLE (first_time timestamptz, first_seq bigint)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+  SELECT greatest(label_time, pair_time), CASE WHEN label_time >= pair_time THEN 9223372036854775807 ELSE pair_seq END
+$$;
+
+-- Rows go in by key, so that two transactions that insert the same ones wait for each other in one order.
+CREATE OR REPLACE FUNCTION project_risk_events() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO risk_pair (account_id, kind, key, other, first_time, first_seq)
+  SELECT DISTINCT ON (e.account_id, pair.kind, pair.key, pair.other)
+         e.account_id, pair.kind, pair.key, pair.other, e.event_time, e.seq
+  FROM new_event AS e
+  CROSS JOIN LATERAL risk_pairs(
+    e.kind, e.card_id, e.device_hash, e.address_hash, e.profile_hash, e.serial_block, e.amount_minor) AS pair
+  ORDER BY e.account_id, pair.kind, pair.key, pair.other, e.event_time, e.seq
+  ON CONFLICT DO NOTHING;
+  INSERT INTO risk_link (kind, key, other, first_time, first_seq)
+  SELECT DISTINCT ON (link.kind, link.key, link.other) link.kind, link.key, link.other, e.event_time, e.seq
+  FROM new_event AS e
+  CROSS JOIN LATERAL risk_links(e.card_id, e.device_hash, e.address_hash, e.profile_hash) AS link
+  ORDER BY link.kind, link.key, link.other, e.event_time, e.seq
+  ON CONFLICT DO NOTHING;
+  -- A further device of an account whose abuse is confirmed.
+  INSERT INTO risk_pair (account_id, kind, key, other, first_time, first_seq)
+  SELECT p.account_id, 8, p.key, '', since.first_time, since.first_seq
+  FROM (SELECT DISTINCT account_id, device_hash FROM new_event WHERE device_hash IS NOT NULL) AS e
+  CROSS JOIN LATERAL (
+    SELECT min(l.label_time) AS label_time FROM risk_label AS l WHERE l.account_id = e.account_id AND l.label = 1
+  ) AS l
+  JOIN risk_pair AS p ON p.account_id = e.account_id AND p.key = e.device_hash AND p.kind + 0 = 1 AND p.other = ''
+  CROSS JOIN LATERAL confirmed_since(l.label_time, p.first_time, p.first_seq) AS since
+  WHERE l.label_time IS NOT NULL
+  ORDER BY p.account_id, p.key
+  ON CONFLICT DO NOTHING;
+  RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION project_risk_labels() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO risk_pair (account_id, kind, key, other, first_time, first_seq)
+  SELECT p.account_id, 8, p.key, '', since.first_time, since.first_seq
+  FROM (SELECT account_id, min(label_time) AS label_time FROM new_label WHERE label = 1 GROUP BY account_id) AS l
+  JOIN risk_pair AS p ON p.account_id = l.account_id AND p.kind = 1
+  CROSS JOIN LATERAL confirmed_since(l.label_time, p.first_time, p.first_seq) AS since
+  ORDER BY p.account_id, p.key
+  ON CONFLICT DO NOTHING;
+  RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER risk_label_projected AFTER INSERT ON risk_label
+  REFERENCING NEW TABLE AS new_label
+  FOR EACH STATEMENT EXECUTE FUNCTION project_risk_labels();
+
+-- What was logged before this migration. Serials were not.
+INSERT INTO risk_pair (account_id, kind, key, other, first_time, first_seq)
+SELECT DISTINCT ON (account_id, profile_hash) account_id, 6, profile_hash, '', event_time, seq
+FROM risk_event
+WHERE profile_hash IS NOT NULL
+ORDER BY account_id, profile_hash, event_time, seq;
+INSERT INTO risk_link (kind, key, other, first_time, first_seq)
+SELECT DISTINCT ON (link.kind, link.key, link.other) link.kind, link.key, link.other, e.event_time, e.seq
+FROM risk_event AS e
+CROSS JOIN LATERAL risk_links(e.card_id, e.device_hash, e.address_hash, e.profile_hash) AS link
+ORDER BY link.kind, link.key, link.other, e.event_time, e.seq;
+
+-- The feature rows of a batch of requests, in the order given.
+--
+-- Row i is about the request of p_account_id[i] at (p_as_of[i], p_as_of_seq[i]) and reads only events before that. Where
+-- p_leaves[i] is true the request will itself be an event (of kind p_kind[i]) for the later rows of the same batch, so a
+-- batch gives what the same requests one after the other would; each account may then be in the batch only once.
+-- Training passes false, since all its events lie in `risk_event` already. Counts saturate at 200.
+-- The outcome of an earlier row is not known yet: it is taken to be that of the device's latest recycle before the
+-- batch (none: not rejected). `assumed_rejected`, which is no feature, tells what was assumed of each row.
+-- Two hops are as of a minute ago: what happens to a device at two hops cannot be told to be in the same batch.
+-- The columns' meaning, unit and range: docs/features.md.
+-- `kind + 0` keeps look-ups of an account's own pairs on the primary key, whatever the statistics say.
+DROP FUNCTION risk_features(text[], text[], text[], bytea[], bytea[], bytea[], bytea[], bigint[], json[],
+                            timestamptz[], bigint[], boolean[]);
+CREATE FUNCTION risk_features(
+  p_account_id text[], p_kind text[], p_card_id text[], p_device_hash bytea[], p_address_hash bytea[],
+  p_prefix_hash bytea[], p_profile_hash bytea[], p_serial_block bytea[], p_amount_minor bigint[], p_tier text[],
+  p_reason text[], p_signals json[], p_as_of timestamptz[], p_as_of_seq bigint[], p_leaves boolean[]
+) RETURNS TABLE (
+  feature_position bigint,
+  device_accounts_1h integer, device_accounts_24h integer, device_accounts_30d integer, device_accounts_ever integer,
+  device_age_seconds double precision, device_recycles_24h integer, device_cards_30d integer,
+  device_rejects_30d integer, device_confirmed_abuse integer, device_profiles_30d integer, device_capped boolean,
+  profile_accounts_30d integer, look_alike_accounts_1h integer, look_alike_accounts_24h integer,
+  inconsistencies integer, emulator boolean, rooted boolean, vpn boolean, clock_skew_seconds double precision,
+  account_age_seconds double precision, account_devices_30d integer, account_device_is_new boolean,
+  account_recycles_1h integer, account_recycles_24h integer, account_gap_seconds double precision,
+  account_gap_variation double precision, account_reactivations_30d integer,
+  account_bonus_share_30d double precision, account_confirmed_abuse integer, account_capped boolean,
+  failed_card_entries_24h integer, failed_logins_24h integer,
+  address_accounts_1h integer, address_accounts_24h integer, address_devices_24h integer, prefix_recycles_1h integer,
+  address_capped boolean, hosting boolean, timezone_mismatch boolean,
+  linked_confirmed_abuse_30d integer,
+  card_prior_accounts integer, card_age_seconds double precision, card_active_seconds double precision,
+  serial_neighbours_24h integer, amount_minor bigint, tier_premium boolean, reason_voluntary boolean,
+  reason_anomaly boolean,
+  session_seconds double precision, page_views integer, seconds_since_login double precision, form_fill_ms integer,
+  captcha_failures integer, copy_paste_used boolean,
+  assumed_rejected boolean
+)
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  WITH request AS MATERIALIZED (
+    SELECT r.*, look_alike_key(r.profile_hash, r.amount) AS look_alike
+    FROM unnest(p_account_id, p_kind, p_card_id, p_device_hash, p_address_hash, p_prefix_hash, p_profile_hash,
+                p_serial_block, p_amount_minor, p_tier, p_reason, p_signals, p_as_of, p_as_of_seq, p_leaves)
+      WITH ORDINALITY
+      AS r (account_id, kind, card_id, device_hash, address_hash, prefix_hash, profile_hash, serial_block,
+            amount, tier, reason, signals, as_of, as_of_seq, leaves, pos)
+  ),
+  history AS MATERIALIZED (
+    SELECT r.*, d.*, de.*, dr.*, dc.*, dp.*, dx.*, pf.*, l.*, a.*, ad.*, ae.*, ax.*, al.*, ip.*, id.*, pe.*, li.*, c.*,
+           sn.*
+    FROM request AS r
+    -- Device: the other accounts first seen on it (latest 200), and when it was first seen with this one.
+    CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE p.first_time >= r.as_of - interval '1 hour') AS d_accounts_1h,
+             count(*) FILTER (WHERE p.first_time >= r.as_of - interval '24 hours') AS d_accounts_24h,
+             count(*) FILTER (WHERE p.first_time >= r.as_of - interval '30 days') AS d_accounts_30d,
+             count(*) AS d_accounts_ever,
+             min(p.first_time) AS d_first_other,
+             (SELECT own.first_time FROM risk_pair AS own
+              WHERE own.account_id = r.account_id AND own.kind + 0 = 1 AND own.key = r.device_hash AND own.other = ''
+                AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS d_first_own
+      FROM (SELECT q.first_time FROM risk_pair AS q
+            WHERE q.kind = 1 AND q.key = r.device_hash AND q.account_id <> r.account_id
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
+    ) AS d
+    -- Device: its latest 200 recycles of 30 days, and what became of the last one that was judged.
+    CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE e.event_time >= r.as_of - interval '24 hours') AS de_recycles,
+             count(*) AS de_recycles_30d,
+             coalesce((array_agg(e.outcome ORDER BY e.event_time DESC, e.seq DESC)
+                       FILTER (WHERE e.outcome IS NOT NULL))[1] = 'REJECTED', false) AS de_rejected_last
+      FROM (SELECT v.event_time, v.seq, v.outcome FROM risk_event AS v
+            WHERE v.device_hash = r.device_hash AND v.kind = 'RECYCLE' AND v.event_time >= r.as_of - interval '30 days'
+              AND v.event_time <= r.as_of AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
+            ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e
+    ) AS de
+    -- Device: its latest 200 rejected requests of 30 days.
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS dr_rejects
+      FROM (SELECT FROM risk_event AS v
+            WHERE v.device_hash = r.device_hash AND v.outcome = 'REJECTED'
+              AND v.event_time >= r.as_of - interval '30 days'
+              AND v.event_time <= r.as_of AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
+            ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e
+    ) AS dr
+    -- Device: the cards first seen on it in 30 days (latest 200).
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS dc_cards,
+             EXISTS (SELECT FROM risk_link AS own
+                     WHERE own.kind + 0 = 1 AND own.key = r.device_hash AND own.other = convert_to(r.card_id, 'UTF8')
+                       AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS dc_own
+      FROM (SELECT FROM risk_link AS q
+            WHERE q.kind = 1 AND q.key = r.device_hash AND q.first_time >= r.as_of - interval '30 days'
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
+    ) AS dc
+    -- Device: the other profiles first seen on it in 30 days (latest 200).
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS dp_profiles,
+             EXISTS (SELECT FROM risk_link AS own
+                     WHERE own.kind + 0 = 2 AND own.key = r.device_hash AND own.other = r.profile_hash
+                       AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS dp_own
+      FROM (SELECT FROM risk_link AS q
+            WHERE q.kind = 2 AND q.key = r.device_hash AND q.other <> r.profile_hash
+              AND q.first_time >= r.as_of - interval '30 days'
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
+    ) AS dp
+    -- Device: the other accounts on it whose abuse is confirmed (latest 200).
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS dx_abusers
+      FROM (SELECT FROM risk_pair AS q
+            WHERE q.kind = 8 AND q.key = r.device_hash AND q.account_id <> r.account_id
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
+    ) AS dx
+    -- Profile: the other accounts first seen with it in 30 days (latest 200).
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS pf_accounts,
+             EXISTS (SELECT FROM risk_pair AS own
+                     WHERE own.account_id = r.account_id AND own.kind + 0 = 6 AND own.key = r.profile_hash
+                       AND own.other = '' AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS pf_own
+      FROM (SELECT FROM risk_pair AS q
+            WHERE q.kind = 6 AND q.key = r.profile_hash AND q.account_id <> r.account_id
+              AND q.first_time >= r.as_of - interval '30 days'
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
+    ) AS pf
+    -- Look-alikes: other accounts first seen with the same profile and amount (latest 200).
+    CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE p.first_time >= r.as_of - interval '1 hour') AS l_accounts_1h,
+             count(*) AS l_accounts_24h,
+             EXISTS (SELECT FROM risk_pair AS own
+                     WHERE own.account_id = r.account_id AND own.kind + 0 = 3 AND own.key = r.look_alike AND own.other = ''
+                       AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS l_own
+      FROM (SELECT q.first_time FROM risk_pair AS q
+            WHERE q.kind = 3 AND q.key = r.look_alike AND q.account_id <> r.account_id
+              AND q.first_time >= r.as_of - interval '24 hours'
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
+    ) AS l
+    -- Account: when it was first seen, and the devices first seen with it in 30 days (latest 200).
+    CROSS JOIN LATERAL (
+      SELECT min(p.first_time) AS a_first
+      FROM risk_pair AS p
+      WHERE p.account_id = r.account_id AND p.kind + 0 = 5 AND p.key = '' AND p.other = ''
+        AND (p.first_time, p.first_seq) < (r.as_of, r.as_of_seq)
+    ) AS a
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS ad_devices
+      FROM (SELECT FROM risk_pair AS q
+            WHERE q.account_id = r.account_id AND q.kind = 1 AND q.first_time >= r.as_of - interval '30 days'
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
+    ) AS ad
+    -- Account: its latest 200 recycles of 30 days, and the gaps between the last 20 of them.
+    CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE e.event_time >= r.as_of - interval '1 hour') AS ae_recycles_1h,
+             count(*) FILTER (WHERE e.event_time >= r.as_of - interval '24 hours') AS ae_recycles_24h,
+             count(*) AS ae_recycles_30d,
+             max(e.event_time) AS ae_last_recycle,
+             count(e.gap) FILTER (WHERE e.place < 20) AS ae_gaps,
+             avg(e.gap) FILTER (WHERE e.place < 20) AS ae_gap_mean,
+             stddev_pop(e.gap) FILTER (WHERE e.place < 20) AS ae_gap_deviation
+      FROM (SELECT v.event_time, row_number() OVER newest_first AS place,
+                   extract(epoch FROM v.event_time - lead(v.event_time) OVER newest_first)::double precision AS gap
+            FROM risk_event AS v
+            WHERE v.account_id = r.account_id AND v.kind = 'RECYCLE' AND v.event_time >= r.as_of - interval '30 days'
+              AND v.event_time <= r.as_of AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
+            WINDOW newest_first AS (ORDER BY v.event_time DESC, v.seq DESC)
+            ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e
+    ) AS ae
+    -- Account: its latest 200 reactivations and settlements of 30 days.
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS ax_events,
+             count(*) FILTER (WHERE e.kind = 'REACTIVATE') AS ax_reactivations,
+             sum(e.amount_minor) FILTER (WHERE e.kind = 'COMPENSATE') AS ax_settled,
+             array_agg(e.card_id) FILTER (WHERE e.kind = 'COMPENSATE' AND e.amount_minor IS NOT NULL) AS ax_settled_cards
+      FROM (SELECT v.kind, v.amount_minor, v.card_id FROM risk_event AS v
+            WHERE v.account_id = r.account_id AND v.kind IN ('REACTIVATE', 'COMPENSATE')
+              AND v.event_time >= r.as_of - interval '30 days'
+              AND v.event_time <= r.as_of AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
+            ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e
+    ) AS ax
+    -- Account: how often its abuse was confirmed (first 200).
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS al_labels, min(q.label_time) AS al_first
+      FROM (SELECT k.label_time FROM risk_label AS k
+            WHERE k.account_id = r.account_id AND k.label = 1 AND k.label_time < r.as_of
+            ORDER BY k.label_time LIMIT 200) AS q
+    ) AS al
+    -- Address: the other accounts first seen at it (latest 200 of 24 hours).
+    CROSS JOIN LATERAL (
+      SELECT count(*) FILTER (WHERE p.first_time >= r.as_of - interval '1 hour') AS ip_accounts_1h,
+             count(*) AS ip_accounts_24h,
+             EXISTS (SELECT FROM risk_pair AS own
+                     WHERE own.account_id = r.account_id AND own.kind + 0 = 2 AND own.key = r.address_hash AND own.other = ''
+                       AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS ip_own
+      FROM (SELECT q.first_time FROM risk_pair AS q
+            WHERE q.kind = 2 AND q.key = r.address_hash AND q.account_id <> r.account_id
+              AND q.first_time >= r.as_of - interval '24 hours'
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
+    ) AS ip
+    -- Address: the other devices first seen at it (latest 200 of 24 hours).
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS id_devices,
+             EXISTS (SELECT FROM risk_link AS own
+                     WHERE own.kind + 0 = 3 AND own.key = r.address_hash AND own.other = r.device_hash
+                       AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS id_own
+      FROM (SELECT FROM risk_link AS q
+            WHERE q.kind = 3 AND q.key = r.address_hash AND q.other IS DISTINCT FROM r.device_hash
+              AND q.first_time >= r.as_of - interval '24 hours'
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
+    ) AS id
+    -- Address range: its latest 200 recycles of an hour.
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS pe_recycles
+      FROM (SELECT FROM risk_event AS v
+            WHERE v.prefix_hash = r.prefix_hash AND v.kind = 'RECYCLE' AND v.event_time >= r.as_of - interval '1 hour'
+              AND v.event_time <= r.as_of AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
+            ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e
+    ) AS pe
+    -- Two hops: the latest 20 other accounts on the device, and the latest 20 other devices of each: on how many is
+    -- abuse of another account confirmed since 30 days or less.
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS li_devices
+      FROM (SELECT q.account_id FROM risk_pair AS q
+            WHERE q.kind = 1 AND q.key = r.device_hash AND q.account_id <> r.account_id
+              AND q.first_time < r.as_of - interval '1 minute'
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 20) AS near
+      CROSS JOIN LATERAL (
+        SELECT q.key FROM risk_pair AS q
+        WHERE q.account_id = near.account_id AND q.kind = 1 AND q.key <> r.device_hash
+          AND q.first_time < r.as_of - interval '1 minute'
+        ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 20
+      ) AS far
+      WHERE EXISTS (SELECT FROM risk_pair AS q
+                    WHERE q.kind = 8 AND q.key = far.key AND q.account_id <> r.account_id
+                      AND q.first_time >= r.as_of - interval '30 days' AND q.first_time < r.as_of - interval '1 minute')
+    ) AS li
+    -- Card: who was seen with it, since when, and when it was activated (first 200).
+    CROSS JOIN LATERAL (
+      SELECT count(DISTINCT p.account_id) FILTER (WHERE p.account_id <> r.account_id) AS c_accounts,
+             min(p.first_time) AS c_first,
+             min(p.first_time) FILTER (WHERE p.other = 'A') AS c_activated
+      FROM (SELECT q.account_id, q.first_time, q.other FROM risk_pair AS q
+            WHERE q.kind = 4 AND q.key = convert_to(r.card_id, 'UTF8')
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time, q.first_seq LIMIT 200) AS p
+    ) AS c
+    -- Serials: other accounts that first recycled a card of the same block (latest 200 of 24 hours).
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS sn_accounts,
+             EXISTS (SELECT FROM risk_pair AS own
+                     WHERE own.account_id = r.account_id AND own.kind + 0 = 7 AND own.key = r.serial_block
+                       AND own.other = '' AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS sn_own
+      FROM (SELECT FROM risk_pair AS q
+            WHERE q.kind = 7 AND q.key = r.serial_block AND q.account_id <> r.account_id
+              AND q.first_time >= r.as_of - interval '24 hours'
+              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
+    ) AS sn
+  ),
+  -- The earlier rows of the batch, which will be events by the time this one is judged.
+  newness AS (
+    SELECT h.*,
+           h.leaves AND h.d_first_own IS NULL AS new_on_device,
+           h.leaves AND h.d_first_own IS NULL AND h.al_labels > 0 AS new_abuser_on_device,
+           h.leaves AND h.kind = 'RECYCLE' AS recycles,
+           h.leaves AND h.kind IN ('RECYCLE', 'REACTIVATE') AND h.device_hash IS NOT NULL AND h.de_rejected_last
+             AS assumed_rejected,
+           h.leaves AND h.card_id IS NOT NULL AND NOT h.dc_own AS new_card_on_device,
+           h.leaves AND h.profile_hash IS NOT NULL AND NOT h.dp_own AND row_number() OVER (
+             PARTITION BY h.device_hash, h.profile_hash, h.leaves ORDER BY h.pos) = 1 AS new_profile_on_device,
+           h.leaves AND NOT h.pf_own AS new_with_profile,
+           h.leaves AND h.kind = 'RECYCLE' AND NOT h.l_own AS new_look_alike,
+           h.leaves AND NOT h.ip_own AS new_at_address,
+           h.leaves AND h.device_hash IS NOT NULL AND NOT h.id_own AND row_number() OVER (
+             PARTITION BY h.address_hash, h.device_hash, h.leaves ORDER BY h.pos) = 1 AS new_device_at_address,
+           h.leaves AND h.kind = 'RECYCLE' AND NOT h.sn_own AS new_in_block
+    FROM history AS h
+  ),
+  counted AS (
+    SELECT n.*,
+           count(*) FILTER (WHERE n.new_on_device) OVER on_device AS more_d_accounts,
+           count(*) FILTER (WHERE n.new_abuser_on_device) OVER on_device AS more_d_abusers,
+           count(*) FILTER (WHERE n.recycles) OVER on_device AS more_d_recycles,
+           count(*) FILTER (WHERE n.assumed_rejected) OVER on_device AS more_d_rejects,
+           count(*) FILTER (WHERE n.new_card_on_device) OVER on_device AS more_d_cards,
+           count(*) FILTER (WHERE n.new_profile_on_device) OVER on_device
+             - count(*) FILTER (WHERE n.new_profile_on_device) OVER on_device_and_profile AS more_d_profiles,
+           count(*) FILTER (WHERE n.new_with_profile) OVER of_profile AS more_pf_accounts,
+           count(*) FILTER (WHERE n.new_look_alike) OVER alike AS more_l_accounts,
+           count(*) FILTER (WHERE n.new_at_address) OVER at_address AS more_ip_accounts,
+           count(*) FILTER (WHERE n.new_device_at_address) OVER at_address
+             - count(*) FILTER (WHERE n.new_device_at_address) OVER at_address_on_device AS more_ip_devices,
+           count(*) FILTER (WHERE n.recycles) OVER in_range AS more_pe_recycles,
+           count(*) FILTER (WHERE n.new_in_block) OVER in_block AS more_sn_accounts
+    FROM newness AS n
+    WINDOW on_device AS (PARTITION BY n.device_hash ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+           on_device_and_profile AS (PARTITION BY n.device_hash, n.profile_hash ORDER BY n.pos
+                                     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+           of_profile AS (PARTITION BY n.profile_hash ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+           alike AS (PARTITION BY n.look_alike ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+           at_address AS (PARTITION BY n.address_hash ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+           at_address_on_device AS (PARTITION BY n.address_hash, n.device_hash ORDER BY n.pos
+                                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+           in_range AS (PARTITION BY n.prefix_hash ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+           in_block AS (PARTITION BY n.serial_block ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+  )
+  SELECT
+    f.pos,
+    CASE WHEN f.device_hash IS NOT NULL THEN least(200, f.d_accounts_1h + f.more_d_accounts)::integer END,
+    CASE WHEN f.device_hash IS NOT NULL THEN least(200, f.d_accounts_24h + f.more_d_accounts)::integer END,
+    CASE WHEN f.device_hash IS NOT NULL THEN least(200, f.d_accounts_30d + f.more_d_accounts)::integer END,
+    CASE WHEN f.device_hash IS NOT NULL THEN least(200, f.d_accounts_ever + f.more_d_accounts)::integer END,
+    CASE WHEN f.device_hash IS NOT NULL
+      THEN coalesce(extract(epoch FROM f.as_of - least(f.d_first_other, f.d_first_own)), 0)::double precision END,
+    CASE WHEN f.device_hash IS NOT NULL THEN least(200, f.de_recycles + f.more_d_recycles)::integer END,
+    CASE WHEN f.device_hash IS NOT NULL THEN least(200, f.dc_cards + f.more_d_cards)::integer END,
+    CASE WHEN f.device_hash IS NOT NULL THEN least(200, f.dr_rejects + f.more_d_rejects)::integer END,
+    CASE WHEN f.device_hash IS NOT NULL THEN least(200, f.dx_abusers + f.more_d_abusers)::integer END,
+    CASE WHEN f.device_hash IS NOT NULL AND f.profile_hash IS NOT NULL
+      THEN least(200, f.dp_profiles + f.more_d_profiles)::integer END,
+    CASE WHEN f.device_hash IS NOT NULL THEN f.de_recycles_30d + f.more_d_recycles >= 200 END,
+    CASE WHEN f.profile_hash IS NOT NULL THEN least(200, f.pf_accounts + f.more_pf_accounts)::integer END,
+    CASE WHEN f.look_alike IS NOT NULL THEN least(200, f.l_accounts_1h + f.more_l_accounts)::integer END,
+    CASE WHEN f.look_alike IS NOT NULL THEN least(200, f.l_accounts_24h + f.more_l_accounts)::integer END,
+    (f.signals ->> 'inconsistencies')::integer,
+    (f.signals ->> 'emulator')::boolean,
+    (f.signals ->> 'rooted')::boolean,
+    (f.signals ->> 'vpn')::boolean,
+    (f.signals ->> 'clock_skew_seconds')::double precision,
+    coalesce(extract(epoch FROM f.as_of - f.a_first), 0)::double precision,
+    f.ad_devices::integer,
+    CASE WHEN f.device_hash IS NOT NULL THEN f.d_first_own IS NULL END,
+    f.ae_recycles_1h::integer,
+    f.ae_recycles_24h::integer,
+    extract(epoch FROM f.as_of - f.ae_last_recycle)::double precision,
+    CASE WHEN f.ae_gaps >= 3 THEN coalesce(f.ae_gap_deviation / nullif(f.ae_gap_mean, 0), 0) END,
+    f.ax_reactivations::integer,
+    CASE WHEN f.ae_recycles_30d > 0 THEN CASE WHEN f.ax_settled IS NULL THEN 0 ELSE least(100, f.ax_settled / nullif((
+      -- What was paid for the cards that something was settled for, each once.
+      SELECT sum(paid.amount_minor)
+      FROM (SELECT DISTINCT ON (v.card_id) v.amount_minor
+            FROM (SELECT w.card_id, w.amount_minor, w.event_time, w.seq FROM risk_event AS w
+                  WHERE w.account_id = f.account_id AND w.kind = 'RECYCLE' AND w.amount_minor IS NOT NULL
+                    AND w.event_time >= f.as_of - interval '30 days'
+                    AND w.event_time <= f.as_of AND (w.event_time, w.seq) < (f.as_of, f.as_of_seq)
+                  ORDER BY w.event_time DESC, w.seq DESC LIMIT 200) AS v
+            WHERE v.card_id = ANY (f.ax_settled_cards)
+            ORDER BY v.card_id, v.event_time DESC, v.seq DESC) AS paid), 0)) END END::double precision,
+    f.al_labels::integer,
+    f.ae_recycles_30d >= 200 OR f.ax_events >= 200,
+    (f.signals ->> 'failed_card_entries_24h')::integer,
+    (f.signals ->> 'failed_logins_24h')::integer,
+    CASE WHEN f.address_hash IS NOT NULL THEN least(200, f.ip_accounts_1h + f.more_ip_accounts)::integer END,
+    CASE WHEN f.address_hash IS NOT NULL THEN least(200, f.ip_accounts_24h + f.more_ip_accounts)::integer END,
+    CASE WHEN f.address_hash IS NOT NULL THEN least(200, f.id_devices + f.more_ip_devices)::integer END,
+    CASE WHEN f.prefix_hash IS NOT NULL THEN least(200, f.pe_recycles + f.more_pe_recycles)::integer END,
+    CASE WHEN f.prefix_hash IS NOT NULL
+      THEN greatest(f.pe_recycles + f.more_pe_recycles, f.ip_accounts_24h + f.more_ip_accounts,
+                    f.id_devices + f.more_ip_devices) >= 200 END,
+    (f.signals ->> 'hosting')::boolean,
+    (f.signals ->> 'timezone_mismatch')::boolean,
+    CASE WHEN f.device_hash IS NOT NULL THEN least(200, f.li_devices)::integer END,
+    f.c_accounts::integer,
+    extract(epoch FROM f.as_of - f.c_first)::double precision,
+    extract(epoch FROM f.as_of - f.c_activated)::double precision,
+    CASE WHEN f.serial_block IS NOT NULL THEN least(200, f.sn_accounts + f.more_sn_accounts)::integer END,
+    f.amount,
+    f.tier = 'PREMIUM',
+    f.reason = 'VOLUNTARY',
+    f.reason = 'SYSTEM_ANOMALY',
+    (f.signals ->> 'session_seconds')::double precision,
+    (f.signals ->> 'page_views')::integer,
+    (f.signals ->> 'seconds_since_login')::double precision,
+    (f.signals ->> 'form_fill_ms')::integer,
+    (f.signals ->> 'captcha_failures')::integer,
+    (f.signals ->> 'copy_paste_used')::boolean,
+    f.assumed_rejected
+  FROM counted AS f
+  ORDER BY f.pos;
+END
+$$;
+
+GRANT SELECT, INSERT ON risk_link, risk_label TO recycling_server;
