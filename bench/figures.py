@@ -59,7 +59,7 @@ def _rounded(value: Any) -> Any:
     return {key: _rounded(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
-def _at_least(name: str, value: float, least: float, **beside: Any) -> Figure:
+def _at_least(name: str, value: float, least: float, /, **beside: Any) -> Figure:
     return Figure(name=name, value=value, target=f">= {least}", reached=value >= least, beside=beside)
 
 
@@ -107,7 +107,9 @@ def ranking(judged: JudgedRows, seeds: Sequence[int]) -> Iterator[Figure]:
         beside=beside
         | {"leak": auc > AUC_OF_A_LEAK, "spread": float(np.std(aucs)), "best_single_count": _single(later)},
     )
-    yield _at_least("ranking_recall_at_1pct_fpr", float(np.mean(recalls)), 0.07, spread=float(np.std(recalls)), **beside)
+    yield _at_least(
+        "ranking_recall_at_1pct_fpr", float(np.mean(recalls)), 0.07, spread=float(np.std(recalls)), **beside
+    )
 
 
 def calibration_later(judged: JudgedRows, seeds: Sequence[int]) -> Iterator[Figure]:
@@ -126,9 +128,7 @@ def _calibration(prefix: str, later: JudgedRows, scores: Sequence[npt.NDArray[np
     )
     yield Figure(name=f"{prefix}ece", value=ece, target="<= 0.02", reached=ece <= 0.02, beside={})
     yield Figure(name=f"{prefix}brier_skill", value=skill, target="> 0", reached=skill > 0, beside={})
-    yield Figure(
-        name=f"{prefix}slope", value=slope, target="0.8 to 1.2", reached=0.8 <= slope <= 1.2, beside={}
-    )
+    yield Figure(name=f"{prefix}slope", value=slope, target="0.8 to 1.2", reached=0.8 <= slope <= 1.2, beside={})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +172,12 @@ def burst_figures(
         yield _at_least("burst_clean_recall", float(np.mean(clean)), 0.85, **beside)
     else:
         yield _at_least(
-            "evasion_recall", float(np.mean(hidden)), 0.60, clean_recall=float(np.mean(clean)), least=min(hidden), **beside
+            "evasion_recall",
+            float(np.mean(hidden)),
+            0.60,
+            clean_recall=float(np.mean(clean)),
+            lowest=min(hidden),
+            **beside,
         )
 
 
@@ -189,13 +194,19 @@ def evade(log: pl.DataFrame, burst: Burst, seed: int) -> pl.DataFrame:
     Each of its ACTIVATE events lies before its first judged request by a gap that honest accounts of the log had
     between the two, drawn by `seed`; the requests stay where they were.
     """
-    asked = log.filter(pl.col("label").is_not_null()).group_by("account_id").agg(
-        asked=pl.col("event_time").min(), abuse=pl.col("label").max()
+    asked = (
+        log.filter(pl.col("label").is_not_null())
+        .group_by("account_id")
+        .agg(asked=pl.col("event_time").min(), abuse=pl.col("label").max())
     )
-    signed_up = log.filter(pl.col("event_kind") == "ACTIVATE").group_by("account_id").agg(
-        signed_up=pl.col("event_time").min()
+    signed_up = (
+        log.filter(pl.col("event_kind") == "ACTIVATE").group_by("account_id").agg(signed_up=pl.col("event_time").min())
     )
-    accounts = asked.join(signed_up, on="account_id").with_columns(gap=pl.col("asked") - pl.col("signed_up")).sort("account_id")
+    accounts = (
+        asked.join(signed_up, on="account_id")
+        .with_columns(gap=pl.col("asked") - pl.col("signed_up"))
+        .sort("account_id")
+    )
     gaps = accounts.filter(~pl.col("abuse") & (pl.col("gap") >= timedelta()))["gap"].to_physical().to_numpy()
     judged = pl.col("asked").is_between(burst.known_until, burst.until, closed="left")
     evading = asked.filter(judged & pl.col("abuse")).sort("account_id")
@@ -227,7 +238,12 @@ def simulated(judged: JudgedRows, seed: int) -> Iterator[Figure]:
     recall = evaluation.recall_at(_FPR, later.labels, scores)
     beside = {"rows": len(later), "positives": int(later.labels.sum())}
     yield _at_least(
-        "simulated_auc", _auc(later, scores), 0.95, recall_at_1pct_fpr=recall, best_single_count=_single(later), **beside
+        "simulated_auc",
+        _auc(later, scores),
+        0.95,
+        recall_at_1pct_fpr=recall,
+        best_single_count=_single(later),
+        **beside,
     )
     yield from _calibration("simulated_calibration_", later, [scores])
 

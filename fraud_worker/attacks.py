@@ -30,18 +30,14 @@ DISGUISES: Final = tuple(parts for size in (1, 2, 3) for parts in combinations(P
 WEIGHT_SHARE: Final = 0.3
 """All copies together weigh this share of the abuse they were made from."""
 
-_AGES: Final = (
-    "account_age_seconds",
-    "card_age_seconds",
-    "card_active_seconds",
-    "activation_to_recycle_seconds",
-    "issue_to_recycle_seconds",
-)
+_COPIES_ALWAYS: Final = 10_000
+"""So many never cost much time, and a small log needs them most."""
+
+_AGES: Final = ("account_age_seconds", "card_age_seconds", "card_active_seconds")
 """Drawn together from one honest row, so that they agree with one another."""
 _DEVICE_AGE: Final = "device_age_seconds"
 _OWN_ONLY: Final = ("device_cards_30d",)
 """A device of one's own has seen one's own card, and no other."""
-_SHORT_WINDOWS: Final = ("_1h", "_24h")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +61,18 @@ def disguised(
 ) -> Copies:
     """Copies of the abusive rows under each of `disguises`; rows that a disguise does not change give no copy.
 
-    At most as many copies as rows, drawn by `seed`; their weights sum to at most `weight_share` of the abusive rows.
+    At most as many copies as rows, or 10,000, drawn by `seed`; their weights sum to at most `weight_share` of those of
+    the abusive rows.
     """
     draw = np.random.default_rng(seed)
     abuse, honest = features[labels == 1], features[labels == 0]
     made = [_changed(abuse, _disguise(abuse, honest, parts, draw)) for parts in disguises]
     copies = np.concatenate(made) if made else abuse[:0]
-    if len(copies) > len(features):
-        copies = copies[np.sort(draw.choice(len(copies), len(features), replace=False))]
+    most = max(len(features), _COPIES_ALWAYS)
+    if len(copies) > most:
+        copies = copies[np.sort(draw.choice(len(copies), most, replace=False))]
     # A disguise that changes nothing leaves its weight to nobody.
-    possible = max(1, min(len(abuse) * len(disguises), len(features)))
+    possible = max(1, min(len(abuse) * len(disguises), most))
     return Copies(features=copies, weights=np.full(len(copies), weight_share * len(abuse) / possible))
 
 
@@ -91,6 +89,7 @@ def _disguise(abuse: Matrix, honest: Matrix, parts: tuple[str, ...], draw: np.ra
 
 
 def _grow_old(rows: Matrix, honest: Matrix, draw: np.random.Generator) -> None:
+    """An account that grew old elsewhere before it came here: bought, or kept in store. Device and address stay."""
     ages = [FEATURE_NAMES.index(name) for name in _AGES if name in FEATURE_NAMES]
     donors = honest[np.isfinite(honest[:, ages]).any(axis=1)]
     if not len(donors):
@@ -98,21 +97,11 @@ def _grow_old(rows: Matrix, honest: Matrix, draw: np.random.Generator) -> None:
     donor = donors[draw.integers(0, len(donors), len(rows))]
     for column in ages:
         _set(rows, column, np.where(np.isnan(donor[:, column]), rows[:, column], donor[:, column]))
-    # Accounts that came long before, each at its own time, are not first seen here within the hour or the day.
-    for column in _columns("device_accounts_", "address_accounts_"):
-        if FEATURE_NAMES[column].endswith(_SHORT_WINDOWS):
-            _set(rows, column, 0.0)
-    # Where they came, they came with the device.
-    device_age = FEATURE_NAMES.index(_DEVICE_AGE)
-    _set(rows, device_age, np.fmax(rows[:, device_age], rows[:, FEATURE_NAMES.index(_AGES[0])]))
 
 
 def _renew_device(rows: Matrix, draw: np.random.Generator) -> None:
-    for column in _columns("device_"):
-        if FEATURE_NAMES[column] in _OWN_ONLY:
-            _set(rows, column, np.fmin(rows[:, column], 1.0))
-        elif FEATURE_NAMES[column] != _DEVICE_AGE:
-            _set(rows, column, 0.0)
+    for column in _columns("device_", "linked_"):
+        _set(rows, column, np.fmin(rows[:, column], 1.0) if FEATURE_NAMES[column] in _OWN_ONLY else 0.0)
     # Half of them first show it now, half have had it for as long as the account.
     account_age = rows[:, FEATURE_NAMES.index(_AGES[0])]
     with_account = draw.random(len(rows)) < 0.5
@@ -124,7 +113,7 @@ def _columns(*prefixes: str) -> list[int]:
     return [
         column
         for column, feature in enumerate(FEATURES)
-        if feature.name.startswith(prefixes) and (feature.direction == 1 or feature.name == _DEVICE_AGE)
+        if feature.name.startswith(prefixes) and feature.direction == 1
     ]
 
 

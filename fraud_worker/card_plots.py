@@ -56,7 +56,9 @@ def quality(path: Path, labels: npt.NDArray[np.int8], scores: Values) -> None:
     recall.set(xlabel="recall: share of abuse flagged", ylabel="precision: share of flagged that is abuse")
     recall.legend(loc="best")
 
-    _reliability(reliability, labels, scores, np.linspace(0, 1, _RELIABILITY_BINS + 1), "Calibration, bins of equal width")
+    _reliability(
+        reliability, labels, scores, np.linspace(0, 1, _RELIABILITY_BINS + 1), "Calibration, bins of equal width"
+    )
     deciles = np.unique(np.quantile(scores, np.linspace(0, 1, _RELIABILITY_BINS + 1)))
     _reliability(low, labels, scores, deciles, "Calibration, bins of equally many rows", logarithmic=True)
     _save(figure, path)
@@ -82,12 +84,16 @@ def _reliability(
     guide = np.geomspace(least, 1, 50) if logarithmic else np.linspace(0, 1, 50)
     axes.plot(guide, guide, color=_GUIDE, linestyle="--", linewidth=1, label="perfect")
     bounds = [np.maximum(true - low, 0), np.maximum(high - true, 0)]
-    axes.errorbar(predicted, true, yerr=bounds, color=_LINE, marker="o", markersize=4, capsize=2, linewidth=1, label="model")
+    axes.errorbar(
+        predicted, true, yerr=bounds, color=_LINE, marker="o", markersize=4, capsize=2, linewidth=1, label="model"
+    )
     if logarithmic:
         bound = min(1.0, 2 * max(predicted.max(), high.max()))
         _in_percent(axes.xaxis)
         _in_percent(axes.yaxis)
-        axes.set(xlim=(least, bound), ylim=(least, bound), xlabel=f"mean score of the bin (about {rows.max():,} rows each)")
+        axes.set(
+            xlim=(least, bound), ylim=(least, bound), xlabel=f"mean score of the bin (about {rows.max():,} rows each)"
+        )
     else:
         for x, y, number in zip(predicted, high, rows, strict=True):
             axes.annotate(f"{number:,}", (x, y), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7)
@@ -118,7 +124,15 @@ def contributions(path: Path, names: Sequence[str], features: Values, moved: Val
         unknown = np.isnan(colour)
         axes.scatter(x[unknown], y[unknown], s=4, color="0.75", linewidths=0, rasterized=True)
         points = axes.scatter(
-            x[~unknown], y[~unknown], s=4, c=colour[~unknown], cmap="coolwarm", vmin=0, vmax=1, linewidths=0, rasterized=True
+            x[~unknown],
+            y[~unknown],
+            s=4,
+            c=colour[~unknown],
+            cmap="coolwarm",
+            vmin=0,
+            vmax=1,
+            linewidths=0,
+            rasterized=True,
         )
     axes.set_yticks(range(len(order)), [names[column] for column in order[::-1]])
     axes.set(title=f"What moved the score, {len(moved):,} rows", xlabel="contribution to the log odds of abuse")
@@ -187,7 +201,9 @@ def drift(path: Path, times: pl.Series, scores: Values, medium: float, bins: Bin
     stability.bar(starts, [expectations.stability(bins, part) for _, part in parts], width=width, color=_BAR)
     for bound, what, colour in ((0.1, "calm below", _GUIDE), (0.25, "changed above", "#b03030")):
         stability.axhline(bound, color=colour, linewidth=1, linestyle="--", label=f"{what} {bound}")
-    stability.set(ylabel="PSI", title=f"Population stability of the score, each {period} against the whole", xlabel="from, UTC")
+    stability.set(
+        ylabel="PSI", title=f"Population stability of the score, each {period} against the whole", xlabel="from, UTC"
+    )
     stability.legend(**beside)
     stability.tick_params(axis="x", rotation=30)
     _save(figure, path)

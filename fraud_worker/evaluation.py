@@ -40,7 +40,8 @@ def metrics(labels: Labels, scores: Scores, accounts: pl.Series) -> dict[str, An
     `auc_ci95`: from 200 bootstraps over accounts, since the requests of one account are not independent.
     `ece`: expected calibration error over 15 bins of equal width.
     `brier_skill`: the share by which the Brier score is below that of always answering the base rate.
-    `calibration_slope`: of the logistic regression of the label on the score's log odds; 1 is right, below 1 is too sure.
+    `calibration_slope`: of the logistic regression of the label on the score's log odds; 1 is right, less is
+    too sure.
     """
     positives = int(labels.sum())
     both = 0 < positives < len(labels)

@@ -36,7 +36,9 @@ def binned(values: Values) -> Bins:
             edges = [float(above.min() if len(above) else np.nextafter(least, np.inf))]
     empty = Bins(edges=edges, shares=[0.0] * (len(edges) + 1), unknown=0.0)
     shares = empty.counts(values) / max(1, len(values))
-    return Bins(edges=edges, shares=[round(float(share), 6) for share in shares[:-1]], unknown=round(float(shares[-1]), 6))
+    return Bins(
+        edges=edges, shares=[round(float(share), 6) for share in shares[:-1]], unknown=round(float(shares[-1]), 6)
+    )
 
 
 def stability(expected: Bins, values: Values) -> float:

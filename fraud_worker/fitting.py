@@ -110,9 +110,8 @@ def fit(rows: JudgedRows, seed: int) -> Fitted:
     if all(_kinds_min(part) >= _OF_EACH_KIND_IN_SLICE_MIN for part in parts):
         trees, unseen, backtest = _forward(parts, seed)
         validation = (
-            f"forward in time: the rows from {_FIT_SHARE:.0%} to {_FIT_SHARE + _STOP_SHARE:.0%} of the order of time are"
-            f" scored by trees of the rows before, and so are the latest; the metrics are of the latest alone,"
-            f" calibrated on those before"
+            f"forward in time: trees of the oldest {_FIT_SHARE:.0%} score the next {_STOP_SHARE:.0%}, and trees of both"
+            " the latest; the metrics are of the latest alone, calibrated on those before"
         )
     else:
         trees, unseen, backtest = _crossed(rows, seed)
@@ -142,11 +141,12 @@ def _settled(rows: JudgedRows) -> JudgedRows:
     """
     times = rows.events["event_time"]
     lags = (rows.events["label_time"] - times).filter(pl.Series(rows.labels == 1)).drop_nulls()
-    lag, last = lags.quantile(_SETTLED_QUANTILE), times.max()
-    if lag is None or not isinstance(last, datetime):
+    if lags.is_empty():
         return rows
-    assert isinstance(lag, timedelta)
-    settled = rows.where((times <= last - lag).to_numpy())
+    lag_us = float(np.quantile(lags.dt.total_microseconds().to_numpy(), _SETTLED_QUANTILE))
+    last = times.max()
+    assert isinstance(last, datetime)
+    settled = rows.where((times <= last - timedelta(microseconds=lag_us)).to_numpy())
     return settled if len(settled) >= len(rows) / 2 else rows
 
 

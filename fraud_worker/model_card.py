@@ -72,8 +72,8 @@ card is abuse. Trained by
 
 ## What it cannot do
 
-- A first account on a fresh device, address and profile looks like an honest newcomer. No score tells them apart; limits
-  and a delay of the payout answer that.
+- A first account on a fresh device, address and profile looks like an honest newcomer. No score tells them apart;
+  limits and a delay of the payout answer that.
 - Its probabilities hold for the share of abuse among the rows that calibrated it. Where that share moves, they are off
   until it is trained again; its order of requests suffers less.
 - It was taught disguises (a fresh device each, accounts grown old, new addresses) on copies of the abuse it saw. A way
@@ -81,9 +81,10 @@ card is abuse. Trained by
 
 ## Data
 
-Events from {_day(manifest.data_window[0])} to {_day(manifest.data_window[1])}. A label is mature {manifest.label_delay_hours:g} h after its event, if it was
-known when the log ended; {left_out:,} labelled rows were not, and were left out. Abuse also trained as
-{manifest.attack_copies:,} disguised copies of low weight.
+Events from {_day(manifest.data_window[0])} to {_day(manifest.data_window[1])}.
+A label is mature {manifest.label_delay_hours:g} h after its event, if it was known when the log ended;
+{left_out:,} labelled rows were not, and were left out. Abuse also trained as {manifest.attack_copies:,} disguised
+copies of low weight.
 
 | rows that | rows | abuse |
 |---|---|---|
@@ -99,7 +100,8 @@ MEDIUM from {bands.medium:.4f}, HIGH from {bands.high:.4f}: {bands.rule}.
 |---|---|
 {costs}
 
-Of the {alert.rows:,} rows that calibrate, {alert.share:.2%} are MEDIUM or HIGH; between {alert.low:.2%} and {alert.high:.2%} are to be expected.
+Of the {alert.rows:,} rows that calibrate, {alert.share:.2%} are MEDIUM or HIGH;
+between {alert.low:.2%} and {alert.high:.2%} are to be expected.
 
 ## How good it is
 
@@ -132,8 +134,8 @@ def _single_count(manifest: Manifest) -> str:
     if best is None:
         return ""
     return (
-        f"\nThe best single count, {best['feature']}, ranks the same rows with an AUC of {best['auc']:.4f}: what a rule of one"
-        f" line would do.\n"
+        f"\nThe best single count, {best['feature']}, ranks the same rows with an AUC of {best['auc']:.4f}:"
+        " what a rule of one line would do.\n"
     )
 
 
