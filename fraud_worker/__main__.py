@@ -10,11 +10,14 @@ import json
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from process.addresses import is_loopback
+
+if TYPE_CHECKING:
+    from fraud_worker.scorer import Manifest
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -37,19 +40,26 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Where the model folder is written.", metavar="MODEL_DIR")],
     label_delay_hours: Annotated[float, typer.Option(min=0, help="Only events older than this train.")] = 24.0,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            help="What mistakes cost, JSON: approve_abuse, review_any, reject_honest; the thresholds follow from it.",
+            metavar="FILE",
+        ),
+    ] = None,
 ) -> None:
     """Train a model on the labelled events of one or more logs."""
     from fraud_worker.event_log import EventLogError
+    from fraud_worker.thresholds import CostsError, read_costs
     from fraud_worker.training import TrainingError
     from fraud_worker.training import train as trained
 
     try:
-        manifest = trained(events, out, label_delay_hours=label_delay_hours, seed=seed)
-    except (EventLogError, TrainingError) as error:
+        table = None if costs is None else read_costs(costs)
+        manifest = trained(events, out, label_delay_hours=label_delay_hours, seed=seed, costs=table)
+    except (CostsError, EventLogError, TrainingError) as error:
         raise _stopped(error) from error
-    typer.echo(
-        f"model {manifest.model_sha256[:12]} in {out}: {manifest.trees} trees, AUC {manifest.metrics['auc']:.4f}"
-    )
+    typer.echo(_trained(manifest, out))
 
 
 @app.command()
@@ -82,7 +92,7 @@ def evaluate(
     probabilities = loaded.score(judged.features)
     if scores is not None:
         evaluation.write_scores(scores, judged, probabilities)
-    figures = evaluation.metrics(judged.labels, probabilities, judged.events["account_id"])
+    figures = evaluation.report(judged, probabilities)
     if json_output:
         typer.echo(json.dumps(figures))
         return
@@ -253,9 +263,12 @@ def default_model(
         log = Path(folder) / "simulated.parquet"
         simulator.write_log(log, simulator.default_world())
         manifest = trained([log], out, command="fraud-worker default-model")
-    typer.echo(
-        f"model {manifest.model_sha256[:12]} in {out}: {manifest.trees} trees, AUC {manifest.metrics['auc']:.4f}"
-    )
+    typer.echo(_trained(manifest, out))
+
+
+def _trained(manifest: Manifest, out: Path) -> str:
+    figures = f"{manifest.trees} trees, AUC {manifest.metrics['auc']:.4f} on rows they had not seen"
+    return f"model {manifest.model_sha256[:12]} in {out}: {figures}"
 
 
 def _stopped(why: object, code: int = 1) -> typer.Exit:

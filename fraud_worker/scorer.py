@@ -106,8 +106,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: Thresholds
     costs: dict[str, float]
     metrics: dict[str, Any]
-    """On the calibration slice, which the trees have not seen."""
+    """Of rows that the trees which scored them had not seen; `validation` says which."""
     libraries: dict[str, str]
+    validation: str = ""
+    """How the scores came about on which calibration, thresholds, metrics and bins rest."""
+    calibration_window: Sequence[str] = ()
+    """First and last moment of the rows that calibrate, ISO 8601."""
+    parameters: dict[str, Any] = {}
+    """What the trees were grown with."""
+    attack_copies: int = 0
+    """Disguised copies of abuse among the rows that trained."""
     alert_rate: AlertRate | None = None
     score_bins: Bins | None = None
     feature_bins: dict[str, Bins] = {}

@@ -1,0 +1,127 @@
+"""Attack augmentation: what the abuse of a log would have looked like, had each abuser spent more on hiding.
+
+Knows which features a fresh device, an aged account and a new address change. Must not know how a log is read or trees
+are grown. Features are named here, and only here, one by one; a name that the registry lacks is passed over.
+
+Evidence is only ever taken away: counts fall to those of a first sight and ages rise to those of honest accounts, while
+what stays (look-alikes, behaviour, serials, the profile) is the abuser's own. Unknown stays unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fraud_worker.registry import FEATURE_NAMES, FEATURES
+
+Matrix = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int8]
+
+PARTS: Final = ("device", "age", "address")
+"""What an attacker can renew: each account a fresh device, an account grown old before its use, a new address."""
+
+DISGUISES: Final = tuple(parts for size in (1, 2, 3) for parts in combinations(PARTS, size))
+"""Every combination of `PARTS`."""
+
+WEIGHT_SHARE: Final = 0.3
+"""All copies together weigh this share of the abuse they were made from."""
+
+_COPIES_ALWAYS: Final = 10_000
+"""So many never cost much time, and a small log needs them most."""
+
+_AGES: Final = ("account_age_seconds", "card_age_seconds", "card_active_seconds")
+"""Drawn together from one honest row, so that they agree with one another."""
+_DEVICE_AGE: Final = "device_age_seconds"
+_OWN_ONLY: Final = ("device_cards_30d",)
+"""A device of one's own has seen one's own card, and no other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copies:
+    """Rows to train on beside the real ones; all of them are abuse."""
+
+    features: Matrix
+    weights: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def disguised(
+    features: Matrix,
+    labels: Labels,
+    *,
+    seed: int,
+    disguises: tuple[tuple[str, ...], ...] = DISGUISES,
+    weight_share: float = WEIGHT_SHARE,
+) -> Copies:
+    """Copies of the abusive rows under each of `disguises`; rows that a disguise does not change give no copy.
+
+    At most as many copies as rows, or 10,000, drawn by `seed`; their weights sum to at most `weight_share` of those of
+    the abusive rows.
+    """
+    draw = np.random.default_rng(seed)
+    abuse, honest = features[labels == 1], features[labels == 0]
+    made = [_changed(abuse, _disguise(abuse, honest, parts, draw)) for parts in disguises]
+    copies = np.concatenate(made) if made else abuse[:0]
+    most = max(len(features), _COPIES_ALWAYS)
+    if len(copies) > most:
+        copies = copies[np.sort(draw.choice(len(copies), most, replace=False))]
+    # A disguise that changes nothing leaves its weight to nobody.
+    possible = max(1, min(len(abuse) * len(disguises), most))
+    return Copies(features=copies, weights=np.full(len(copies), weight_share * len(abuse) / possible))
+
+
+def _disguise(abuse: Matrix, honest: Matrix, parts: tuple[str, ...], draw: np.random.Generator) -> Matrix:
+    rows = abuse.copy()
+    if "age" in parts:
+        _grow_old(rows, honest, draw)
+    if "device" in parts:
+        _renew_device(rows, draw)
+    if "address" in parts:
+        for column in _columns("address_", "prefix_"):
+            _set(rows, column, 0.0)
+    return rows
+
+
+def _grow_old(rows: Matrix, honest: Matrix, draw: np.random.Generator) -> None:
+    """An account that grew old elsewhere before it came here: bought, or kept in store. Device and address stay."""
+    ages = [FEATURE_NAMES.index(name) for name in _AGES if name in FEATURE_NAMES]
+    donors = honest[np.isfinite(honest[:, ages]).any(axis=1)]
+    if not len(donors):
+        return
+    donor = donors[draw.integers(0, len(donors), len(rows))]
+    for column in ages:
+        _set(rows, column, np.where(np.isnan(donor[:, column]), rows[:, column], donor[:, column]))
+
+
+def _renew_device(rows: Matrix, draw: np.random.Generator) -> None:
+    for column in _columns("device_", "linked_"):
+        _set(rows, column, np.fmin(rows[:, column], 1.0) if FEATURE_NAMES[column] in _OWN_ONLY else 0.0)
+    # Half of them first show it now, half have had it for as long as the account.
+    account_age = rows[:, FEATURE_NAMES.index(_AGES[0])]
+    with_account = draw.random(len(rows)) < 0.5
+    _set(rows, FEATURE_NAMES.index(_DEVICE_AGE), np.where(with_account & np.isfinite(account_age), account_age, 0.0))
+
+
+def _columns(*prefixes: str) -> list[int]:
+    """The risk counts and flags of a trace: what more of raises the score, and a first sight has none of."""
+    return [
+        column
+        for column, feature in enumerate(FEATURES)
+        if feature.name.startswith(prefixes) and feature.direction == 1
+    ]
+
+
+def _set(rows: Matrix, column: int, value: float | Matrix) -> None:
+    rows[:, column] = np.where(np.isnan(rows[:, column]), np.nan, value)
+
+
+def _changed(before: Matrix, after: Matrix) -> Matrix:
+    same = (before == after) | (np.isnan(before) & np.isnan(after))
+    changed: Matrix = after[~same.all(axis=1)]
+    return changed

@@ -1,0 +1,151 @@
+"""The model card: what people should know of a model before they trust it, as Markdown with plots.
+
+Knows a fitted model, its manifest and how to say it. Must not change any of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fraud_worker import card_plots
+from fraud_worker.fitting import Fitted
+from fraud_worker.registry import FEATURE_NAMES
+from fraud_worker.scorer import Manifest
+
+CARD_FILE: Final = "model-card.md"
+QUALITY_FILE: Final = "model-card-quality.png"
+CONTRIBUTIONS_FILE: Final = "model-card-contributions.png"
+DRIFT_FILE: Final = "model-card-drift.png"
+
+_CONTRIBUTION_ROWS_MAX: Final = 2_000
+_FEATURES_TOLD: Final = 15
+
+
+def write(out: Path, manifest: Manifest, fitted: Fitted, *, left_out: int) -> None:
+    """Writes the card and its plots into `out`. `left_out`: labelled rows that were not mature."""
+    backtest, unseen = fitted.backtest, fitted.unseen
+    card_plots.quality(out / QUALITY_FILE, backtest.rows.labels, backtest.scores)
+    features, contributions = _contributions(fitted)
+    card_plots.contributions(out / CONTRIBUTIONS_FILE, FEATURE_NAMES, features, contributions, most=_FEATURES_TOLD)
+    scores = fitted.calibration.probabilities(unseen.raw)
+    assert manifest.score_bins is not None
+    card_plots.drift(
+        out / DRIFT_FILE, unseen.rows.events["event_time"], scores, manifest.thresholds.medium, manifest.score_bins
+    )
+    (out / CARD_FILE).write_text(_text(manifest, contributions, left_out))
+
+
+def _contributions(fitted: Fitted) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Rows spread evenly over those that calibrate, and by how much each feature moved each one's log odds."""
+    rows = fitted.unseen.rows.features
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CONTRIBUTION_ROWS_MAX)).astype(np.int64)]
+    found = np.asarray(fitted.booster.predict(some, pred_contrib=True, num_threads=2), dtype=np.float64)
+    return some, found[:, :-1]
+
+
+def _text(manifest: Manifest, contributions: npt.NDArray[np.float64], left_out: int) -> str:
+    mean = np.abs(contributions).mean(axis=0)
+    total = max(float(mean.sum()), 1e-12)
+    features = "\n".join(
+        f"| {FEATURE_NAMES[column]} | {mean[column] / total:.1%} |"
+        for column in np.argsort(-mean, kind="stable")[:_FEATURES_TOLD]
+        if mean[column] > 0
+    )
+    figures = "\n".join(
+        f"| {name} | {_figure(value)} |" for name, value in manifest.metrics.items() if not isinstance(value, dict)
+    )
+    slices = "\n".join(f"| {name} | {part['rows']:,} | {part['positives']:,} |" for name, part in manifest.rows.items())
+    costs = "\n".join(f"| {name.replace('_', ' ')} | {cost:g} |" for name, cost in manifest.costs.items())
+    alert, bands = manifest.alert_rate, manifest.thresholds
+    assert alert is not None
+    return f"""# Model {manifest.model_sha256[:12]}
+
+{manifest.trees} boosted trees over the {len(manifest.features)} features of registry {manifest.feature_registry},
+monotone in every risk count and age, with a score that is the probability that a request to recycle or reactivate a
+card is abuse. Trained by
+
+    {manifest.command}
+
+## What it cannot do
+
+- A first account on a fresh device, address and profile looks like an honest newcomer. No score tells them apart;
+  limits and a delay of the payout answer that.
+- Its probabilities hold for the share of abuse among the rows that calibrated it. Where that share moves, they are off
+  until it is trained again; its order of requests suffers less.
+- It was taught disguises (a fresh device each, accounts grown old, new addresses) on copies of the abuse it saw. A way
+  to abuse that leaves none of the traces of the features below goes unseen.
+
+## Data
+
+Events from {_day(manifest.data_window[0])} to {_day(manifest.data_window[1])}.
+A label is mature {manifest.label_delay_hours:g} h after its event, if it was known when the log ended;
+{left_out:,} labelled rows were not, and were left out. Abuse also trained as {manifest.attack_copies:,} disguised
+copies of low weight.
+
+| rows that | rows | abuse |
+|---|---|---|
+{slices}
+
+Scores of rows unseen by the trees are {manifest.validation}.
+
+## Thresholds
+
+MEDIUM from {bands.medium:.4f}, HIGH from {bands.high:.4f}: {bands.rule}.
+
+| cost, any unit | |
+|---|---|
+{costs}
+
+Of the {alert.rows:,} rows that calibrate, {alert.share:.2%} are MEDIUM or HIGH;
+between {alert.low:.2%} and {alert.high:.2%} are to be expected.
+
+## How good it is
+
+| figure | value |
+|---|---|
+{figures}
+{_single_count(manifest)}
+![ROC, precision and recall, calibration]({QUALITY_FILE})
+
+## What it looks at
+
+Shares of the mean absolute contribution to the log odds.
+
+| feature | share |
+|---|---|
+{features}
+
+![Contributions of the features]({CONTRIBUTIONS_FILE})
+
+## How its score moved
+
+Over the rows that calibrate, {_day(manifest.calibration_window[0])} to {_day(manifest.calibration_window[1])}.
+
+![Score quantiles, alert rate and population stability over time]({DRIFT_FILE})
+"""
+
+
+def _single_count(manifest: Manifest) -> str:
+    best = manifest.metrics["best_single_count"]
+    if best is None:
+        return ""
+    return (
+        f"\nThe best single count, {best['feature']}, ranks the same rows with an AUC of {best['auc']:.4f}:"
+        " what a rule of one line would do.\n"
+    )
+
+
+def _day(moment: str) -> str:
+    return moment[:10]
+
+
+def _figure(value: object) -> str:
+    if isinstance(value, list):
+        return " to ".join(f"{part:.4f}" for part in value)
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "not defined" if value is None else f"{value:,}"

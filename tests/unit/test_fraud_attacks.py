@@ -1,0 +1,78 @@
+"""Attack augmentation: a disguise takes evidence away, and nothing else."""
+
+import numpy as np
+import pytest
+
+from fraud_worker.attacks import WEIGHT_SHARE, Copies, disguised
+from fraud_worker.registry import FEATURE_NAMES
+from tests.judged import judged
+
+HONEST_AGES = (86_400.0 * 40, 86_400.0 * 50)
+
+
+def copies(*parts: str, **abuse: float) -> Copies:
+    """The copies of one abusive row that hides by `parts`, beside two honest rows."""
+    features = {name: (value, 0.0, 0.0) for name, value in abuse.items()}
+    features["account_age_seconds"] = (abuse.get("account_age_seconds", np.nan), *HONEST_AGES)
+    rows = judged([1, 0, 0], features)
+    return disguised(rows.features, rows.labels, seed=0, disguises=(parts,))
+
+
+def value(made: Copies, name: str) -> float:
+    return float(made.features[0, FEATURE_NAMES.index(name)])
+
+
+def test_fresh_device_has_seen_nobody() -> None:
+    """Counts of the device fall to those of a first sight; look-alikes, which the abuser cannot shed, stay."""
+    made = copies("device", device_accounts_24h=7, device_cards_30d=8, device_age_seconds=900, look_alike_accounts_1h=6)
+    assert value(made, "device_accounts_24h") == 0
+    assert value(made, "device_cards_30d") == 1
+    assert value(made, "device_age_seconds") == 0
+    assert value(made, "look_alike_accounts_1h") == 6
+
+
+def test_aged_account_is_as_old_as_an_honest_one() -> None:
+    """The age of a disguised account is that of some honest account."""
+    made = copies("age", account_age_seconds=3.0, device_accounts_24h=7)
+    assert value(made, "account_age_seconds") in HONEST_AGES
+    assert value(made, "device_accounts_24h") == 7
+
+
+def test_new_address_was_never_seen() -> None:
+    """Counts of address and network fall to zero."""
+    made = copies("address", address_accounts_1h=5, prefix_recycles_1h=9, device_accounts_24h=7)
+    assert (value(made, "address_accounts_1h"), value(made, "prefix_recycles_1h")) == (0, 0)
+    assert value(made, "device_accounts_24h") == 7
+
+
+def test_unknown_stays_unknown() -> None:
+    """A disguise knows no more of a device than the log did."""
+    made = copies("device", "address", device_accounts_24h=7)
+    assert np.isnan(value(made, "device_age_seconds"))
+    assert np.isnan(value(made, "address_accounts_1h"))
+
+
+def test_row_that_a_disguise_does_not_change_gives_no_copy() -> None:
+    """Who already has a new address gains nothing by another."""
+    assert not len(copies("address", address_accounts_1h=0, device_accounts_24h=7))
+
+
+def test_copies_weigh_little() -> None:
+    """All copies together weigh the stated share of the abuse, however many they are."""
+    count = 30
+    rows = judged([1] * count + [0] * 5, {"device_accounts_24h": [3.0] * (count + 5)})
+    made = disguised(rows.features, rows.labels, seed=0, disguises=(("device",), ("device", "address")))
+    assert len(made) == 2 * count
+    assert made.weights.sum() == pytest.approx(WEIGHT_SHARE * count)
+
+
+def test_large_logs_get_no_more_copies_than_rows() -> None:
+    """Copies are drawn, the same by the same seed, and weigh no less for it."""
+    count = 12_000
+    rows = judged([1] * count, {"device_accounts_24h": [3.0] * count})
+    made, again = (
+        disguised(rows.features, rows.labels, seed=4, disguises=(("device",), ("device", "address"))) for _ in range(2)
+    )
+    assert len(made) == count
+    assert made.weights.sum() == pytest.approx(WEIGHT_SHARE * count)
+    assert np.array_equal(made.features, again.features, equal_nan=True)
