@@ -2,13 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run replay test check lint proto bench lock clean
+.PHONY: help setup demo run replay test check lint proto bench bench-long lock clean
 
 BIN := .venv/bin
 PYTHON := $(BIN)/python
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## make .venv with everything the project needs
 	@tools/setup
@@ -44,6 +44,9 @@ proto: setup ## regenerate the stubs beside their .proto files
 
 bench: setup ## measure, one JSON line a figure
 	@$(PYTHON) -m bench
+
+bench-long: setup ## measure features over up to ten million events; takes up to half an hour
+	@$(PYTHON) -m bench.features_long
 
 lock: setup ## pin the dependencies of pyproject.toml anew
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \

@@ -29,7 +29,7 @@ CALLS = 100
 STATEMENTS = 30
 """So many statements are timed."""
 
-_FEATURES = """
+FEATURES = """
 SELECT * FROM risk_features($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[],
                             $8::bytea[], $9::bigint[], $10::text[], $11::text[], $12::json[], $13::timestamptz[],
                             $14::bigint[], $15::boolean[])
@@ -109,6 +109,6 @@ async def features_us_per_row(connection: asyncpg.Connection, rows: int) -> floa
     for first in range(0, len(events), rows):
         columns = zip(*(event.values() for event in events[first : first + rows]), strict=True)
         begin = time.perf_counter()
-        await connection.fetch(_FEATURES, *map(list, columns))
+        await connection.fetch(FEATURES, *map(list, columns))
         times.append(time.perf_counter() - begin)
     return float(np.median(times)) * 1e6 / rows

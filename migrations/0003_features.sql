@@ -64,12 +64,14 @@ CREATE TABLE risk_link (
   first_seq bigint NOT NULL,
   PRIMARY KEY (key, other, kind)
 );
-CREATE INDEX risk_link_key ON risk_link (kind, key, first_time, first_seq) INCLUDE (other);
+CREATE INDEX risk_link_key ON risk_link ((kind + 0), key, first_time, first_seq) INCLUDE (kind, other);
 
 -- More kinds of pairs: 6 profile, 7 serial block (at a recycle), 8 device of an account whose abuse is confirmed
 -- (`first_time`: since when both are so).
 ALTER TABLE risk_pair DROP CONSTRAINT risk_pair_kind_check;
 ALTER TABLE risk_pair ADD CONSTRAINT risk_pair_kind_check CHECK (kind BETWEEN 1 AND 8) NOT VALID;
+DROP INDEX risk_pair_key;
+CREATE INDEX risk_pair_key ON risk_pair ((kind + 0), key, first_time, first_seq) INCLUDE (kind, account_id, other);
 -- An account's devices, without its other pairs, of which there may be many.
 CREATE INDEX risk_pair_account_device ON risk_pair (account_id, first_time, first_seq) INCLUDE (key) WHERE kind = 1;
 
@@ -137,7 +139,7 @@ BEGIN
   CROSS JOIN LATERAL (
     SELECT min(l.label_time) AS label_time FROM risk_label AS l WHERE l.account_id = e.account_id AND l.label = 1
   ) AS l
-  JOIN risk_pair AS p ON p.account_id = e.account_id AND p.key = e.device_hash AND p.kind + 0 = 1 AND p.other = ''
+  JOIN risk_pair AS p ON p.account_id = e.account_id AND p.key = e.device_hash AND p.kind = 1 AND p.other = ''
   CROSS JOIN LATERAL confirmed_since(l.label_time, p.first_time, p.first_seq) AS since
   WHERE l.label_time IS NOT NULL
   ORDER BY p.account_id, p.key
@@ -186,7 +188,9 @@ ORDER BY link.kind, link.key, link.other, e.event_time, e.seq;
 -- batch (none: not rejected). `assumed_rejected`, which is no feature, tells what was assumed of each row.
 -- Two hops are as of a minute ago: what happens to a device at two hops cannot be told to be in the same batch.
 -- The columns' meaning, unit and range: docs/features.md.
--- `kind + 0` keeps look-ups of an account's own pairs on the primary key, whatever the statistics say.
+-- Reads by key say `kind + 0`, which only their index has, and look-ups of one pair say `kind`, which only the primary
+-- key has (`kind::integer` keeps off the index of an account's devices): so each finds its index, whatever the
+-- statistics say.
 DROP FUNCTION risk_features(text[], text[], text[], bytea[], bytea[], bytea[], bytea[], bigint[], json[],
                             timestamptz[], bigint[], boolean[]);
 CREATE FUNCTION risk_features(
@@ -239,10 +243,10 @@ BEGIN
              count(*) AS d_accounts_ever,
              min(p.first_time) AS d_first_other,
              (SELECT own.first_time FROM risk_pair AS own
-              WHERE own.account_id = r.account_id AND own.kind + 0 = 1 AND own.key = r.device_hash AND own.other = ''
+              WHERE own.account_id = r.account_id AND own.kind::integer = 1 AND own.key = r.device_hash AND own.other = ''
                 AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS d_first_own
       FROM (SELECT q.first_time FROM risk_pair AS q
-            WHERE q.kind = 1 AND q.key = r.device_hash AND q.account_id <> r.account_id
+            WHERE q.kind + 0 = 1 AND q.key = r.device_hash AND q.account_id <> r.account_id
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
     ) AS d
@@ -270,10 +274,10 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT count(*) AS dc_cards,
              EXISTS (SELECT FROM risk_link AS own
-                     WHERE own.kind + 0 = 1 AND own.key = r.device_hash AND own.other = convert_to(r.card_id, 'UTF8')
+                     WHERE own.kind = 1 AND own.key = r.device_hash AND own.other = convert_to(r.card_id, 'UTF8')
                        AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS dc_own
       FROM (SELECT FROM risk_link AS q
-            WHERE q.kind = 1 AND q.key = r.device_hash AND q.first_time >= r.as_of - interval '30 days'
+            WHERE q.kind + 0 = 1 AND q.key = r.device_hash AND q.first_time >= r.as_of - interval '30 days'
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
     ) AS dc
@@ -281,10 +285,10 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT count(*) AS dp_profiles,
              EXISTS (SELECT FROM risk_link AS own
-                     WHERE own.kind + 0 = 2 AND own.key = r.device_hash AND own.other = r.profile_hash
+                     WHERE own.kind = 2 AND own.key = r.device_hash AND own.other = r.profile_hash
                        AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS dp_own
       FROM (SELECT FROM risk_link AS q
-            WHERE q.kind = 2 AND q.key = r.device_hash AND q.other <> r.profile_hash
+            WHERE q.kind + 0 = 2 AND q.key = r.device_hash AND q.other <> r.profile_hash
               AND q.first_time >= r.as_of - interval '30 days'
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
@@ -293,7 +297,7 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT count(*) AS dx_abusers
       FROM (SELECT FROM risk_pair AS q
-            WHERE q.kind = 8 AND q.key = r.device_hash AND q.account_id <> r.account_id
+            WHERE q.kind + 0 = 8 AND q.key = r.device_hash AND q.account_id <> r.account_id
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
     ) AS dx
@@ -301,10 +305,10 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT count(*) AS pf_accounts,
              EXISTS (SELECT FROM risk_pair AS own
-                     WHERE own.account_id = r.account_id AND own.kind + 0 = 6 AND own.key = r.profile_hash
+                     WHERE own.account_id = r.account_id AND own.kind = 6 AND own.key = r.profile_hash
                        AND own.other = '' AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS pf_own
       FROM (SELECT FROM risk_pair AS q
-            WHERE q.kind = 6 AND q.key = r.profile_hash AND q.account_id <> r.account_id
+            WHERE q.kind + 0 = 6 AND q.key = r.profile_hash AND q.account_id <> r.account_id
               AND q.first_time >= r.as_of - interval '30 days'
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
@@ -314,10 +318,10 @@ BEGIN
       SELECT count(*) FILTER (WHERE p.first_time >= r.as_of - interval '1 hour') AS l_accounts_1h,
              count(*) AS l_accounts_24h,
              EXISTS (SELECT FROM risk_pair AS own
-                     WHERE own.account_id = r.account_id AND own.kind + 0 = 3 AND own.key = r.look_alike AND own.other = ''
+                     WHERE own.account_id = r.account_id AND own.kind = 3 AND own.key = r.look_alike AND own.other = ''
                        AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS l_own
       FROM (SELECT q.first_time FROM risk_pair AS q
-            WHERE q.kind = 3 AND q.key = r.look_alike AND q.account_id <> r.account_id
+            WHERE q.kind + 0 = 3 AND q.key = r.look_alike AND q.account_id <> r.account_id
               AND q.first_time >= r.as_of - interval '24 hours'
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
@@ -326,7 +330,7 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT min(p.first_time) AS a_first
       FROM risk_pair AS p
-      WHERE p.account_id = r.account_id AND p.kind + 0 = 5 AND p.key = '' AND p.other = ''
+      WHERE p.account_id = r.account_id AND p.kind = 5 AND p.key = '' AND p.other = ''
         AND (p.first_time, p.first_seq) < (r.as_of, r.as_of_seq)
     ) AS a
     CROSS JOIN LATERAL (
@@ -377,10 +381,10 @@ BEGIN
       SELECT count(*) FILTER (WHERE p.first_time >= r.as_of - interval '1 hour') AS ip_accounts_1h,
              count(*) AS ip_accounts_24h,
              EXISTS (SELECT FROM risk_pair AS own
-                     WHERE own.account_id = r.account_id AND own.kind + 0 = 2 AND own.key = r.address_hash AND own.other = ''
+                     WHERE own.account_id = r.account_id AND own.kind = 2 AND own.key = r.address_hash AND own.other = ''
                        AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS ip_own
       FROM (SELECT q.first_time FROM risk_pair AS q
-            WHERE q.kind = 2 AND q.key = r.address_hash AND q.account_id <> r.account_id
+            WHERE q.kind + 0 = 2 AND q.key = r.address_hash AND q.account_id <> r.account_id
               AND q.first_time >= r.as_of - interval '24 hours'
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
@@ -389,10 +393,10 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT count(*) AS id_devices,
              EXISTS (SELECT FROM risk_link AS own
-                     WHERE own.kind + 0 = 3 AND own.key = r.address_hash AND own.other = r.device_hash
+                     WHERE own.kind = 3 AND own.key = r.address_hash AND own.other = r.device_hash
                        AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS id_own
       FROM (SELECT FROM risk_link AS q
-            WHERE q.kind = 3 AND q.key = r.address_hash AND q.other IS DISTINCT FROM r.device_hash
+            WHERE q.kind + 0 = 3 AND q.key = r.address_hash AND q.other IS DISTINCT FROM r.device_hash
               AND q.first_time >= r.as_of - interval '24 hours'
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
@@ -410,7 +414,7 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT count(*) AS li_devices
       FROM (SELECT q.account_id FROM risk_pair AS q
-            WHERE q.kind = 1 AND q.key = r.device_hash AND q.account_id <> r.account_id
+            WHERE q.kind + 0 = 1 AND q.key = r.device_hash AND q.account_id <> r.account_id
               AND q.first_time < r.as_of - interval '1 minute'
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 20) AS near
       CROSS JOIN LATERAL (
@@ -420,7 +424,7 @@ BEGIN
         ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 20
       ) AS far
       WHERE EXISTS (SELECT FROM risk_pair AS q
-                    WHERE q.kind = 8 AND q.key = far.key AND q.account_id <> r.account_id
+                    WHERE q.kind + 0 = 8 AND q.key = far.key AND q.account_id <> r.account_id
                       AND q.first_time >= r.as_of - interval '30 days' AND q.first_time < r.as_of - interval '1 minute')
     ) AS li
     -- Card: who was seen with it, since when, and when it was activated (first 200).
@@ -429,7 +433,7 @@ BEGIN
              min(p.first_time) AS c_first,
              min(p.first_time) FILTER (WHERE p.other = 'A') AS c_activated
       FROM (SELECT q.account_id, q.first_time, q.other FROM risk_pair AS q
-            WHERE q.kind = 4 AND q.key = convert_to(r.card_id, 'UTF8')
+            WHERE q.kind + 0 = 4 AND q.key = convert_to(r.card_id, 'UTF8')
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time, q.first_seq LIMIT 200) AS p
     ) AS c
@@ -437,10 +441,10 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT count(*) AS sn_accounts,
              EXISTS (SELECT FROM risk_pair AS own
-                     WHERE own.account_id = r.account_id AND own.kind + 0 = 7 AND own.key = r.serial_block
+                     WHERE own.account_id = r.account_id AND own.kind = 7 AND own.key = r.serial_block
                        AND own.other = '' AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS sn_own
       FROM (SELECT FROM risk_pair AS q
-            WHERE q.kind = 7 AND q.key = r.serial_block AND q.account_id <> r.account_id
+            WHERE q.kind + 0 = 7 AND q.key = r.serial_block AND q.account_id <> r.account_id
               AND q.first_time >= r.as_of - interval '24 hours'
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
@@ -524,9 +528,9 @@ BEGIN
     extract(epoch FROM f.as_of - f.ae_last_recycle)::double precision,
     CASE WHEN f.ae_gaps >= 3 THEN coalesce(f.ae_gap_deviation / nullif(f.ae_gap_mean, 0), 0) END,
     f.ax_reactivations::integer,
-    CASE WHEN f.ae_recycles_30d > 0 THEN CASE WHEN f.ax_settled IS NULL THEN 0 ELSE least(100, f.ax_settled / nullif((
-      -- What was paid for the cards that something was settled for, each once.
-      SELECT sum(paid.amount_minor)
+    CASE WHEN f.ae_recycles_30d > 0 THEN CASE WHEN f.ax_settled IS NULL THEN 0 ELSE (
+      -- Over what was paid for the cards that something was settled for, each once.
+      SELECT CASE WHEN sum(paid.amount_minor) > 0 THEN least(100, f.ax_settled / sum(paid.amount_minor)) END
       FROM (SELECT DISTINCT ON (v.card_id) v.amount_minor
             FROM (SELECT w.card_id, w.amount_minor, w.event_time, w.seq FROM risk_event AS w
                   WHERE w.account_id = f.account_id AND w.kind = 'RECYCLE' AND w.amount_minor IS NOT NULL
@@ -534,7 +538,7 @@ BEGIN
                     AND w.event_time <= f.as_of AND (w.event_time, w.seq) < (f.as_of, f.as_of_seq)
                   ORDER BY w.event_time DESC, w.seq DESC LIMIT 200) AS v
             WHERE v.card_id = ANY (f.ax_settled_cards)
-            ORDER BY v.card_id, v.event_time DESC, v.seq DESC) AS paid), 0)) END END::double precision,
+            ORDER BY v.card_id, v.event_time DESC, v.seq DESC) AS paid) END END::double precision,
     f.al_labels::integer,
     f.ae_recycles_30d >= 200 OR f.ax_events >= 200,
     (f.signals ->> 'failed_card_entries_24h')::integer,

@@ -295,11 +295,11 @@ WHERE NOT EXISTS (
   WHERE (effect.account_id, effect.request_id, effect.method) = (c.account_id, c.request_id, c.method)
 )
 AND NOT coalesce(CASE c.method
-  -- The receipt holds the score that refused it, or the lists, caps or want of a score that did.
+  -- The receipt holds the score that refused it, or the list or caps that did.
   WHEN 'Reactivate' THEN
-    coalesce((c.receipt #>> '{score,probability}')::float8 >= (c.receipt #>> '{score,medium_threshold}')::float8, false)
+    coalesce((c.receipt #>> '{score,probability}')::float8 >= (c.receipt #>> '{score,high_threshold}')::float8, false)
     OR EXISTS (SELECT FROM json_array_elements_text(c.receipt #> '{verdict,reason_codes}') AS code
-               WHERE code ~ '^(DENY|WATCH)_LISTED_|^VELOCITY_|^SCORE_UNAVAILABLE$')
+               WHERE code ~ '^DENY_LISTED_|^VELOCITY_')
   -- A card that was VOID already leaves no event: what it does then is told by blocked_when_paid_back.
   WHEN 'VoidCard' THEN
     c.receipt #>> '{card,state}' = 'VOID' AND c.receipt #>> '{recycling,compensation,state}' = 'PENDING'

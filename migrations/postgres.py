@@ -33,7 +33,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,11 +90,13 @@ class EmbeddedPostgres:
 
     `durable=False` gives a scratch server: no fsync, and its data is deleted at the end. Enter it from the main thread
     (the server dies with the thread that started it); a directory serves one `EmbeddedPostgres` at a time.
+    `settings` are those of postgresql.conf that are to differ from `SETTINGS`.
     """
 
-    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+    def __init__(self, directory: Path, *, durable: bool = True, settings: Mapping[str, str] | None = None) -> None:
         self._directory = directory.absolute()
         self._durable = durable
+        self._settings = settings or {}
         self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -118,7 +120,7 @@ class EmbeddedPostgres:
                     f"{data} belongs to another account than {account.pw_name}: start it as the user who made it"
                 )
             self._sockets = stack.enter_context(_socket_folder(self._directory, account))
-            settings = SETTINGS | (DURABLE_SETTINGS if self._durable else SCRATCH_SETTINGS)
+            settings = SETTINGS | (DURABLE_SETTINGS if self._durable else SCRATCH_SETTINGS) | dict(self._settings)
             settings["unix_socket_directories"] = str(self._sockets)
             log = self._directory / "postgres.log"
             self._process = stack.enter_context(_running(binaries, account, data, settings, log))

@@ -85,7 +85,9 @@ def count_decisions(entries: Iterable[Entry]) -> None:
         command, change, decision = entry.command, entry.change, entry.change.decision
         if decision is None:
             continue
-        outcome = RecyclingState.REJECTED if change.refused else RecyclingState.APPROVED
+        outcome = RecyclingState.APPROVED
+        if change.refused or change.held:
+            outcome = RecyclingState.REJECTED if change.refused else RecyclingState.IN_REVIEW
         band, mode = decision.risk_band or "", decision.degraded_mode or ""
         platform = change.card.platform
         decisions[command.method, command.dry_run, platform, outcome, band, mode, decision.explored] += 1

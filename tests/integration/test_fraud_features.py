@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fraud_worker.event_log import SIGNALS, feature_matrix, load, read_log
+from fraud_worker.event_log import LABEL_DELAY, SIGNALS, feature_matrix, load, read_log
 from fraud_worker.registry import FEATURE_NAMES
 from fraud_worker.simulator import simulate, write_log
 from migrations.risk_log import PROFILE_FIELDS, TraceHasher, serial_block
@@ -26,6 +27,8 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 NEVER = 2**62
 """A sequence number after all others: the request sees every event of its own moment."""
 HASHER = TraceHasher(b"another key than the loader's")
+
+JUDGED = ("RECYCLE", "REACTIVATE")
 
 Row = tuple[Any, ...]
 
@@ -46,6 +49,8 @@ class Request:
     reason: str | None = None
     signals: str | None = None
     event_time: datetime = NOW
+    outcome: str | None = None
+    """Of the event that it becomes; the request itself has none yet."""
 
     def columns(self) -> tuple[Any, ...]:
         """account, kind, card, the five hashes, amount, tier, reason, signals, time."""
@@ -70,7 +75,11 @@ requests = st.builds(
 )
 past_requests = st.builds(
     lambda request, age_s: replace(request, event_time=NOW - timedelta(seconds=age_s)),
-    requests,
+    requests.flatmap(
+        lambda request: st.sampled_from([None, "APPROVED", "REJECTED"]).map(
+            lambda outcome: replace(request, outcome=outcome if request.kind in JUDGED else None)
+        )
+    ),
     st.one_of(st.integers(0, 3_700), st.integers(0, 90_000), st.integers(0, 3_000_000)),
 )
 
@@ -88,9 +97,17 @@ async def features(
     connection: asyncpg.Connection[Any], batch: Sequence[Request], *, as_of_seq: int = NEVER, leaves: bool = True
 ) -> list[Row]:
     """The feature rows of `batch`."""
+    return [row[:-1] for row in await judged(connection, batch, as_of_seq=as_of_seq, leaves=leaves)]
+
+
+async def judged(
+    connection: asyncpg.Connection[Any], batch: Sequence[Request], *, as_of_seq: int = NEVER, leaves: bool = True
+) -> list[Row]:
+    """The feature rows of `batch`, each with what was assumed of its outcome."""
     columns = list(zip(*(request.columns() for request in batch), strict=True))
     rows = await connection.fetch(
-        f"SELECT {', '.join(FEATURE_NAMES)} FROM risk_features($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+        f"SELECT {', '.join(FEATURE_NAMES)}, assumed_rejected"
+        " FROM risk_features($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,"
         " $13, $14, $15)",
         *columns,
         [as_of_seq] * len(batch),
@@ -105,11 +122,22 @@ async def insert(connection: asyncpg.Connection[Any], *events: Request) -> int:
     for event in events:
         seq = await connection.fetchval(
             "INSERT INTO risk_event (account_id, kind, card_id, device_hash, address_hash, prefix_hash, profile_hash,"
-            " serial_block, amount_minor, tier, reason, signals, event_time)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING seq",
+            " serial_block, amount_minor, tier, reason, signals, event_time, outcome)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING seq",
             *event.columns(),
+            event.outcome,
         )
     return seq
+
+
+async def confirm(connection: asyncpg.Connection[Any], account_id: str, label_time: datetime, label: int = 1) -> None:
+    """Labels an account."""
+    await connection.execute(
+        "INSERT INTO risk_label (account_id, label, source, label_time) VALUES ($1, $2, 'review', $3)",
+        account_id,
+        label,
+        label_time,
+    )
 
 
 async def test_columns_are_the_registry(connection: asyncpg.Connection[Any]) -> None:
@@ -122,21 +150,26 @@ async def test_columns_are_the_registry(connection: asyncpg.Connection[Any]) -> 
 @given(
     past=st.lists(past_requests, max_size=25),
     batch=st.lists(requests, min_size=2, max_size=10, unique_by=lambda request: request.account_id),
+    labels=st.lists(st.tuples(st.integers(0, 11), st.integers(1, 3_000_000)), max_size=4),
 )
 async def test_batch_equals_its_requests_one_by_one(
-    connection: asyncpg.Connection[Any], past: list[Request], batch: list[Request]
+    connection: asyncpg.Connection[Any], past: list[Request], batch: list[Request], labels: list[tuple[int, int]]
 ) -> None:
-    """Requests of different accounts in one batch get what they would get one after the other."""
+    """Requests of different accounts in one batch get what they would get one after the other, if outcomes are as
+    assumed."""
     transaction = connection.transaction()
     await transaction.start()
     try:
         await insert(connection, *sorted(past, key=lambda event: event.event_time))
-        together = await features(connection, batch)
+        for number, age_s in labels:
+            await confirm(connection, f"a{number}", NOW - timedelta(seconds=age_s))
+        together = await judged(connection, batch)
         one_by_one = []
-        for request in batch:
+        for request, row in zip(batch, together, strict=True):
             one_by_one += await features(connection, [request])
-            await insert(connection, request)
-        assert together == one_by_one
+            outcome = ("REJECTED" if row[-1] else "APPROVED") if request.kind in JUDGED else None
+            await insert(connection, replace(request, outcome=outcome))
+        assert [row[:-1] for row in together] == one_by_one
     finally:
         await transaction.rollback()
 
@@ -149,15 +182,16 @@ async def test_later_events_never_change_an_earlier_row(
     """A row as of an event's place in the log is the same before and after more is logged, of that moment too."""
     past = sorted(past, key=lambda event: event.event_time)
     cut = int(place * len(past))
-    judged, later = past[cut], past[cut + 1 :]
-    same_moment = [replace(event, event_time=judged.event_time) for event in later]
+    asked, later = past[cut], past[cut + 1 :]
+    same_moment = [replace(event, event_time=asked.event_time) for event in later]
     transaction = connection.transaction()
     await transaction.start()
     try:
         seq = await insert(connection, *past[: cut + 1])
-        before = await features(connection, [judged], as_of_seq=seq, leaves=False)
+        before = await features(connection, [asked], as_of_seq=seq, leaves=False)
         await insert(connection, *same_moment, *later)
-        assert await features(connection, [judged], as_of_seq=seq, leaves=False) == before
+        await confirm(connection, "a1", asked.event_time)
+        assert await features(connection, [asked], as_of_seq=seq, leaves=False) == before
     finally:
         await transaction.rollback()
 
@@ -177,20 +211,27 @@ async def test_counts_saturate(connection: asyncpg.Connection[Any]) -> None:
 
 async def test_training_rows_equal_serving_rows(fresh_database: FreshDatabase, tmp_path: Path) -> None:
     """What the loader computes for a log is what serving computed when those events came in one after the other."""
-    write_log(tmp_path / "log.csv", simulate(seed=8, accounts=120, days=2, abuse_share=0.4))
+    write_log(tmp_path / "log.csv", simulate(seed=8, accounts=120, days=40, abuse_share=0.4))
     log = read_log(tmp_path / "log.csv").with_columns(seq=pl.int_range(1, pl.len() + 1))
-    judged = log.filter(pl.col("label").is_not_null())
+    asked = log.filter(pl.col("label").is_not_null())
     trained = await asyncpg.connect((await fresh_database())[0])
     served = await asyncpg.connect((await fresh_database())[0])
     try:
         await load(trained, log)
-        expected = await feature_matrix(trained, judged)
+        expected = await feature_matrix(trained, asked)
         found = []
+        to_come: list[tuple[datetime, str]] = []
         for event in log.iter_rows(named=True):
             request = Logged(event)
+            while to_come and to_come[0][0] <= event["event_time"]:
+                known_since, account_id = heapq.heappop(to_come)
+                await confirm(served, account_id, known_since)
             if event["label"] is not None:
                 found += await features(served, [request])
             await insert(served, request)
+            if event["label"]:
+                known_since = event["label_time"] or event["event_time"] + LABEL_DELAY
+                heapq.heappush(to_come, (known_since, event["account_id"]))
     finally:
         await trained.close()
         await served.close()
@@ -206,6 +247,7 @@ class Logged(Request):
 
     def __init__(self, event: dict[str, Any]) -> None:
         object.__setattr__(self, "event", event)
+        object.__setattr__(self, "outcome", event["outcome"])
 
     def columns(self) -> tuple[Any, ...]:
         event = self.__dict__["event"]
