@@ -8,6 +8,7 @@ from datetime import timedelta
 from math import sqrt
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit, ListKind, SubjectKind
 from server.domain.lottery import Lottery
 from server.domain.policy import CapAction, Counter, ExplorationRule, Policy, VelocityCap
-from server.domain.recycling import CompensationState, DegradedMode, RecycleReason, RecyclingState, RiskBand
+from server.domain.recycling import CompensationState, Decision, DegradedMode, RecycleReason, RecyclingState, RiskBand
 from server.domain.risk import Action, Verdict, judge
 from server.domain.snapshot import RiskFacts, Score
 from server.store.policy_document import PolicyInvalid, parse_policy
@@ -380,6 +381,21 @@ def test_former_name_of_reject_is_read() -> None:
     policy = parse_policy(json.dumps(body))
     assert policy.risk.without_score is DegradedMode.REJECT
     assert policy.risk.velocity == () and policy.risk.exploration is None
+
+
+def test_decision_of_before_is_read() -> None:
+    """Decisions that were stored before there were lists or exploration have none."""
+    stored = {
+        "risk_score": None, "risk_band": None, "reason_codes": ["SCORE_UNAVAILABLE"], "alternatives": [],
+        "policy_revision": "netflix@1", "model_version": "", "degraded": True, "valid_until": None,
+    }  # fmt: skip
+    decision = msgspec.convert(stored, Decision)
+    assert (decision.degraded_mode, decision.list_hits, decision.explored, decision.propensity) == (
+        None,
+        (),
+        False,
+        None,
+    )
 
 
 def test_counters_are_features() -> None:
