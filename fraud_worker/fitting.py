@@ -206,7 +206,10 @@ def _joined(first: JudgedRows, second: JudgedRows) -> JudgedRows:
 
 
 def _copies(rows: JudgedRows, seed: int) -> attacks.Copies:
-    return attacks.disguised(rows.features, rows.labels, seed=seed)
+    return attacks.together(
+        attacks.disguised(rows.features, rows.labels, seed=seed),
+        attacks.excessive(rows.features, rows.labels, seed=seed),
+    )
 
 
 def _parameters(rows: JudgedRows, seed: int) -> dict[str, Any]:
