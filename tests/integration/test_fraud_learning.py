@@ -1,4 +1,4 @@
-"""What is learnt of a log like a real shop's: no leak, no broken constraint, no made-up label, no log too odd to train."""
+"""What is learnt of a log like a real shop's: no leak, no broken constraint, no made-up label, no log too odd."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
