@@ -1,10 +1,13 @@
-"""Attack augmentation: what the abuse of a log would have looked like, had each abuser spent more on hiding.
+"""Attack augmentation: abuse that a log does not hold, made of what it holds.
 
-Knows which features a fresh device, an aged account and a new address change. Must not know how a log is read or trees
-are grown. Features are named here, and only here, one by one; a name that the registry lacks is passed over.
+Knows which features a fresh device, an aged account and a new address change, and which way each count points. Must not
+know how a log is read or trees are grown. Features are named here, and only here, one by one; a name that the registry
+lacks is passed over. Unknown stays unknown.
 
-Evidence is only ever taken away: counts fall to those of a first sight and ages rise to those of honest accounts, while
-what stays (look-alikes, behaviour, serials, the profile) is the abuser's own. Unknown stays unknown.
+- `disguised`: the log's abuse, had each abuser spent more on hiding. Evidence is only taken away: counts fall to those
+  of a first sight and ages rise to those of honest accounts, while what stays (look-alikes, behaviour, serials, the
+  profile) is the abuser's own.
+- `excessive`: abuse of a kind that the log has not seen, told by one count that hardly any honest request reaches.
 """
 
 from __future__ import annotations
@@ -28,10 +31,18 @@ DISGUISES: Final = tuple(parts for size in (1, 2, 3) for parts in combinations(P
 """Every combination of `PARTS`."""
 
 WEIGHT_SHARE: Final = 0.3
-"""All copies together weigh this share of the abuse they were made from."""
+"""All disguised copies together weigh this share of the abuse they were made from."""
+
+EXCESS_WEIGHT_SHARE: Final = 0.2
+"""All excessive copies together weigh this share of the log's abuse."""
 
 _COPIES_ALWAYS: Final = 10_000
 """So many never cost much time, and a small log needs them most."""
+
+_EXCESS_COPIES_MAX: Final = 10_000
+_HONEST_MIN: Final = 50
+"""From fewer, nobody can say what the honest do not reach."""
+_HONEST_QUANTILE: Final = 0.999
 
 _AGES: Final = ("account_age_seconds", "card_age_seconds", "card_active_seconds")
 """Drawn together from one honest row, so that they agree with one another."""
@@ -74,6 +85,45 @@ def disguised(
     # A disguise that changes nothing leaves its weight to nobody.
     possible = max(1, min(len(abuse) * len(disguises), most))
     return Copies(features=copies, weights=np.full(len(copies), weight_share * len(abuse) / possible))
+
+
+def excessive(features: Matrix, labels: Labels, *, seed: int, weight_share: float = EXCESS_WEIGHT_SHARE) -> Copies:
+    """Copies of honest rows, in each of which one risk count lies above nearly all the honest of the log.
+
+    At most half as many as rows, or 10,000; counts that the honest themselves fill to near their cap are passed over.
+    """
+    draw = np.random.default_rng(seed)
+    honest = features[labels == 0]
+    bounds = {
+        column: bound
+        for column, feature in enumerate(FEATURES)
+        if feature.unit == "count" and feature.direction == 1
+        for bound in [_hardly_reached(honest[:, column])]
+        if 3 * bound + 3 <= feature.highest
+    }
+    each = max(1, min(len(features) // 2, _EXCESS_COPIES_MAX) // max(1, len(bounds)))
+    made = [honest[:0]]
+    for column, bound in bounds.items():
+        known = honest[~np.isnan(honest[:, column])]
+        rows = known[draw.integers(0, len(known), each)]
+        rows[:, column] = np.round(draw.uniform(bound + 1, 3 * bound + 3, each))
+        made.append(rows)
+    copies = np.concatenate(made)
+    abuse = float((labels == 1).sum())
+    return Copies(features=copies, weights=np.full(len(copies), weight_share * abuse / max(1, len(copies))))
+
+
+def _hardly_reached(values: Matrix) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.quantile(known, _HONEST_QUANTILE, method="higher")) if len(known) >= _HONEST_MIN else np.inf
+
+
+def together(*parts: Copies) -> Copies:
+    """All of `parts`."""
+    return Copies(
+        features=np.concatenate([part.features for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+    )
 
 
 def _disguise(abuse: Matrix, honest: Matrix, parts: tuple[str, ...], draw: np.random.Generator) -> Matrix:

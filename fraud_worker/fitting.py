@@ -42,6 +42,7 @@ _PARAMETERS: Final = {
     "learning_rate": 0.05,
     "num_leaves": 16,
     "lambda_l2": 5.0,
+    "min_gain_to_split": 1.0,
     "feature_fraction": 0.7,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
@@ -206,7 +207,10 @@ def _joined(first: JudgedRows, second: JudgedRows) -> JudgedRows:
 
 
 def _copies(rows: JudgedRows, seed: int) -> attacks.Copies:
-    return attacks.disguised(rows.features, rows.labels, seed=seed)
+    return attacks.together(
+        attacks.disguised(rows.features, rows.labels, seed=seed),
+        attacks.excessive(rows.features, rows.labels, seed=seed),
+    )
 
 
 def _parameters(rows: JudgedRows, seed: int) -> dict[str, Any]:

@@ -76,15 +76,15 @@ card is abuse. Trained by
   limits and a delay of the payout answer that.
 - Its probabilities hold for the share of abuse among the rows that calibrated it. Where that share moves, they are off
   until it is trained again; its order of requests suffers less.
-- It was taught disguises (a fresh device each, accounts grown old, new addresses) on copies of the abuse it saw. A way
-  to abuse that leaves none of the traces of the features below goes unseen.
+- It was taught disguises (a fresh device each, accounts grown old, new addresses) and excess in any one count. A way to
+  abuse that leaves no more traces than the honest do goes unseen.
 
 ## Data
 
 Events from {_day(manifest.data_window[0])} to {_day(manifest.data_window[1])}.
 A label is mature {manifest.label_delay_hours:g} h after its event, if it was known when the log ended;
-{left_out:,} labelled rows were not, and were left out. Abuse also trained as {manifest.attack_copies:,} disguised
-copies of low weight.
+{left_out:,} labelled rows were not, and were left out. Beside them trained {manifest.attack_copies:,} made-up rows of
+low weight: their abuse in disguise, and honest rows with one count raised above what the honest reach.
 
 | rows that | rows | abuse |
 |---|---|---|

@@ -115,7 +115,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
     """What the trees were grown with."""
     attack_copies: int = 0
-    """Disguised copies of abuse among the rows that trained."""
+    """Made-up abuse of low weight that trained beside the rows of the log."""
     alert_rate: AlertRate | None = None
     score_bins: Bins | None = None
     feature_bins: dict[str, Bins] = {}

@@ -12,10 +12,12 @@ from sklearn.metrics import roc_auc_score
 
 from fraud_worker.__main__ import DEFAULT_MODEL
 from fraud_worker.event_log import JudgedRows, judged_rows
+from fraud_worker.model_card import CARD_FILE, CONTRIBUTIONS_FILE, DRIFT_FILE, QUALITY_FILE
 from fraud_worker.registry import FEATURE_NAMES
 from fraud_worker.scorer import MANIFEST_FILE, MODEL_FILE, Model
 from fraud_worker.simulator import ABUSE, DEFAULT_SEED, HONEST, SimulatedEvent, simulate, write_log
-from fraud_worker.training import CARD_FILE, PLOT_FILE, TrainingError, train
+from fraud_worker.thresholds import Costs
+from fraud_worker.training import TrainingError, train
 
 FRESH_SEED = 4242
 
@@ -66,8 +68,31 @@ def test_same_seed_trains_the_same_trees(small_log: Path, small_model: Path, tmp
 
 
 def test_model_folder_is_complete(small_model: Path) -> None:
-    """Trees, manifest, card and plots, and nothing else."""
-    assert {path.name for path in small_model.iterdir()} == {MODEL_FILE, MANIFEST_FILE, CARD_FILE, PLOT_FILE}
+    """Trees, manifest, card and plots, and nothing else; the card shows each plot."""
+    plots = {QUALITY_FILE, CONTRIBUTIONS_FILE, DRIFT_FILE}
+    assert {path.name for path in small_model.iterdir()} == {MODEL_FILE, MANIFEST_FILE, CARD_FILE} | plots
+    card = (small_model / CARD_FILE).read_text()
+    assert all(f"]({plot})" in card for plot in plots)
+
+
+def test_manifest_holds_what_serving_should_see(small_model: Path) -> None:
+    """Bins of the score and of every feature, whose shares sum to 1, and a band around the alert rate."""
+    manifest = Model.load(small_model).manifest
+    assert tuple(manifest.feature_bins) == FEATURE_NAMES
+    assert manifest.score_bins is not None and manifest.alert_rate is not None
+    for bins in (manifest.score_bins, *manifest.feature_bins.values()):
+        assert len(bins.shares) == len(bins.edges) + 1 <= 10
+        assert sum(bins.shares) + bins.unknown == pytest.approx(1, abs=1e-4)
+    assert manifest.alert_rate.low <= manifest.alert_rate.share <= manifest.alert_rate.high
+
+
+def test_costs_move_the_thresholds(small_log: Path, small_model: Path, tmp_path: Path) -> None:
+    """Dear reviews begin later, and manifest and card say by which table."""
+    costs = Costs(approve_abuse=10, review_any=9, reject_honest=100)
+    manifest = train([small_log], tmp_path, costs=costs)
+    assert manifest.thresholds.medium == 0.9 > Model.load(small_model).manifest.thresholds.medium
+    assert manifest.costs == {"approve_abuse": 10, "review_any": 9, "reject_honest": 100}
+    assert "| review any | 9 |" in (tmp_path / CARD_FILE).read_text()
 
 
 def test_manifest_names_no_folder(small_model: Path, small_log: Path) -> None:

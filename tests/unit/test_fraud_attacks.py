@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fraud_worker.attacks import WEIGHT_SHARE, Copies, disguised
+from fraud_worker.attacks import EXCESS_WEIGHT_SHARE, WEIGHT_SHARE, Copies, disguised, excessive
 from fraud_worker.registry import FEATURE_NAMES
 from tests.judged import judged
 
@@ -76,3 +76,22 @@ def test_large_logs_get_no_more_copies_than_rows() -> None:
     assert len(made) == count
     assert made.weights.sum() == pytest.approx(WEIGHT_SHARE * count)
     assert np.array_equal(made.features, again.features, equal_nan=True)
+
+
+def test_excess_lies_above_the_honest_in_one_known_count() -> None:
+    """Each copy is an honest row but for one risk count, higher than nearly all the honest; the weight is as stated."""
+    counts = [float(number % 3) for number in range(1_000)]
+    rows = judged([0] * 1_000 + [1] * 100, {"account_reactivations_30d": [*counts, *[9.0] * 100]})
+    made = excessive(rows.features, rows.labels, seed=0)
+    raised = made.features[:, FEATURE_NAMES.index("account_reactivations_30d")]
+    assert len(made) > 100
+    assert raised.min() >= 3
+    assert np.isnan(np.delete(made.features, FEATURE_NAMES.index("account_reactivations_30d"), axis=1)).all()
+    assert made.weights.sum() == pytest.approx(EXCESS_WEIGHT_SHARE * 100)
+
+
+def test_a_count_that_the_honest_fill_is_no_excess() -> None:
+    """Where crowds of honest people reach the cap, more is not said to be abuse; nor by a handful of rows."""
+    crowd = judged([0] * 1_000 + [1] * 10, {"prefix_recycles_1h": [190.0] * 1_010})
+    handful = judged([0] * 20 + [1] * 10, {"prefix_recycles_1h": [0.0] * 30})
+    assert not any(len(excessive(rows.features, rows.labels, seed=0)) for rows in (crowd, handful))

@@ -3,15 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fraud_worker import calibration, expectations
 from fraud_worker.thresholds import Costs, CostsError, cheapest, read_costs
 
 
-def drawn(odds: np.ndarray) -> np.ndarray:
+def drawn(odds: npt.NDArray[np.float64]) -> npt.NDArray[np.int8]:
     """Labels of which `odds` are the true log odds."""
-    return (np.random.default_rng(1).random(len(odds)) < 1 / (1 + np.exp(-odds))).astype(np.int8)
+    labels: npt.NDArray[np.int8] = (np.random.default_rng(1).random(len(odds)) < 1 / (1 + np.exp(-odds))).astype(
+        np.int8
+    )
+    return labels
 
 
 def test_calibration_undoes_a_distortion() -> None:
