@@ -1,4 +1,4 @@
-"""The command line: `fraud-worker train | evaluate | serve | simulate | default-model`.
+"""The command line: `fraud-worker train | evaluate | serve | simulate | features | default-model`.
 
 Knows flags and what to print; must not know how any of it is done. Commands import what they need, so that training and
 simulating never load gRPC, and Postgres starts before it.
@@ -139,6 +139,14 @@ def simulate(
     first = simulator.DEFAULT_START if start is None else start.replace(tzinfo=UTC)
     count = simulator.write_log(out, simulator.simulate(seed=seed, accounts=accounts, days=days, start=first))
     typer.echo(f"{count} events in {out}")
+
+
+@app.command()
+def features() -> None:
+    """Print the registry of features as a page of Markdown (docs/features.md)."""
+    from fraud_worker.registry import as_markdown
+
+    typer.echo(as_markdown(), nl=False)
 
 
 @app.command("default-model")
