@@ -168,23 +168,33 @@ class History:
             await self._connection.execute(statement, timeout=1800)
         self._bar.advance(self._task)
 
-    async def us_per_row(self, server: asyncpg.Connection[Any], rows: int, batches: int, warm_up: int) -> float:
-        """The median over batches of `rows` recycles of recent, random accounts, each account once a batch."""
+    async def us_per_row(
+        self, server: asyncpg.Connection[Any], rows: int, batches: int, warm_up: int
+    ) -> tuple[float, float]:
+        """The median over batches of `rows` recycles of recent, random accounts, each account once a batch; and of the
+        processor time that the database took for them, which says more on a busy machine."""
+        backend = await server.fetchval("SELECT pg_backend_pid()")
         draw = random.Random(rows)
-        times = []
+        times, busy = [], []
         for number in range(warm_up + batches):
             # The last event of each account: no two of them have the same one.
             accounts = self._events // _EVENTS_AN_ACCOUNT
             numbers = draw.sample(range(self._events - accounts + 1, self._events + 1), rows)
             found = await self._connection.fetch(_REQUESTS, self._events, self._end, numbers)
             columns: Sequence[list[Any]] = [list(column) for column in zip(*map(tuple, found), strict=True)]
-            begin = time.perf_counter()
+            begin, begin_busy = time.perf_counter(), _processor_s(backend)
             answered = await server.fetch(FEATURES, *columns, timeout=60)
             if number >= warm_up:
                 times.append(time.perf_counter() - begin)
+                busy.append(_processor_s(backend) - begin_busy)
             if len(answered) != rows:
                 raise BenchError("a request got no row")
-        return median(times) * 1e6 / rows
+        return median(times) * 1e6 / rows, median(busy) * 1e6 / rows
+
+
+def _processor_s(process_id: int) -> float:
+    """How long a process has run on a processor."""
+    return int(Path(f"/proc/{process_id}/schedstat").read_text().split()[0]) / 1e9
 
 
 async def _measured(postgres: EmbeddedPostgres, events: int, bar: Progress) -> dict[str, float]:
@@ -201,9 +211,13 @@ async def _measured(postgres: EmbeddedPostgres, events: int, bar: Progress) -> d
         await history.fill()
         loaded_s = time.monotonic() - begin
         bar.update(task, description=f"{events:,} events: measuring")
+        batch_us, batch_cpu_us = await history.us_per_row(server, ROWS, BATCHES, WARM_UP_BATCHES)
+        alone_us, alone_cpu_us = await history.us_per_row(server, 1, BATCHES_ALONE, BATCHES_ALONE)
         found = {
-            "batch_us": await history.us_per_row(server, ROWS, BATCHES, WARM_UP_BATCHES),
-            "alone_us": await history.us_per_row(server, 1, BATCHES_ALONE, BATCHES_ALONE),
+            "batch_us": batch_us,
+            "batch_cpu_us": batch_cpu_us,
+            "alone_us": alone_us,
+            "alone_cpu_us": alone_cpu_us,
             "loaded_s": loaded_s,
             "bytes": float(await owner.fetchval("SELECT pg_database_size(current_database())")),
         }
@@ -235,8 +249,10 @@ def main(
                 events=events,
                 rows=ROWS,
                 over_shortest=round(found["batch_us"] / shortest["batch_us"], 3),
+                cpu_us=round(found["batch_cpu_us"], 1),
+                cpu_over_shortest=round(found["batch_cpu_us"] / shortest["batch_cpu_us"], 3),
                 alone_us=round(found["alone_us"]),
-                alone_over_shortest=round(found["alone_us"] / shortest["alone_us"], 3),
+                alone_cpu_us=round(found["alone_cpu_us"]),
                 loaded_s=round(found["loaded_s"]),
                 gigabytes=round(found["bytes"] / 2**30, 2),
             )

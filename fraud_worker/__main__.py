@@ -1,4 +1,4 @@
-"""The command line: `fraud-worker train | evaluate | explain | export | serve | simulate | default-model`.
+"""The command line: `fraud-worker train | evaluate | explain | export | features | serve | simulate | default-model`.
 
 Knows flags and what to print; must not know how any of it is done. Commands import what they need, so that training and
 simulating never load gRPC, and Postgres starts before it.
@@ -247,6 +247,14 @@ def simulate(
         population = simulator.simulate_events(seed=seed, events=events, days=days, start=first)
     count = simulator.write_log(out, population)
     typer.echo(f"{count} events in {out}")
+
+
+@app.command()
+def features() -> None:
+    """Print the registry of features as a page of Markdown (docs/features.md)."""
+    from fraud_worker.registry import as_markdown
+
+    typer.echo(as_markdown(), nl=False)
 
 
 @app.command("default-model")

@@ -235,7 +235,7 @@ async def load(
                 event.signals,
                 event.outcome,
             )
-            for event in _stored(part, hasher)
+            for event in stored_events(part, hasher)
         ]
         await connection.copy_records_to_table("risk_event", records=records, columns=columns)
         advance(part.height)
@@ -258,7 +258,7 @@ async def feature_matrix(
     matrix = np.empty((events.height, len(FEATURE_NAMES)), dtype=np.float64)
     done = 0
     for part in events.iter_slices(_FEATURE_ROWS):
-        batch = list(_stored(part, hasher))
+        batch = list(stored_events(part, hasher))
         hashes = zip(*(event.hashes for event in batch), strict=True)
         rows = await connection.fetch(
             _FEATURES_OF,
@@ -282,7 +282,9 @@ async def feature_matrix(
 
 
 @dataclass(frozen=True, slots=True)
-class _StoredEvent:
+class StoredEvent:
+    """An event of a log as `risk_event` holds it."""
+
     account_id: str
     time: datetime
     seq: int
@@ -297,7 +299,8 @@ class _StoredEvent:
     outcome: str | None
 
 
-def _stored(part: pl.DataFrame, hasher: TraceHasher) -> Iterator[_StoredEvent]:
+def stored_events(part: pl.DataFrame, hasher: TraceHasher) -> Iterator[StoredEvent]:
+    """The rows of a log (as `read_log` gives it, with `seq`) as events: hashes for values, signals from them."""
     for row in part.iter_rows(named=True):
         traces = hasher.traces(
             device_id=row["device_id"], ip=row["ip"], profile={field: row[field] for field in PROFILE_FIELDS}
@@ -317,7 +320,7 @@ def _stored(part: pl.DataFrame, hasher: TraceHasher) -> Iterator[_StoredEvent]:
             language=row["language"],
             country=row["country"],
         ) | {name: row[name] for name in SIGNALS if row[name] is not None}
-        yield _StoredEvent(
+        yield StoredEvent(
             row["account_id"],
             row["event_time"],
             row["seq"],

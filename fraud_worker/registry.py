@@ -188,3 +188,37 @@ def registry_sha256() -> str:
     """SHA-256, hex, of all that a model depends on: a model of another hash must not score these rows."""
     content = {"registry": REGISTRY_NAME, "features": [asdict(feature) for feature in FEATURES]}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def as_markdown() -> str:
+    """The registry as the page docs/features.md: `fraud-worker features` prints it."""
+    directions = {1: "up", -1: "down", 0: "free"}
+    rows = [
+        f"| `{feature.name}` | {feature.meaning} | {feature.unit} | {feature.window or 'the request'} "
+        f"| {directions[feature.direction]} | {feature.lowest:,.0f} to {feature.highest:,.0f} |"
+        for feature in FEATURES
+    ]
+    return _PAGE.format(
+        name=REGISTRY_NAME, sha256=registry_sha256(), count=len(FEATURES), cap=COUNT_MAX, rows="\n".join(rows)
+    )
+
+
+_PAGE: Final = """# Features
+
+Registry `{name}`, {count} features. This page is made by `fraud-worker features`; a test compares it.
+
+- As of the request: earlier events only, those of the same moment in their sequence. Windows are half-open.
+- "up": more of it never lowers a score; "down": never raises it; "free": either.
+- Every feature's default is unknown (NaN): what a request does not say counts neither way. Counts saturate at {cap}.
+- Flooding never helps: counts read first-seen pairs or events of one kind alone, and a reached cap is a feature.
+  Who adds more than 20 accounts to a device can hide others from `linked_confirmed_abuse_30d`, and shows in
+  `device_accounts_*` for it.
+- Abuse is confirmed from the moment its label became known. A log's label without `label_time` counts 30 days after its
+  event.
+
+| feature | meaning | unit | window | monotone | range |
+|---|---|---|---|---|---|
+{rows}
+
+SHA-256 of the registry: `{sha256}`
+"""

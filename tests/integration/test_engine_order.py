@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from server.domain.commands import Command
 from server.domain.errors import Reason
 from server.domain.recycling import RecycleReason
+from server.engine.engine import GUESSES_MAX
 from server.engine.queue import Outcome
 from tests.conftest import FreshDatabase
 from tests.integration.world import (
@@ -206,3 +207,37 @@ async def test_refused_item_is_no_history_for_those_after_it(twins: tuple[World,
         second.account_id,
     )
     assert seen == "0"
+
+
+async def seen_rejects(world: World, cards: Sequence[types_pb2.Card]) -> list[int]:
+    """How many rejects on its device each card's recycle was judged with."""
+    receipts = await world.owner.fetch(
+        "SELECT account_id, (receipt #>> '{features,device_rejects_30d}')::int AS rejects"
+        " FROM command WHERE method = 'Recycle' AND account_id = ANY ($1)",
+        [card.account_id for card in cards],
+    )
+    found = {row["account_id"]: row["rejects"] for row in receipts}
+    return [found[card.account_id] for card in cards]
+
+
+async def test_farm_in_one_call_counts_its_rejects(world: World) -> None:
+    """Outcomes of earlier items count, though nobody knows them when the features are computed; it takes few rounds."""
+    world.scorer.probability = lambda row: 0.9 if (row["device_accounts_1h"] or 0) >= 20 else 0.05
+    world.scorer.batches.clear()
+    cards = await world.issue_many(300)
+    device = circumstances(device=unique("farm"))
+    await world.engine.submit([recycle(card, circumstances=device) for card in cards])
+    assert await seen_rejects(world, cards) == [min(max(0, n - 20), 200) for n in range(300)]
+    assert len(world.scorer.batches) <= 4
+
+
+async def test_outcomes_that_nobody_can_guess_end(world: World) -> None:
+    """Where every other item is rejected, each goes again a bounded number of times, and everyone gets an answer."""
+    world.scorer.probability = lambda row: 0.9 if (row["device_accounts_1h"] or 0) % 2 else 0.05
+    world.scorer.batches.clear()
+    cards = await world.issue_many(100)
+    device = circumstances(device=unique("farm"))
+    outcomes = await world.engine.submit([recycle(card, circumstances=device) for card in cards])
+    assert all(isinstance(outcome, bytes) for outcome in outcomes)
+    assert max(await seen_rejects(world, cards[: GUESSES_MAX + 1])) == GUESSES_MAX // 2
+    assert sum(world.scorer.batches) <= (GUESSES_MAX + 1) * len(cards)

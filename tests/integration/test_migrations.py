@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+import migrations
+from migrations.invariants import check_invariants
 from migrations.postgres import EmbeddedPostgres, EmbeddedPostgresError
 from migrations.runner import MigrationError, migrate
 from tests.conftest import FreshDatabase
@@ -314,3 +317,24 @@ async def test_settlement_held_before_there_were_reviews_gets_one(empty_database
     async with connected(empty_database) as connection:
         (review,) = await connection.fetch("SELECT * FROM review JOIN recycling USING (account_id, recycling_id)")
     assert (review["kind"], review["settlement_held"], review["risk_score"]) == ("SETTLEMENT", True, 0.7)
+
+
+async def test_events_of_before_are_projected(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    """A database that has risk events already gets the pairs and links that later migrations brought."""
+    folder = Path(migrations.__file__).parent
+    for name in ("0001_core.sql", "0002_risk.sql"):
+        shutil.copy(folder / name, tmp_path)
+    database = f"upgraded_{os.getpid()}"
+    postgres.create_database(database)
+    url = postgres.owner_url(database)
+    await migrate(url, directory=tmp_path)
+    await execute(
+        url,
+        "INSERT INTO risk_event (account_id, event_time, kind, card_id, device_hash, address_hash, profile_hash)"
+        " SELECT 'a' || number % 2, timestamptz '2026-01-01' + number * interval '1 hour', 'RECYCLE', 'c', h, h, h"
+        " FROM generate_series(1, 4) AS number, (SELECT decode(repeat('01', 16), 'hex') AS h) AS hash",
+    )
+    await migrate(url)
+    assert await fetch_value(url, "SELECT count(*) FROM risk_link") == 3
+    assert await fetch_value(url, "SELECT count(*) FROM risk_pair WHERE kind = 6") == 2
+    assert [result.name for result in await check_invariants(url) if not result.holds] == []

@@ -1,12 +1,14 @@
 """Reading event logs: what is accepted, and how a bad cell is named."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from fraud_worker.event_log import COLUMNS, EventLogError, read_log
+from fraud_worker.event_log import COLUMNS, EventLogError, StoredEvent, read_log, stored_events
+from migrations.risk_log import TraceHasher, serial_block
 
 HEAD = "event_time,event_kind,account_id"
 
@@ -55,6 +57,12 @@ def test_times_become_utc(tmp_path: Path) -> None:
         ("amount_minor", "1e30"),
         ("emulator", "maybe"),
         ("label_time", "13:00"),
+        ("outcome", "LOST"),
+        ("device_hash", "00"),
+        ("device_hash", "zz" * 16),
+        ("form_fill_ms", "86400001"),
+        ("hosting", "perhaps"),
+        ("clock_skew_seconds", "-1"),
     ],
 )
 def test_bad_cell_is_named(tmp_path: Path, column: str, value: str) -> None:
@@ -92,3 +100,40 @@ def test_parquet_numbers_written_with_gaps_are_whole_again(tmp_path: Path) -> No
         }
     ).write_parquet(path)
     assert read_log(path).select("page_views", "age").rows() == [(3, "38"), (None, None)]
+
+
+def stored(tmp_path: Path, **cells: str) -> StoredEvent:
+    """The event that a log of one row becomes."""
+    frame = pl.DataFrame([{"event_time": "2026-01-01", "event_kind": "RECYCLE", "account_id": "a"} | cells])
+    frame.write_csv(tmp_path / "log.csv")
+    (event,) = stored_events(read_log(tmp_path / "log.csv").with_columns(seq=1), TraceHasher(b"a key of sixteen"))
+    return event
+
+
+def test_signals_follow_from_raw_values(tmp_path: Path) -> None:
+    """A log of raw values gets the signals that the server would compute."""
+    raw = {"os": "android", "model": "iPhone 13", "ip": "52.0.0.1", "timezone": "Asia/Shanghai", "language": "zh-CN"}
+    signals = json.loads(stored(tmp_path, **raw, country="US").signals or "")
+    assert signals == {"inconsistencies": 1, "hosting": True, "timezone_mismatch": True}
+
+
+def test_logged_signals_win_over_computed_ones(tmp_path: Path) -> None:
+    """What the log says of itself is not computed again."""
+    given = {"inconsistencies": "3", "hosting": "0", "timezone_mismatch": "0", "clock_skew_seconds": "1.5"}
+    raw = {"os": "android", "model": "iPhone 13", "ip": "52.0.0.1", "timezone": "Asia/Shanghai", "language": "en-US"}
+    signals = json.loads(stored(tmp_path, **raw, **given).signals or "")
+    assert signals == {"inconsistencies": 3, "hosting": False, "timezone_mismatch": False, "clock_skew_seconds": 1.5}
+
+
+def test_logged_hashes_win_over_raw_values(tmp_path: Path) -> None:
+    """An export of keyed hashes is read as they are; hashes that it lacks come from what it has."""
+    event = stored(tmp_path, device_hash="ab" * 16, device_id="d", ip="203.0.113.7", serial="S1200", platform="iqiyi")
+    device, address, _, profile, block = event.hashes
+    assert (device, profile) == (b"\xab" * 16, None)
+    assert address is not None and block == serial_block("iqiyi", "S1299")
+
+
+def test_other_sellers_tiers_and_reasons_are_unknown(tmp_path: Path) -> None:
+    """Ours are read in any case, others are not errors."""
+    event = stored(tmp_path, tier="premium", reason="GIFT")
+    assert (event.tier, event.reason) == ("PREMIUM", None)

@@ -1,9 +1,11 @@
 """The feature registry against the contract that carries its features."""
 
+from pathlib import Path
+
 from fraud_scoring.v1.fraud_scoring_service_pb2 import FeatureColumns
 from google.protobuf import descriptor_pb2
 
-from fraud_worker.registry import COUNT_MAX, FEATURE_NAMES, FEATURES, REGISTRY_NAME, registry_sha256
+from fraud_worker.registry import COUNT_MAX, FEATURE_NAMES, FEATURES, REGISTRY_NAME, as_markdown, registry_sha256
 from server.scorer import FEATURE_REGISTRY, FEATURE_REGISTRY_SHA256
 
 
@@ -39,3 +41,9 @@ def test_more_risk_never_lowers_a_score() -> None:
     assert free == ["profile_accounts_30d"]  # few of them make a rare fingerprint, many a common one
     ages = {"device_age_seconds", "account_age_seconds", "account_gap_seconds"}
     assert {feature.direction for feature in FEATURES if feature.name in ages} == {-1}
+
+
+def test_page_of_features_is_the_registry() -> None:
+    """docs/features.md is what `fraud-worker features` prints."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "features.md"
+    assert page.read_text("utf-8") == as_markdown()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from card_recycling.v1 import card_service_pb2, recycling_service_pb2, review_service_pb2, types_pb2
+from google.protobuf import timestamp_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -259,6 +260,25 @@ def test_every_optional_signal_is_read() -> None:
                 setattr(message, field.name, field.type == field.TYPE_BOOL or 3)
                 names.add(field.name)
     assert set(PARSER.recycle(recycle_request(device=device, behavior=behavior)).circumstances.signals) == names
+
+
+def test_signals_follow_from_the_device() -> None:
+    """Contradictions, hosting ranges and places are told from raw values, which go no further."""
+    device = types_pb2.Device(
+        os="android", model="iPhone 13", ip="52.0.0.1", timezone="Asia/Shanghai", language="en-US"
+    )
+    assert PARSER.recycle(recycle_request(device=device)).circumstances.signals == {
+        "inconsistencies": 1,
+        "hosting": True,
+        "timezone_mismatch": True,
+    }
+
+
+def test_device_clock_is_compared_with_ours() -> None:
+    """What the device's clock shows becomes how far it is off."""
+    parser = CommandParser(HASHER, now=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+    device = types_pb2.Device(clock_time=timestamp_pb2.Timestamp(seconds=1_767_225_600 - 90))
+    assert parser.recycle(recycle_request(device=device)).circumstances.signals == {"clock_skew_seconds": 90.0}
 
 
 # Addresses
