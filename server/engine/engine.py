@@ -168,35 +168,37 @@ class Engine:
         loaded = await self._store.load([ticket.command for ticket in batch])
         judged = self._sift(batch, loaded)
         scores = await self._score(judged)
-        ids = {ticket: self._new_id() for ticket, _ in judged}
-        suspects = suspicious(judged, scores)
-        if not suspects:
-            await self._settle(judged, scores, {}, ids)
-            return
-        prompt, waiting = apart(judged, suspects)
-        explaining = asyncio.create_task(self._explain(suspects, scores))
-        try:
-            await self._settle(prompt, scores, {}, ids)
-        except BaseException:
-            explaining.cancel()
-            raise
-        await self._settle(waiting, scores, await explaining, ids)
-
-    async def _settle(
-        self,
-        judged: Sequence[tuple[Ticket, Loaded]],
-        scores: Mapping[Ticket, Score],
-        explanations: Mapping[Ticket, Explanation],
-        ids: Mapping[Ticket, UUID],
-    ) -> None:
-        """Decides, records and answers; marks those that lost a race."""
-        entries: list[tuple[Ticket, Entry]] = []
+        entries: dict[Ticket, Entry] = {}
+        ids: dict[Ticket, UUID] = {}
         for ticket, found in judged:
-            entry = self._decide(ticket, found, scores.get(ticket), explanations.get(ticket), ids[ticket])
+            ids[ticket] = self._new_id()
+            entry = self._decide(ticket, found, scores.get(ticket), ids[ticket])
             if entry is not None:
-                entries.append((ticket, entry))
-        written = await self._store.record([entry for _, entry in entries]) if entries else set()
-        for position, (ticket, entry) in enumerate(entries):
+                entries[ticket] = entry
+        decided = [(ticket, found) for ticket, found in judged if ticket in entries]
+        suspects = suspicious(decided, scores)
+        prompt, waiting = apart(decided, suspects)
+        explaining = asyncio.create_task(self._explain(suspects, scores)) if suspects else None
+        try:
+            await self._record({ticket: entries[ticket] for ticket, _ in prompt})
+        except BaseException:
+            if explaining is not None:
+                explaining.cancel()
+            raise
+        if explaining is None:
+            return
+        explanations = await explaining
+        for ticket, found in suspects:
+            if ticket in explanations:  # the same decision, with its reasons
+                entry = self._decide(ticket, found, scores[ticket], ids[ticket], explanations[ticket])
+                assert entry is not None
+                entries[ticket] = entry
+        await self._record({ticket: entries[ticket] for ticket, _ in waiting})
+
+    async def _record(self, entries: Mapping[Ticket, Entry]) -> None:
+        """Records and answers; marks those that lost a race."""
+        written = await self._store.record([*entries.values()]) if entries else set()
+        for position, (ticket, entry) in enumerate(entries.items()):
             if position in written:
                 ticket.answer(entry.response)
             elif ticket.attempts + 1 < ATTEMPTS_MAX:
@@ -256,7 +258,12 @@ class Engine:
         return {ticket: explanation for (ticket, _), explanation in zip(suspects, explanations, strict=True)}
 
     def _decide(
-        self, ticket: Ticket, found: Loaded, score: Score | None, explanation: Explanation | None, new_id: UUID
+        self,
+        ticket: Ticket,
+        found: Loaded,
+        score: Score | None,
+        new_id: UUID,
+        explanation: Explanation | None = None,
     ) -> Entry | None:
         command = ticket.command
         if score is not None and explanation is not None:
