@@ -185,48 +185,46 @@ class Engine:
     async def _judge(self, judged: list[tuple[Ticket, Loaded]]) -> None:
         """Scores, decides and records; suspects, and who comes after them, once their scores are explained."""
         scores = await self._score(judged)
-        ids = {ticket: self._new_id() for ticket, _ in judged}
+        entries: dict[Ticket, Entry] = {}
+        ids: dict[Ticket, UUID] = {}
         told_wrongly: set[str | bytes] = set()
-        suspects = suspicious(judged, scores)
-        if not suspects:
-            await self._settle(judged, scores, {}, ids, told_wrongly)
-            return
-        prompt, waiting = apart(judged, suspects)
-        explaining = asyncio.create_task(self._explain(suspects, scores))
-        try:
-            await self._settle(prompt, scores, {}, ids, told_wrongly)
-        except BaseException:
-            explaining.cancel()
-            raise
-        await self._settle(waiting, scores, await explaining, ids, told_wrongly)
-
-    async def _settle(
-        self,
-        judged: Sequence[tuple[Ticket, Loaded]],
-        scores: Mapping[Ticket, Score],
-        explanations: Mapping[Ticket, Explanation],
-        ids: Mapping[Ticket, UUID],
-        told_wrongly: set[str | bytes],
-    ) -> None:
-        """Decides, records and answers; marks those that lost a race.
-
-        `told_wrongly` collects the keys whose later commands assumed another outcome: those go again.
-        """
-        entries: list[tuple[Ticket, Entry]] = []
         for ticket, found in judged:
             if not told_wrongly.isdisjoint(ticket.keys) and ticket.guesses < GUESSES_MAX:
                 ticket.guesses += 1
                 told_wrongly.update(ticket.keys)  # it is no event yet, though later ones counted it
                 continue
-            entry = self._decide(ticket, found, scores.get(ticket), explanations.get(ticket), ids[ticket])
+            ids[ticket] = self._new_id()
+            entry = self._decide(ticket, found, scores.get(ticket), None, ids[ticket])
             if entry is not None:
-                entries.append((ticket, entry))
+                entries[ticket] = entry
                 device_hash = ticket.command.circumstances.device_hash
                 if device_hash is not None and entry.change.refused is not found.assumed_rejected:
                     told_wrongly.add(device_hash)
-        written = await self._store.record([entry for _, entry in entries]) if entries else set()
-        meter.count_decisions(entry for position, (_, entry) in enumerate(entries) if position in written)
-        for position, (ticket, entry) in enumerate(entries):
+        decided = [(ticket, found) for ticket, found in judged if ticket in entries]
+        suspects = suspicious(decided, scores)
+        prompt, waiting = apart(decided, suspects)
+        explaining = asyncio.create_task(self._explain(suspects, scores)) if suspects else None
+        try:
+            await self._record({ticket: entries[ticket] for ticket, _ in prompt})
+        except BaseException:
+            if explaining is not None:
+                explaining.cancel()
+            raise
+        if explaining is None:
+            return
+        explanations = await explaining
+        for ticket, found in suspects:
+            if ticket in explanations:  # the same decision, with its reasons
+                entry = self._decide(ticket, found, scores[ticket], explanations[ticket], ids[ticket])
+                assert entry is not None
+                entries[ticket] = entry
+        await self._record({ticket: entries[ticket] for ticket, _ in waiting})
+
+    async def _record(self, entries: Mapping[Ticket, Entry]) -> None:
+        """Records and answers; marks those that lost a race."""
+        written = await self._store.record([*entries.values()]) if entries else set()
+        meter.count_decisions(entry for position, entry in enumerate(entries.values()) if position in written)
+        for position, (ticket, entry) in enumerate(entries.items()):
             if position in written:
                 ticket.answer(entry.response)
             else:
@@ -308,7 +306,12 @@ class Engine:
         return {ticket: explanation for (ticket, _), explanation in zip(suspects, explanations, strict=True)}
 
     def _decide(
-        self, ticket: Ticket, found: Loaded, score: Score | None, explanation: Explanation | None, new_id: UUID
+        self,
+        ticket: Ticket,
+        found: Loaded,
+        score: Score | None,
+        new_id: UUID,
+        explanation: Explanation | None = None,
     ) -> Entry | None:
         try:
             return self._entry(ticket.command, found, score, explanation, new_id)
