@@ -181,6 +181,31 @@ async def test_outcomes_calibrate_what_has_matured(drifting: tuple[Service, dict
     assert sum(each.rows for each in model.calibration.bins) == model.calibration.rows
 
 
+async def test_challenger_stands_beside_the_model(drifting: tuple[Service, dict[str, Wave]]) -> None:
+    """A challenger whose scores stand in the receipts is compared on the requests that both scored."""
+    service, waves = drifting
+    alike = waves["alike"]
+    async with service.owner() as owner:
+        # It says what the model said, of every second request.
+        await owner.execute(
+            """
+            UPDATE command SET receipt = jsonb_set(receipt::jsonb, '{score,shadows}', jsonb_build_array(
+              (receipt::jsonb -> 'score') || '{"model_version": "challenger"}'))::json
+            WHERE (account_id, request_id) IN (
+              SELECT account_id, request_id FROM (
+                SELECT account_id, request_id, row_number() OVER (ORDER BY request_id) AS number FROM command
+                WHERE method = 'Recycle' AND create_time >= $1 AND create_time < $2) AS numbered
+              WHERE number % 2 = 0)
+            """,
+            alike.start,
+            alike.end,
+        )
+    (model,) = (await health(service, alike.asked())).models
+    (beside,) = model.challengers
+    assert (beside.model_version, beside.rows, beside.band_agreement) == ("challenger", WAVE // 2, 1.0)
+    assert beside.score_correlation == pytest.approx(1.0)
+
+
 async def test_platform_narrows_the_sample(drifting: tuple[Service, dict[str, Wave]]) -> None:
     """Of another platform nothing was decided."""
     service, waves = drifting

@@ -15,6 +15,7 @@ from server.domain.errors import Reason, Refusal
 from server.domain.outcome import NewOutcome, Outcome, OutcomeKind
 from server.domain.recycling import RecyclingState
 from server.engine.outcomes import OutcomeRecorder
+from server.engine.ports import OutcomeContext
 from tests.integration.world import World, quote, reactivate, void
 
 DAY = timedelta(days=1)
@@ -80,6 +81,28 @@ async def test_same_outcome_is_recorded_once(world: World) -> None:
     first, second = await asyncio.gather(recorded(world, told), recorded(world, told))
     await world.move(DAY)
     assert first == second == await recorded(world, told)
+    assert await world.count("outcome", recycling.account_id) == 1
+
+
+async def test_overtaken_outcome_is_the_first(world: World) -> None:
+    """Who is overtaken between looking and recording gets what the other one recorded."""
+
+    class Overtaken:
+        """A store where somebody else records the same just before."""
+
+        async def load_outcome(self, told: NewOutcome) -> OutcomeContext | None:
+            """See the port."""
+            return await world.store.load_outcome(told)
+
+        async def record_outcome(self, account_id: str, told: NewOutcome) -> None:
+            """See the port."""
+            await world.store.record_outcome(account_id, told)
+            await world.move(DAY)
+            await world.store.record_outcome(account_id, told)
+
+    recycling = await recycled(world)
+    outcome = await OutcomeRecorder(Overtaken()).record(news(recycling, OutcomeKind.COMPLAINT))
+    assert outcome.record_time - outcome.time == DAY
     assert await world.count("outcome", recycling.account_id) == 1
 
 
