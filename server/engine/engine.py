@@ -194,7 +194,7 @@ class Engine:
                 told_wrongly.update(ticket.keys)  # it is no event yet, though later ones counted it
                 continue
             ids[ticket] = self._new_id()
-            entry = self._decide(ticket, found, scores.get(ticket), None, ids[ticket])
+            entry = self._decide(ticket, found, scores.get(ticket), ids[ticket])
             if entry is not None:
                 entries[ticket] = entry
                 device_hash = ticket.command.circumstances.device_hash
@@ -215,7 +215,7 @@ class Engine:
         explanations = await explaining
         for ticket, found in suspects:
             if ticket in explanations:  # the same decision, with its reasons
-                entry = self._decide(ticket, found, scores[ticket], explanations[ticket], ids[ticket])
+                entry = self._decide(ticket, found, scores[ticket], ids[ticket], explanations[ticket])
                 assert entry is not None
                 entries[ticket] = entry
         await self._record({ticket: entries[ticket] for ticket, _ in waiting})

@@ -46,6 +46,10 @@ class Worker(fraud_scoring_service_pb2_grpc.FraudScoringServiceServicer):
         """Never asked."""
         raise NotImplementedError
 
+    async def Explain(self, request: Any, context: Any) -> Any:
+        """Never asked."""
+        raise NotImplementedError
+
     async def GetModel(self, request: Any, context: Any) -> Any:
         """Never asked."""
         raise NotImplementedError
