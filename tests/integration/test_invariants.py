@@ -122,9 +122,9 @@ FROM (VALUES
   (117, 'Recycle', 5, 7, '{}'),
   (121, 'Compensate', 1, 4, '{}'), (122, 'Compensate', 1, 7, '{}'), (123, 'Compensate', 2, 1451, '{}'),
   (126, 'Compensate', 5, 4, '{}'),
-  (131, 'Reactivate', 1, 5, '{"score": {"probability": 0.1, "medium_threshold": 0.5}}'),
-  (132, 'Reactivate', 5, 6, '{"score": {"probability": 0.1, "medium_threshold": 0.5}}'),
-  (136, 'Reactivate', 5, 5, '{"score": {"probability": 0.5, "medium_threshold": 0.5}}'),
+  (131, 'Reactivate', 1, 5, '{"score": {"probability": 0.1, "high_threshold": 0.5}}'),
+  (132, 'Reactivate', 5, 6, '{"score": {"probability": 0.1, "high_threshold": 0.5}}'),
+  (136, 'Reactivate', 5, 5, '{"score": {"probability": 0.5, "high_threshold": 0.5}}'),
   (141, 'VoidCard', 4, 4, '{"input": ["4", "CHARGEBACK", ""],
      "recycling": {"recycling_id": "00000000-0000-7000-8000-000000000015", "compensation": {"state": "PENDING"}}}')
 ) AS c (request, method, number, step, added)
@@ -393,7 +393,7 @@ VIOLATIONS = {
         {"commands_have_effects", "blocked_when_paid_back"},
     ),
     "a reactivation without effect that risk allowed": (
-        """UPDATE command SET receipt = '{"score": {"probability": 0.4, "medium_threshold": 0.5}}'
+        """UPDATE command SET receipt = '{"score": {"probability": 0.4, "high_threshold": 0.5}}'
            WHERE request_id = id(136)""",
         {"commands_have_effects"},
     ),
