@@ -240,7 +240,7 @@ class Story:
             recycling = person.recycling
             if recycling is None or recycling.state != types_pb2.RECYCLING_STATE_APPROVED:
                 return
-            if not recycling.HasField("compensation"):
+            if not recycling.HasField("compensation") or recycling.settlement_held or recycling.decision.explored:
                 return
             answer = await self._client.compensate(
                 recycling_service_pb2.CompensateRequest(

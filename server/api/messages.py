@@ -389,6 +389,8 @@ def recycling_message(recycling: Recycling) -> types_pb2.Recycling:
         create_time=timestamp(recycling.create_time),
         version=recycling.version,
         hold_until=timestamp(recycling.hold_until),
+        settle_after_time=timestamp(recycling.settle_after_time),
+        settlement_held=recycling.settlement_held,
     )
 
 

@@ -66,7 +66,7 @@ async def test_device_is_denied_until_its_entry_ends(service: Service) -> None:
         )
     ).entry
     assert (ended.ended_by, ended.end_reason) == ("bob", "mistaken")
-    assert (await service.recycled(card)).state == APPROVED
+    assert "DENY_LISTED_DEVICE" not in (await service.recycled(card)).decision.reason_codes
 
 
 async def test_entries_come_in_pages(service: Service) -> None:

@@ -986,6 +986,8 @@ class Recycling(message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     HOLD_UNTIL_FIELD_NUMBER: builtins.int
+    SETTLE_AFTER_TIME_FIELD_NUMBER: builtins.int
+    SETTLEMENT_HELD_FIELD_NUMBER: builtins.int
     recycling_id: builtins.str
     """UUIDv7, minted by the server. Empty in a quote and under `validate_only`."""
     request_id: builtins.str
@@ -1008,6 +1010,8 @@ class Recycling(message.Message):
     """The fee kept back, in minor units."""
     version: builtins.int
     """Rises with every change of this record."""
+    settlement_held: builtins.bool
+    """Settlement waits for a reviewer's verdict, whatever `settle_after_time` says."""
     @builtins.property
     def compensation(self) -> Compensation:
         """What the owner gets. Absent when that comes out as nothing."""
@@ -1023,6 +1027,10 @@ class Recycling(message.Message):
     @builtins.property
     def hold_until(self) -> timestamp_pb2.Timestamp:
         """IN_REVIEW: when the hold ends without a verdict, exclusive. Absent in the other states."""
+
+    @builtins.property
+    def settle_after_time(self) -> timestamp_pb2.Timestamp:
+        """From when on `Compensate` may settle, unless `settlement_held`. Absent when rejected."""
 
     def __init__(
         self,
@@ -1042,14 +1050,21 @@ class Recycling(message.Message):
         create_time: timestamp_pb2.Timestamp | None = ...,
         version: builtins.int = ...,
         hold_until: timestamp_pb2.Timestamp | None = ...,
+        settle_after_time: timestamp_pb2.Timestamp | None = ...,
+        settlement_held: builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["_hold_until", b"_hold_until", "compensation", b"compensation", "create_time", b"create_time", "decision", b"decision", "hold_until", b"hold_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_hold_until", b"_hold_until", "_settle_after_time", b"_settle_after_time", "compensation", b"compensation", "create_time", b"create_time", "decision", b"decision", "hold_until", b"hold_until", "settle_after_time", b"settle_after_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_hold_until", b"_hold_until", "account_id", b"account_id", "card_id", b"card_id", "compensation", b"compensation", "create_time", b"create_time", "decision", b"decision", "disposition", b"disposition", "fee_minor", b"fee_minor", "generation", b"generation", "hold_until", b"hold_until", "priority", b"priority", "reason", b"reason", "recycling_id", b"recycling_id", "request_id", b"request_id", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_hold_until", b"_hold_until", "_settle_after_time", b"_settle_after_time", "account_id", b"account_id", "card_id", b"card_id", "compensation", b"compensation", "create_time", b"create_time", "decision", b"decision", "disposition", b"disposition", "fee_minor", b"fee_minor", "generation", b"generation", "hold_until", b"hold_until", "priority", b"priority", "reason", b"reason", "recycling_id", b"recycling_id", "request_id", b"request_id", "settle_after_time", b"settle_after_time", "settlement_held", b"settlement_held", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__hold_until: _TypeAlias = typing.Literal["hold_until"]  # noqa: Y015
     _WhichOneofArgType__hold_until: _TypeAlias = typing.Literal["_hold_until", b"_hold_until"]  # noqa: Y015
+    _WhichOneofReturnType__settle_after_time: _TypeAlias = typing.Literal["settle_after_time"]  # noqa: Y015
+    _WhichOneofArgType__settle_after_time: _TypeAlias = typing.Literal["_settle_after_time", b"_settle_after_time"]  # noqa: Y015
+    @typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hold_until) -> _WhichOneofReturnType__hold_until | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__settle_after_time) -> _WhichOneofReturnType__settle_after_time | None: ...
 
 @typing.final
 class Balance(message.Message):
