@@ -218,7 +218,7 @@ async def test_settlement_waits_for_its_verdict(world: World) -> None:
 # What is learnt of verdicts
 
 
-async def labels_of(world: World, review: Review) -> list[tuple[int, str, UUID]]:
+async def labels_of(world: World, review: Review) -> list[tuple[int, str, UUID | None]]:
     """What is known of the review's account: label, source, and whose label it is."""
     found = await world.owner.fetch("SELECT * FROM risk_label WHERE account_id = $1 ORDER BY seq", review.account_id)
     assert all(row["recycling_id"] == review.recycling_id for row in found)

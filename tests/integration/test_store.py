@@ -84,8 +84,8 @@ async def test_evidence_finds_who_is_alike_by_key(as_server: asyncpg.Connection[
 
 
 async def generic_plan(connection: asyncpg.Connection[Any], name: str) -> dict[str, Any]:
-    """The plan of a statement for whatever parameters. Prepared in SQL: `EXPLAIN (GENERIC_PLAN)` plans for those that the
-    driver must send with it, and null folds half of a plan away."""
+    """The plan of a statement for whatever parameters. Prepared in SQL: `EXPLAIN (GENERIC_PLAN)` plans for those that
+    the driver must send with it, and null folds half of a plan away."""
     count = len((await connection.prepare(statement(name).text)).get_parameters())
     await connection.execute(f"PREPARE explained AS {statement(name).text}")
     try:
