@@ -267,6 +267,7 @@ async def test_each_mode_without_the_process(service: Service, strict_platform: 
                 os.kill(process.pid, signal.SIGCONT)
             await heals(metered.client, cards)
             process.kill()
+            process.stop()  # of what is dead, only its output is closed
             await each_mode_does_its_part(service, metered, strict_platform)
             process = service.stack.start_worker(address)
             await heals(metered.client, cards)
