@@ -110,9 +110,9 @@ async def test_approved_request_is_paid_and_learnt_from(service: Service, wary: 
         [pb.SHARED_TRAIT_ADDRESS, pb.SHARED_TRAIT_DEVICE, pb.SHARED_TRAIT_LOOK_ALIKE]
     ]
     assert [request.outcome for request in evidence.requests if request.kind == "RECYCLE"] == ["IN_REVIEW"]
-    approved = await recycling(
-        "review", "approve", review.review_id, "--reviewer", claim.claimed_by, "--address", wary.address, "--json"
-    )
+    options = {"RECYCLING_ADDRESS": wary.address, "RECYCLING_REVIEWER": claim.claimed_by}
+    approved = await recycling("review", "approve", review.review_id, "--json", **options)
+    assert approved.code == 0, approved.err
     assert json.loads(approved.out)["review"]["state"] == "REVIEW_STATE_APPROVED"
     named: dict[str, Any] = {"account_id": taken.account_id, "recycling_id": taken.recycling_id}
     paid = await wary.client.compensate(recycling_service_pb2.CompensateRequest(**named))
