@@ -189,6 +189,10 @@ def serve(
     listen: Annotated[
         str, typer.Option(help="HOST:PORT; port 0 takes a free one.", metavar="HOST:PORT")
     ] = "127.0.0.1:50052",
+    metrics_listen: Annotated[
+        str,
+        typer.Option(help="HOST:PORT at which Prometheus may read metrics; nowhere by default.", metavar="HOST:PORT"),
+    ] = "",
     insecure_plaintext: Annotated[
         bool, typer.Option("--insecure-plaintext", help="Allow plaintext outside loopback (inside a container).")
     ] = False,
@@ -202,9 +206,12 @@ def serve(
     Another good model in MODEL_DIR takes the place of the one in use within seconds, on SIGHUP at once; a bad one is
     refused and logged, and the one in use goes on.
     """
-    if not insecure_plaintext and not is_loopback(listen):
-        why = f"--listen {listen}: without TLS only a loopback address may be listened on, unless --insecure-plaintext"
-        raise _stopped(f"{why} is given", code=2)
+    for option, address in (("--listen", listen), ("--metrics-listen", metrics_listen)):
+        if address and not insecure_plaintext and not is_loopback(address):
+            why = f"{option} {address}: without TLS only a loopback address may be listened on, unless"
+            raise _stopped(f"{why} --insecure-plaintext is given", code=2)
+    if metrics_listen and not metrics_listen.rpartition(":")[2].isdigit():
+        raise _stopped(f"--metrics-listen {metrics_listen}: must be HOST:PORT", code=2)
     from fraud_worker.models import ModelShelf
     from fraud_worker.scorer import ModelRefused
     from fraud_worker.serving import ListenError, Settings, run
@@ -214,6 +221,7 @@ def serve(
         challenger_share=challenger_share,
         await_model=await_model,
         reflection=reflection,
+        metrics_listen=metrics_listen,
         log_level=log_level,
     )
     try:

@@ -87,10 +87,10 @@ COLUMNS: Final = (
     *SIGNALS,
     *("outcome", "label", "label_time", "abuse_time"),
     *_HASHES,
-    *("recycling_id", "policy_revision", "model_version"),
+    *("recycling_id", "policy_revision", "model_version", "weight"),
 )
-"""The columns of a log, in the order in which the simulator writes them. Features ignore the last three, which say what
-an event belonged to."""
+"""The columns of a log, in the order in which the simulator writes them. Features ignore the last four: what an event
+belonged to, and how many like it its label stands for in training (1 where nothing is said)."""
 
 _RANGES: Final = {feature.name: (feature.lowest, feature.highest) for feature in FEATURES}
 _FLAG_WORDS: Final = {
@@ -103,6 +103,9 @@ _FLAG_WORDS: Final = {
     "f": False,
     "no": False,
 }
+
+WEIGHT_MAX: Final = 10_000.0
+"""Of a share of one basis point, the least that a policy can let through."""
 
 _COPY_ROWS: Final = 20_000
 _FEATURE_ROWS: Final = 512
@@ -136,6 +139,13 @@ class JudgedRows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """How many rows like it each one stands for: what was let through at random stands for those that were not."""
+        if "weight" not in self.events.columns:
+            return np.ones(len(self))
+        return self.events["weight"].fill_null(1.0).to_numpy()
 
     def where(self, mask: npt.NDArray[np.bool_]) -> JudgedRows:
         """The rows for which `mask` holds."""
@@ -416,6 +426,8 @@ def _parser(name: str) -> tuple[pl.DataType | type[pl.DataType], Callable[[Any],
         whole = name in _COUNTS
         what = f"a {'whole ' if whole else ''}number from {low:,.0f} to {high:,.0f}"
         return (pl.Int64 if whole else pl.Float64), lambda value: _number(value, low, high, whole=whole), what
+    if name == "weight":
+        return pl.Float64, _weight, f"a number above 0, at most {WEIGHT_MAX:,.0f}"
     return pl.String, _text, "text without a NUL character"
 
 
@@ -450,6 +462,13 @@ def _number(value: Any, low: float, high: float, *, whole: bool) -> float | int:
     if not (math.isfinite(number) and low <= number <= high) or (whole and not number.is_integer()):
         raise ValueError(number)
     return int(number) if whole else number
+
+
+def _weight(value: Any) -> float:
+    weight = float(value)
+    if not 0 < weight <= WEIGHT_MAX:
+        raise ValueError(weight)
+    return weight
 
 
 def _text(value: object) -> str:

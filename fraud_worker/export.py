@@ -64,12 +64,13 @@ LEFT JOIN command AS d ON d.account_id = e.account_id AND d.request_id = e.reque
 LEFT JOIN recycling AS r
   ON r.account_id = d.account_id AND r.recycling_id = e.recycling_id AND r.request_id = d.request_id
 LEFT JOIN LATERAL request_label(
-  e.account_id, e.recycling_id, e.outcome = 'APPROVED', e.event_time, $3::interval, $4::timestamptz
+  e.account_id, e.recycling_id, e.request_id, e.outcome = 'APPROVED', e.event_time, $3::interval, $4::timestamptz
 ) AS known ON d.request_id IS NOT NULL
 LEFT JOIN LATERAL (
   SELECT min(l.label_time) AS abuse_time FROM risk_label AS l
-  WHERE l.account_id = r.account_id AND l.recycling_id = r.recycling_id AND l.label = 1
-) AS abuse ON r.request_id IS NOT NULL
+  WHERE l.account_id = e.account_id AND l.recycling_id = e.recycling_id AND l.label = 1
+    AND coalesce(l.request_id, r.request_id) = d.request_id
+) AS abuse ON d.request_id IS NOT NULL
 WHERE {_WITHIN}
 ORDER BY e.event_time, e.seq
 """  # noqa: S608 - its parts are constants

@@ -224,7 +224,7 @@ def _grown(
     data = lgb.Dataset(
         np.concatenate([rows.features, copies.features]),
         np.concatenate([rows.labels, np.ones(len(copies), dtype=np.int8)]),
-        weight=np.concatenate([np.ones(len(rows)), copies.weights]),
+        weight=np.concatenate([rows.weights, copies.weights]),
         feature_name=list(FEATURE_NAMES),
         params=constrained,
     )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
+from fraud_worker import meter
 from fraud_worker.scorer import Model, ModelRefused
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,9 @@ def _take(place: _Place, load: Callable[[Path], Model]) -> None:
         place.refused = RefusedModel(folder=place.folder, why=str(error), time=datetime.now(UTC))
         goes_on = f"model {place.loaded.model.version} goes on" if place.loaded else "there is none"
         log.error("%s refused: %s; %s", place.role, error, goes_on)
+        meter.count_load(place.role, refused=True)
         return
     place.refused = None
     place.loaded = LoadedModel(model=model, time=datetime.now(UTC))
     log.info("%s is model %s from %s", place.role, model.version, place.folder)
+    meter.count_load(place.role, refused=False)

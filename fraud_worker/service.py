@@ -23,6 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from fraud_worker import meter
 from fraud_worker.columns import RequestRefused, checked_matrix
 from fraud_worker.explanation import Explanation, explain
 from fraud_worker.measuring import measured, reference_of
@@ -79,16 +80,17 @@ class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Scores of the rows, in order; see the contract for the errors."""
         # The champion on the event loop: a full batch takes about a millisecond, less than another thread would cost.
-        await _check_deadline(context)
+        await _check_deadline(context, "Score")
         models = self._models()
         if models.champion is None:
-            await _abort(context, grpc.StatusCode.UNAVAILABLE, "MODEL_MISSING", "there is no model yet")
+            await _abort(context, "Score", grpc.StatusCode.UNAVAILABLE, "MODEL_MISSING", "there is no model yet")
         try:
             response, rows = score_batch(models.champion.model, request)
         except RequestRefused as error:
-            await _refuse(context, error)
+            await _refuse(context, "Score", error)
         except Exception:
             await _fail(context, "Score")
+        meter.count_scored(len(rows))
         if models.challengers:
             challengers = [loaded.model for loaded in models.challengers]
             shadow = await self._shadows.scores(challengers, rows, context.time_remaining() or 0.0)
@@ -97,23 +99,25 @@ class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         """Explanations of the rows, in order; see the contract for the errors."""
-        await _check_deadline(context)
+        await _check_deadline(context, "Explain")
         models = self._models()
         if models.champion is None:
-            await _abort(context, grpc.StatusCode.UNAVAILABLE, "MODEL_MISSING", "there is no model yet")
+            await _abort(context, "Explain", grpc.StatusCode.UNAVAILABLE, "MODEL_MISSING", "there is no model yet")
         model = models.of_version(request.model_version)
         if model is None:
             why = f"model {request.model_version} is not in use any more"
-            await _abort(context, grpc.StatusCode.FAILED_PRECONDITION, "MODEL_CHANGED", why)
+            await _abort(context, "Explain", grpc.StatusCode.FAILED_PRECONDITION, "MODEL_CHANGED", why)
         if self._explaining >= EXPLAINING_MAX:
-            await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "too many Explain calls wait")
+            await _abort(
+                context, "Explain", grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "too many Explain calls wait"
+            )
         self._explaining += 1
         try:
             rows = checked_matrix(request, EXPLAINED_ROWS_MAX)
             loop = asyncio.get_running_loop()
             explanations = await loop.run_in_executor(self._explainer, explain, model, rows)
         except RequestRefused as error:
-            await _refuse(context, error)
+            await _refuse(context, "Explain", error)
         except Exception:
             await _fail(context, "Explain")
         finally:
@@ -122,9 +126,15 @@ class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
 
     async def MeasureHealth(self, request: pb.MeasureHealthRequest, context: Context) -> pb.MeasureHealthResponse:
         """How a model fares; see the contract for the errors."""
-        await _check_deadline(context)
+        await _check_deadline(context, "MeasureHealth")
         if self._measuring >= MEASURING_MAX:
-            await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED", "too many MeasureHealth calls wait")
+            await _abort(
+                context,
+                "MeasureHealth",
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "OVERLOADED",
+                "too many MeasureHealth calls wait",
+            )
         references = {model.version: reference_of(model.manifest) for model in self._models().all()}
         self._measuring += 1
         try:
@@ -132,7 +142,7 @@ class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._measurer, measured, request, references)
         except RequestRefused as error:
-            await _refuse(context, error)
+            await _refuse(context, "MeasureHealth", error)
         except Exception:
             await _fail(context, "MeasureHealth")
         finally:
@@ -140,7 +150,7 @@ class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """The models in use, and those refused."""
-        await _check_deadline(context)
+        await _check_deadline(context, "GetModel")
         return describe(self._models())
 
 
@@ -219,19 +229,22 @@ def _timestamp(moment: datetime) -> Timestamp:
     return message
 
 
-async def _check_deadline(context: Context) -> None:
+async def _check_deadline(context: Context, method: str) -> None:
     if context.time_remaining() is None:
-        await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, "DEADLINE_REQUIRED", "every call needs a deadline")
+        await _abort(
+            context, method, grpc.StatusCode.INVALID_ARGUMENT, "DEADLINE_REQUIRED", "every call needs a deadline"
+        )
 
 
-async def _refuse(context: Context, refused: RequestRefused) -> NoReturn:
+async def _refuse(context: Context, method: str, refused: RequestRefused) -> NoReturn:
     violation = BadRequest(field_violations=[BadRequest.FieldViolation(field=refused.field, description=refused.why)])
     await _abort(
         context,
+        method,
         grpc.StatusCode.INVALID_ARGUMENT,
         "FIELD_INVALID",
         str(refused),
-        metadata={"field": refused.field},
+        field=refused.field,
         details=[violation],
     )
 
@@ -239,19 +252,21 @@ async def _refuse(context: Context, refused: RequestRefused) -> NoReturn:
 async def _fail(context: Context, method: str) -> NoReturn:
     """Logs what is being handled; the caller is told nothing of it."""
     log.exception("%s failed", method)
-    await _abort(context, grpc.StatusCode.INTERNAL, "INTERNAL", "internal error")
+    await _abort(context, method, grpc.StatusCode.INTERNAL, "INTERNAL", "internal error")
 
 
 async def _abort(
     context: Context,
+    method: str,
     code: grpc.StatusCode,
     reason: str,
     text: str,
     *,
-    metadata: dict[str, str] | None = None,
+    field: str = "",
     details: Sequence[BadRequest] = (),
 ) -> NoReturn:
-    info = ErrorInfo(reason=reason, domain=_ERROR_DOMAIN, metadata=metadata or {})
+    meter.count_refused(method, reason, field)
+    info = ErrorInfo(reason=reason, domain=_ERROR_DOMAIN, metadata={"field": field} if field else {})
     packed = []
     for message in (info, *details):
         packed.append(AnyMessage())

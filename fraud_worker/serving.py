@@ -26,6 +26,7 @@ from process import telemetry
 from process.reflection import offer_reflection
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["FraudScoringService"].full_name
+PROCESS: Final = "card-recycling-fraud-worker"
 MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 """What is scored takes a tenth of it; 5,000 rows of a hundred features, to be measured, take 4 MB."""
 DRAIN_S: Final = 10.0
@@ -39,12 +40,13 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How to serve. `listen` is HOST:PORT; `challenger_share` (0 to 1) the share of batches that challengers score;
-    `await_model` starts although a model is refused."""
+    `await_model` starts although a model is refused. `metrics_listen`: HOST:PORT for Prometheus, empty for nowhere."""
 
     listen: str
     challenger_share: float = 1.0
     await_model: bool = False
     reflection: bool = False
+    metrics_listen: str = ""
     log_level: str = "INFO"
 
 
@@ -58,14 +60,21 @@ def run(shelf: ModelShelf, settings: Settings) -> None:
     Raises `ListenError`, and `ModelRefused` where a worker would start without a model that it was told to serve.
     """
     telemetry.set_up_logs(settings.log_level)
-    shelf.look(at_once=True)
-    if shelf.models.refused and not settings.await_model:
-        raise ModelRefused("; ".join(refused.why for refused in shelf.models.refused))
-    asyncio.run(_serve(shelf, settings))
+    try:
+        metrics = telemetry.set_up_metrics(PROCESS, listen=settings.metrics_listen)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {settings.metrics_listen}: {error}") from error
+    try:
+        shelf.look(at_once=True)
+        if shelf.models.refused and not settings.await_model:
+            raise ModelRefused("; ".join(refused.why for refused in shelf.models.refused))
+        asyncio.run(_serve(shelf, settings))
+    finally:
+        metrics.shutdown()
 
 
 async def _serve(shelf: ModelShelf, settings: Settings) -> None:
-    provider = telemetry.set_up_tracing("card-recycling-fraud-worker")
+    provider = telemetry.set_up_tracing(PROCESS)
     server = grpc.aio.server(
         interceptors=[
             aio_server_interceptor(filter_=filters.negate(filters.health_check()))  # type: ignore[no-untyped-call]

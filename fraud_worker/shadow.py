@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fraud_worker import meter
 from fraud_worker.scorer import Model
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Shadows:
                 if not np.isfinite(probabilities).all():
                     raise ValueError("its scores are not finite")
             except Exception:
+                meter.count_shadow_failure()
                 if model.version not in self._failed:  # once: it will fail again and again
                     self._failed.add(model.version)
                     log.exception("challenger %s failed", model.version)

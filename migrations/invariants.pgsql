@@ -679,14 +679,34 @@ FULL JOIN (
 ) AS e USING (account_id, recycling_id, known_time)
 WHERE o.complaints IS DISTINCT FROM e.events;
 
+-- name: verdicts_are_labelled (17)
+-- Each verdict labels the request that was reviewed, from then on: denied as abuse, at the latest, approved as honest.
+-- No other end of a review, and no open one, labels anything.
+SELECT account_id, review_id, v.kind, v.state, v.resolve_time, l.label, l.label_time
+FROM review AS v
+FULL JOIN (SELECT * FROM risk_label WHERE source = 'review' AND request_id IS NOT NULL) AS l
+  USING (account_id, recycling_id, request_id)
+WHERE (v.state IN ('APPROVED', 'DENIED') OR v.state IS NULL OR l.label IS NOT NULL)
+  AND NOT coalesce(
+    v.state IN ('APPROVED', 'DENIED') AND l.label = CASE v.state WHEN 'DENIED' THEN 1 ELSE 0 END
+    AND v.resolve_time <= l.label_time, false)
+  -- Abuse that was known already becomes known once. A minute's grace: outcomes are told beside the verdict.
+  AND NOT coalesce(l.label IS NULL AND v.state = 'DENIED' AND EXISTS (
+    SELECT FROM risk_label AS known
+    WHERE (known.account_id, known.recycling_id, known.label) = (v.account_id, v.recycling_id, 1)
+      AND (known.request_id = v.request_id OR (known.request_id IS NULL AND v.kind <> 'REACTIVATE'))
+      AND known.label_time <= v.resolve_time + interval '1 minute'), false);
+
 -- name: abuse_is_labelled (17)
--- A recycling's abuse that was told is known to features from then on, at the latest.
+-- A recycling's abuse that was told is known to features from then on, at the latest; a verdict on undoing it is another's.
 SELECT o.account_id, o.recycling_id, o.known_time
 FROM (
   SELECT account_id, recycling_id, min(record_time) AS known_time
   FROM outcome WHERE kind IN ('CHARGEBACK', 'CONFIRMED_FRAUD')
   GROUP BY account_id, recycling_id
 ) AS o
+LEFT JOIN recycling AS r USING (account_id, recycling_id)
 WHERE NOT EXISTS (SELECT FROM risk_label AS l
                   WHERE (l.account_id, l.recycling_id, l.label) = (o.account_id, o.recycling_id, 1)
+                    AND (l.request_id IS NULL OR l.request_id = r.request_id)
                     AND l.label_time <= o.known_time);

@@ -33,6 +33,12 @@ class Breaker:
         self._failures = 0
         self._open_until = 0.0
         self._trying = False
+        self._opened = 0
+
+    @property
+    def opened(self) -> int:
+        """How often it has opened: at the failure that was one too many, and at each try that failed."""
+        return self._opened
 
     @property
     def state(self) -> BreakerState:
@@ -56,6 +62,8 @@ class Breaker:
             yield
         except Exception:
             self._failures += 1
+            if self._failures == self._failures_max or is_try:
+                self._opened += 1
             self._open_until = self._monotonic() + self._pause_s
             raise
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
+from opentelemetry import metrics
 
 from server.breaker import Breaker, BreakerOpen, BreakerState
 from server.domain.snapshot import Score, ShadowScore
@@ -36,6 +37,8 @@ EXPLAIN_TIMEOUT_S = 0.1
 """How long a batch's suspects wait for their explanations; nobody else waits for them."""
 RAW_SCORE_TOLERANCE = 1e-6
 """How far the contributions' sum may be off the raw score, log odds."""
+
+_LEVEL = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 UNKNOWN = -1.0
 """What stands for an unknown value on the wire: no feature is negative."""
@@ -58,6 +61,7 @@ class GrpcFraudScorer:
         self._timeout_s = timeout_ms / 1000
         self._scoring = Breaker(failures_max=FAILURES_MAX, pause_s=PAUSE_S, monotonic=monotonic)
         self._explaining = Breaker(failures_max=FAILURES_MAX, pause_s=PAUSE_S, monotonic=monotonic)
+        _tell_breakers({"score": self._scoring, "explain": self._explaining})
 
     @property
     def state(self) -> BreakerState:
@@ -88,6 +92,24 @@ class GrpcFraudScorer:
             )
             response = await self._stub.Explain(request, timeout=EXPLAIN_TIMEOUT_S)
             return _explanations(_parsed(response), len(rows), model_version)
+
+
+def _tell_breakers(breakers: Mapping[str, Breaker]) -> None:
+    """Whether each of them lets through, and how often it has opened, as of when somebody reads the metrics."""
+
+    def states(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return [metrics.Observation(_LEVEL[breaker.state], {"of": name}) for name, breaker in breakers.items()]
+
+    def openings(_: metrics.CallbackOptions) -> Iterable[metrics.Observation]:
+        return [metrics.Observation(breaker.opened, {"of": name}) for name, breaker in breakers.items()]
+
+    meter = metrics.get_meter(__name__)
+    meter.create_observable_gauge(
+        "recycling.scorer.breaker", [states], description="0: the worker is asked. 1: one call may try. 2: it is not."
+    )
+    meter.create_observable_counter(
+        "recycling.scorer.breaker.opened", [openings], unit="{opening}", description="Times that a breaker has opened."
+    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ def evidence_message(evidence: Evidence) -> review_service_pb2.ReviewEvidence:
         signals=[
             review_service_pb2.Signal(
                 feature=signal.feature,
-                value=signal.value,
+                value=signal.value or 0.0,  # what is unknown is told by the sentence
                 sentence=signal.sentence,
                 reason_code=signal.reason_code,
                 contribution=signal.contribution,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -24,10 +25,11 @@ class SharedTrait(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """One feature of the request in words. `contribution`: how much it moved the score, where the scorer said so."""
+    """One feature of the request in words. `value` None is unknown, which may speak for or against it too.
+    `contribution`: how much it moved the score, in log odds, where the scorer said so."""
 
     feature: str
-    value: float
+    value: float | None
     sentence: str
     reason_code: str = ""
     contribution: float | None = None
@@ -67,29 +69,16 @@ class Evidence:
 
 
 def signals(
-    features: dict[str, float | int | bool | None], explanation: list[dict[str, object]] | None
+    features: Mapping[str, float | int | bool | None], explanation: Sequence[Signal] | None
 ) -> tuple[Signal, ...]:
     """The scorer's own explanation where it gave one; else each known feature by its name."""
     if explanation:
-        return tuple(
-            Signal(
-                feature=str(part.get("feature", "")),
-                value=_number(part.get("value")),
-                sentence=str(part.get("sentence", "")),
-                reason_code=str(part.get("reason_code") or ""),
-                contribution=None if part.get("contribution") is None else _number(part["contribution"]),
-            )
-            for part in explanation[:ENTRIES_MAX]
-        )
+        return tuple(explanation[:ENTRIES_MAX])
     return tuple(
         Signal(feature=name, value=float(value), sentence=f"{name.replace('_', ' ')}: {_told(value)}")
         for name, value in features.items()
         if value is not None
     )
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _told(value: float | int | bool) -> str:

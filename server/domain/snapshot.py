@@ -132,7 +132,7 @@ class Change:
     """What follows from one command: how things stand afterwards, and what of that must be written.
 
     It must be recorded before `valid_until`. `refused` says that risk refused it, `held` that it waits for a verdict.
-    `reviews` are those that begin or end with it. `outcome` is what the command tells of the card's live recycling.
+    `reviews` are those that begin or end with it. `outcome` is what the command tells of `recycling`.
     """
 
     now: datetime

@@ -189,13 +189,14 @@ class Engine:
         ids: dict[Ticket, UUID] = {}
         told_wrongly: set[str | bytes] = set()
         for ticket, found in judged:
-            if not told_wrongly.isdisjoint(ticket.keys) and ticket.guesses < GUESSES_MAX:
-                ticket.guesses += 1
-                told_wrongly.update(ticket.keys)  # it is no event yet, though later ones counted it
-                continue
             ids[ticket] = self._new_id()
             entry = self._decide(ticket, found, scores.get(ticket), ids[ticket])
-            if entry is not None:
+            if entry is None:  # it failed for want of a score, whatever it was told
+                told_wrongly.update(ticket.keys)  # it leaves no event, though later ones counted it
+            elif not told_wrongly.isdisjoint(ticket.keys) and ticket.guesses < GUESSES_MAX:
+                ticket.guesses += 1
+                told_wrongly.update(ticket.keys)  # it is no event yet, though later ones counted it
+            else:
                 entries[ticket] = entry
                 device_hash = ticket.command.circumstances.device_hash
                 if device_hash is not None and entry.change.refused is not found.assumed_rejected:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from server.domain.evidence import ENTRIES_MAX, AccountRequest, Evidence, SharedTrait, SimilarCase, signals
+from server.domain.evidence import ENTRIES_MAX, AccountRequest, Evidence, SharedTrait, Signal, SimilarCase, signals
 from server.domain.review import CLAIM_LEASE, Review, ReviewState
 from server.store import rows
 from server.store.store import PostgresStore
@@ -21,8 +21,15 @@ _STORED = {
 }
 """Under which stored states to look for a state as of now, where that is not the state itself."""
 
+
+class _ExplanationOnRecord(msgspec.Struct):
+    """How a score came about, as receipts tell it; whatever else they tell of it is passed over."""
+
+    contributions: list[Signal]
+
+
 _features = msgspec.json.Decoder(dict[str, float | int | bool | None])
-_explanation = msgspec.json.Decoder(list[dict[str, object]] | None)
+_explanation = msgspec.json.Decoder(_ExplanationOnRecord | None)
 _shared = msgspec.json.Decoder(tuple[tuple[SharedTrait, ...], ...])
 _requests = msgspec.json.Decoder(tuple[AccountRequest, ...])
 
@@ -58,16 +65,16 @@ class PostgresReviews:
     async def evidence(self, review: Review) -> Evidence:
         """What a reviewer is shown beside `review`, as of now."""
         (row,) = await self._query(
-            "review_evidence", review.account_id, review.request_id, review.create_time, review.card_id, ENTRIES_MAX
+            "review_evidence", review.account_id, review.request_id, review.create_time, ENTRIES_MAX
         )
         now = row["now"]
+        explanation = _explanation.decode(row["explanation"]) if row["explanation"] else None
         similar = [rows.recycling(each).at(now) for each in row["similar_recyclings"]]
         shared = _shared.decode(row["similar_shared"]) if row["similar_shared"] else ()
         return Evidence(
             now=now,
             signals=signals(
-                _features.decode(row["features"]) if row["features"] else {},
-                _explanation.decode(row["explanation"]) if row["explanation"] else None,
+                _features.decode(row["features"]) if row["features"] else {}, explanation and explanation.contributions
             ),
             similar=tuple(
                 SimilarCase(shared=traits, recycling=recycling)

@@ -298,8 +298,9 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
             )
             if change.transfer.coupon is not None:
                 inputs["coupon"].append(_coupon_row(position, change.transfer.coupon))
-        if change.outcome is not None:
-            row = {"position": position, "recycling_id": change.card.live_recycling_id, "kind": change.outcome}
+        if change.outcome is not None and change.recycling is not None:
+            # Not the card's live recycling: a card that is held for one, or freed of it by this very change, has none.
+            row = {"position": position, "recycling_id": change.recycling.recycling_id, "kind": change.outcome}
             inputs["outcome"].append(row)
     # Two servers that lock the same accounts must do so in the same order.
     inputs["command"].sort(key=itemgetter("account_id"))

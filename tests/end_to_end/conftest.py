@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 import socket
+import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,8 +21,9 @@ import pytest
 from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
 
 from clients.python import RecyclingClient, RecyclingError, Retries
-from local.stack import Process, Settings, Stack, running
+from local.stack import PROJECT, Process, Settings, Stack, running
 from migrations.invariants import check_invariants
+from server.store.policy_document import put_policies
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 PATIENCE_S = 30.0
@@ -158,6 +162,45 @@ async def service(stack: Stack) -> AsyncIterator[Service]:
         for other in service.clients:
             await other.close()
     assert not await service.broken()
+
+
+@pytest.fixture(scope="module")
+async def strict_platform(service: Service, open_folder: Path) -> str:
+    """A platform like iqiyi that needs a score, and holds every second account of a device."""
+    name = f"strict{uuid.uuid4().hex[:8]}"
+    body = json.loads((PROJECT / "policies" / "iqiyi.json").read_text("utf-8")) | {"platform": name}
+    cap = {"counter": "device_accounts_24h", "max": 1, "action": "HOLD"}
+    body["risk"] = {"never_refused_reasons": [], "without_score": "REJECT", "velocity": [cap]}
+    folder = open_folder / name
+    folder.mkdir()
+    (folder / f"{name}.json").write_text(json.dumps(body))
+    await put_policies(service.stack.server_url, folder)
+    return name
+
+
+class Metered:
+    """A process whose metrics are read, and a client of the server."""
+
+    def __init__(self, client: RecyclingClient, url: str) -> None:
+        self.client = client
+        self._url = url
+
+    async def read(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """Samples by name and labels; those of the instrumentation's scope are left out."""
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(self._url, timeout=10).read().decode())
+        found = {}
+        for name, labels, value in re.findall(r"^([a-z_]+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+            pairs = re.findall(r'(\w+)="([^"]*)"', labels)
+            found[name, frozenset(pair for pair in pairs if not pair[0].startswith("otel_scope"))] = float(value)
+        return found
+
+    async def count(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels."""
+        return sum(
+            value
+            for (found, pairs), value in (await self.read()).items()
+            if found == name and labels.items() <= dict(pairs).items()
+        )
 
 
 # Requests

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import urllib.request
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,14 +14,12 @@ from card_recycling.v1 import recycling_service_pb2, types_pb2
 from card_recycling.v1.review_service_pb2 import DeleteListEntryRequest, ListEntriesRequest, PutListEntryRequest
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 
-from clients.python import RecyclingClient, RecyclingError
+from clients.python import RecyclingError
 from local.stack import StackError
-from server.store.policy_document import put_policies
-from tests.end_to_end.conftest import PATIENCE_S, Service, device, free_address, recycle, server_process
+from tests.end_to_end.conftest import PATIENCE_S, Metered, Service, device, free_address, recycle, server_process
 from tests.unit.test_cli import recycling
 
 APPROVED = types_pb2.RECYCLING_STATE_APPROVED
-POLICIES = Path(__file__).resolve().parents[2] / "policies"
 
 
 def put(kind: str, subject_kind: str, subject: str, **more: Any) -> PutListEntryRequest:
@@ -36,20 +31,6 @@ def put(kind: str, subject_kind: str, subject: str, **more: Any) -> PutListEntry
         subject=subject,
         **(usual | more),
     )
-
-
-@pytest.fixture(scope="module")
-async def strict_platform(service: Service, open_folder: Path) -> str:
-    """A platform like iqiyi that needs a score, and holds every second account of a device."""
-    name = f"strict{uuid.uuid4().hex[:8]}"
-    body = json.loads((POLICIES / "iqiyi.json").read_text("utf-8")) | {"platform": name}
-    cap = {"counter": "device_accounts_24h", "max": 1, "action": "HOLD"}
-    body["risk"] = {"never_refused_reasons": [], "without_score": "REJECT", "velocity": [cap]}
-    folder = open_folder / name
-    folder.mkdir()
-    (folder / f"{name}.json").write_text(json.dumps(body))
-    await put_policies(service.stack.server_url, folder)
-    return name
 
 
 async def test_device_is_denied_until_its_entry_ends(service: Service) -> None:
@@ -140,31 +121,6 @@ async def test_lists_are_kept_from_the_command_line(service: Service) -> None:
 
 
 # Metrics
-
-
-class Metered:
-    """A server whose metrics are read, and a client of it."""
-
-    def __init__(self, client: RecyclingClient, url: str) -> None:
-        self.client = client
-        self._url = url
-
-    async def read(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """Samples by name and labels; those of the instrumentation's scope are left out."""
-        text = await asyncio.to_thread(lambda: urllib.request.urlopen(self._url, timeout=10).read().decode())
-        found = {}
-        for name, labels, value in re.findall(r"^([a-z_]+)\{(.*)\} (\S+)$", text, re.MULTILINE):
-            pairs = re.findall(r'(\w+)="([^"]*)"', labels)
-            found[name, frozenset(pair for pair in pairs if not pair[0].startswith("otel_scope"))] = float(value)
-        return found
-
-    async def count(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples with these labels."""
-        return sum(
-            value
-            for (found, pairs), value in (await self.read()).items()
-            if found == name and labels.items() <= dict(pairs).items()
-        )
 
 
 @pytest.fixture(scope="module")

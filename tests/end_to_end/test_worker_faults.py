@@ -11,18 +11,23 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
+from uuid import UUID
 
 import grpc
 import grpc.aio
 import pytest
-from card_recycling.v1 import types_pb2
+from card_recycling.v1 import recycling_service_pb2, types_pb2
+from card_recycling.v1 import review_service_pb2 as review_pb2
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 
-from clients.python import RecyclingClient
-from tests.end_to_end.conftest import Service, eventually, free_address, recycle, server_process
+from clients.python import RecyclingClient, RecyclingError
+from tests.end_to_end.conftest import Metered, Service, eventually, free_address, recycle, server_process
 
 CALLS = 30
 """More than any breaker lets through while it opens."""
+
+OUTCOME_OF = {"HOLD": "IN_REVIEW", "RULES_ONLY": "APPROVED", "REJECT": "FAILED"}
+"""What becomes of a request without a score, by its policy's mode."""
 
 Answer: TypeAlias = Callable[[int], Awaitable[bytes]]
 
@@ -110,6 +115,14 @@ async def served_with(service: Service, worker_address: str) -> AsyncIterator[Re
         yield service.another_client(process.address())
 
 
+@contextlib.asynccontextmanager
+async def metered_server(service: Service, worker_address: str) -> AsyncIterator[Metered]:
+    """The same, with its metrics."""
+    listen = free_address()
+    with server_process(service.stack.server_url, worker_address, environment={"METRICS_LISTEN": listen}) as process:
+        yield Metered(service.another_client(process.address()), f"http://{listen}/metrics")
+
+
 async def recycled(client: RecyclingClient, card: types_pb2.Card) -> types_pb2.Recycling:
     """The recycling of a card on a platform that takes cards without a score."""
     return (await client.recycle(recycle(card))).recycling
@@ -178,6 +191,86 @@ async def test_stopped_worker_process_costs_scores_only(service: Service) -> Non
                 os.kill(process.pid, signal.SIGCONT)
             await heals(client, cards)
             assert process.running()
+    finally:
+        process.stop()
+
+
+async def nonsense(rows: int) -> bytes:
+    """A score that is no number."""
+    return GARBAGE["not a number"](rows)
+
+
+async def each_mode_does_its_part(service: Service, metered: Metered, strict_platform: str) -> None:
+    """Without a score each policy does what its mode says, visibly: in the answer, the receipt and the metrics."""
+    decided = "recycling_decisions_total"
+    before = {
+        mode: await metered.count(decided, degraded_mode=mode, outcome=outcome) for mode, outcome in OUTCOME_OF.items()
+    }
+    (hold,), (rules_only,), (reject,) = [await service.issue(name) for name in ("iqiyi", "tencent", strict_platform)]
+    held, approved = [await recycled(metered.client, card) for card in (hold, rules_only)]
+    with pytest.raises(RecyclingError) as failed:
+        await recycled(metered.client, reject)
+    assert failed.value.reason == "FRAUD_SCORE_UNAVAILABLE"
+    assert held.state == types_pb2.RECYCLING_STATE_IN_REVIEW and held.HasField("hold_until")
+    assert approved.state == types_pb2.RECYCLING_STATE_APPROVED
+    kinds = {}
+    for recycling, mode, platform in ((held, "HOLD", "iqiyi"), (approved, "RULES_ONLY", "tencent")):
+        assert recycling.decision.degraded_mode == types_pb2.DegradedMode.Value(f"DEGRADED_MODE_{mode}")
+        assert "SCORE_UNAVAILABLE" in recycling.decision.reason_codes and not recycling.decision.HasField("risk_score")
+        async with service.owner() as owner:
+            receipt = json.loads(
+                await owner.fetchval("SELECT receipt FROM command WHERE request_id = $1", UUID(recycling.request_id))
+            )
+        assert (receipt["verdict"]["degraded_mode"], receipt["score"]) == (mode, None)
+        listed = [review async for review in metered.client.reviews(review_pb2.REVIEW_STATE_OPEN, platform)]
+        (kinds[mode],) = [each.kind for each in listed if each.recycling_id == recycling.recycling_id]
+    assert kinds == {"HOLD": review_pb2.REVIEW_KIND_RECYCLE, "RULES_ONLY": review_pb2.REVIEW_KIND_SETTLEMENT}
+    with pytest.raises(RecyclingError) as unpaid:
+        await metered.client.compensate(
+            recycling_service_pb2.CompensateRequest(account_id=approved.account_id, recycling_id=approved.recycling_id)
+        )
+    assert unpaid.value.reason == "SETTLEMENT_NOT_DUE"
+    for mode, outcome in OUTCOME_OF.items():
+        assert await metered.count(decided, degraded_mode=mode, outcome=outcome) == before[mode] + 1
+
+
+@pytest.mark.parametrize("fault", [hanging, failing, nonsense], ids=["slow", "failing", "mad"])
+async def test_each_mode_under_each_fault(service: Service, strict_platform: str, fault: Answer) -> None:
+    """Nobody is approved in silence, with the breaker closed or open, which the gauge tells; and it heals by itself."""
+    cards = await service.issue("tencent", 400)
+    async with FakeWorker().running() as worker, metered_server(service, worker.address) as metered:
+        await heals(metered.client, cards)
+        worker.score = fault
+        await each_mode_does_its_part(service, metered, strict_platform)
+        for _ in range(CALLS):
+            assert (await recycled(metered.client, cards.pop())).decision.degraded
+        assert await metered.count("recycling_scorer_breaker_opened_total", of="score") >= 1
+        await each_mode_does_its_part(service, metered, strict_platform)
+        worker.score = sane
+        await heals(metered.client, cards)
+        assert await metered.count("recycling_scorer_breaker", of="score") == 0
+
+
+async def test_each_mode_without_the_process(service: Service, strict_platform: str) -> None:
+    """A worker process that is stopped, or killed, costs scores only, until it goes on, or a new one does."""
+    cards = await service.issue("tencent", 400)
+    address = free_address()
+    process = service.stack.start_worker(address)
+    try:
+        process.address()
+        async with metered_server(service, address) as metered:
+            await heals(metered.client, cards)
+            os.kill(process.pid, signal.SIGSTOP)
+            try:
+                await each_mode_does_its_part(service, metered, strict_platform)
+            finally:
+                os.kill(process.pid, signal.SIGCONT)
+            await heals(metered.client, cards)
+            process.kill()
+            process.stop()  # of what is dead, only its output is closed
+            await each_mode_does_its_part(service, metered, strict_platform)
+            process = service.stack.start_worker(address)
+            await heals(metered.client, cards)
     finally:
         process.stop()
 

@@ -19,6 +19,7 @@ from server.domain.recycling import RecycleReason
 from server.engine.engine import GUESSES_MAX
 from server.engine.queue import Outcome
 from tests.conftest import FreshDatabase
+from tests.integration.conftest import MakeWorld
 from tests.integration.world import (
     World,
     activate,
@@ -207,6 +208,24 @@ async def test_refused_item_is_no_history_for_those_after_it(twins: tuple[World,
         second.account_id,
     )
     assert seen == "0"
+
+
+async def test_what_fails_for_want_of_a_score_is_no_history_for_those_after_it(new_world: MakeWorld) -> None:
+    """It left no event either: caps, which judge where no score is to be had, must not count it."""
+    world = await new_world()
+    await world.add_platform("strict", without_score="REJECT", velocity=[])
+    cap = {"counter": "device_accounts_24h", "max": 1, "action": "REFUSE"}
+    await world.add_platform("capped", without_score="RULES_ONLY", velocity=[cap])
+    cards = [await world.issue(platform) for platform in ("strict", "strict", "capped", "capped")]
+    world.scorer.down = True
+    device = circumstances(device=unique("shared"))
+    outcomes = await world.engine.submit([recycle(card, circumstances=device) for card in cards])
+    assert [reason(outcome) for outcome in outcomes[:2]] == [Reason.FRAUD_SCORE_UNAVAILABLE] * 2
+    assert [[*parsed(outcome).decision.reason_codes] for outcome in outcomes[2:]] == [
+        ["SCORE_UNAVAILABLE"],
+        ["SCORE_UNAVAILABLE", "VELOCITY_DEVICE_ACCOUNTS_24H"],
+    ]
+    assert len(world.scorer.batches) == 2
 
 
 async def seen_rejects(world: World, cards: Sequence[types_pb2.Card]) -> list[int]:

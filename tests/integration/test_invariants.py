@@ -122,9 +122,9 @@ FROM (VALUES
   (117, 'Recycle', 5, 7, '{}'),
   (121, 'Compensate', 1, 4, '{}'), (122, 'Compensate', 1, 7, '{}'), (123, 'Compensate', 2, 1451, '{}'),
   (126, 'Compensate', 5, 4, '{}'),
-  (131, 'Reactivate', 1, 5, '{"score": {"probability": 0.1, "high_threshold": 0.5}}'),
-  (132, 'Reactivate', 5, 6, '{"score": {"probability": 0.1, "high_threshold": 0.5}}'),
-  (136, 'Reactivate', 5, 5, '{"score": {"probability": 0.5, "high_threshold": 0.5}}'),
+  (131, 'Reactivate', 1, 5, '{"score": {"probability": 0.1, "medium_threshold": 0.5}}'),
+  (132, 'Reactivate', 5, 6, '{"score": {"probability": 0.1, "medium_threshold": 0.5}}'),
+  (136, 'Reactivate', 5, 5, '{"score": {"probability": 0.9, "high_threshold": 0.9}}'),
   (141, 'VoidCard', 4, 4, '{"input": ["4", "CHARGEBACK", ""],
      "recycling": {"recycling_id": "00000000-0000-7000-8000-000000000015", "compensation": {"state": "PENDING"}}}')
 ) AS c (request, method, number, step, added)
@@ -225,6 +225,9 @@ FROM (VALUES
   (12, 152, 'RECYCLE', 'EXPIRED', 3, 103, 103), (13, 213, 'REACTIVATE', 'APPROVED', 4, 10084, 6),
   (14, 154, 'RECYCLE', 'CLOSED', 3, 10083, 5)
 ) AS v (card, opened, kind, state, step, hold_until, resolved);
+INSERT INTO risk_label (account_id, recycling_id, request_id, label, source, label_time)
+SELECT account_id, recycling_id, request_id, CASE state WHEN 'DENIED' THEN 1 ELSE 0 END, 'review', resolve_time
+FROM review WHERE state IN ('APPROVED', 'DENIED');
 INSERT INTO posting (account_id, request_id, ledger, platform, unit, kind, amount, recycling_id, create_time)
 VALUES ('b', id(250), 'WALLET', 'tencent', 'GROWTH_POINT', 'SETTLEMENT', 290, id(50), at(6)),
        ('b', id(250), 'PLATFORM', 'tencent', 'GROWTH_POINT', 'SETTLEMENT', -290, id(50), at(6));
@@ -600,7 +603,7 @@ VIOLATIONS = {
     "an approval without effect": (
         """UPDATE review SET state = 'APPROVED', reviewer = 'anna', resolve_time = at(5), resolve_request_id = id(999)
            WHERE review_id = id(308)""",
-        {"holds_match_cards", "reviews_have_effects", "recyclings_match_events"},
+        {"holds_match_cards", "reviews_have_effects", "recyclings_match_events", "verdicts_are_labelled"},
     ),
     "a denial that was not heeded": (
         """UPDATE recycling SET decision = '{"risk_band": "MEDIUM", "reason_codes": ["RISK_MEDIUM"]}'
@@ -618,7 +621,7 @@ VIOLATIONS = {
     "a verdict of no command": ("DELETE FROM command WHERE request_id = id(230)", {"reviews_have_effects"}),
     "a verdict forgotten": (
         "DELETE FROM review WHERE review_id = id(310)",
-        {"commands_have_effects", "settlements_were_due"},
+        {"commands_have_effects", "settlements_were_due", "verdicts_are_labelled"},
     ),
     "a denied payment after all": (
         "UPDATE recycling SET compensation_state = 'PENDING' WHERE recycling_id = id(51)",
@@ -627,7 +630,7 @@ VIOLATIONS = {
     "a settlement before its approval": (
         """UPDATE review SET resolve_time = at(7) WHERE review_id = id(310);
            UPDATE command SET create_time = at(7) WHERE request_id = id(230)""",
-        {"settlements_were_due"},
+        {"settlements_were_due", "verdicts_are_labelled"},
     ),
     "a settlement held that nobody reviews": (
         "UPDATE recycling SET settlement_held = true WHERE recycling_id = id(46)",
@@ -635,7 +638,7 @@ VIOLATIONS = {
     ),
     "a review of another request": (
         "UPDATE review SET request_id = id(146) WHERE review_id = id(311)",
-        {"reviews_have_causes"},
+        {"reviews_have_causes", "verdicts_are_labelled"},
     ),
     "a window moved too far": (
         "UPDATE recycling SET window_moved_us = window_moved_us + 1 WHERE recycling_id = id(49)",
@@ -721,12 +724,30 @@ VIOLATIONS = {
         {"confirmed_abuse_is_remembered"},
     ),
     "a device marked without a label": (
-        "DELETE FROM risk_label",
+        "DELETE FROM risk_label WHERE account_id = 'a'",
         {"confirmed_abuse_is_remembered", "abuse_is_labelled"},
     ),
     "abuse that became known late": (
-        "UPDATE risk_label SET label_time = at(1501); UPDATE risk_pair SET first_time = at(1501) WHERE kind = 8",
+        """UPDATE risk_label SET label_time = at(1501) WHERE account_id = 'a';
+           UPDATE risk_pair SET first_time = at(1501) WHERE kind = 8""",
         {"abuse_is_labelled"},
+    ),
+    "a verdict that nobody learns from": (
+        "DELETE FROM risk_label WHERE request_id = id(209)",
+        {"verdicts_are_labelled"},
+    ),
+    "a verdict that is learnt the wrong way round": (
+        "UPDATE risk_label SET label = 1 WHERE request_id = id(146)",
+        {"verdicts_are_labelled"},
+    ),
+    "a verdict known before it was given": (
+        "UPDATE risk_label SET label_time = at(4) WHERE request_id = id(146)",
+        {"verdicts_are_labelled"},
+    ),
+    "a label of a review that lapsed": (
+        """INSERT INTO risk_label (account_id, recycling_id, request_id, label, source, label_time)
+           VALUES ('b', id(52), id(152), 1, 'review', at(103))""",
+        {"verdicts_are_labelled"},
     ),
     "a server that may change labels": (
         "GRANT UPDATE (label) ON risk_label TO recycling_server",

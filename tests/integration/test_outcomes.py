@@ -14,9 +14,10 @@ from server.domain.card import VoidReason
 from server.domain.errors import Reason, Refusal
 from server.domain.outcome import NewOutcome, Outcome, OutcomeKind
 from server.domain.recycling import RecyclingState
+from server.domain.review import ReviewVerdict
 from server.engine.outcomes import OutcomeRecorder
 from server.engine.ports import OutcomeContext
-from tests.integration.world import World, quote, reactivate, void
+from tests.integration.world import World, quote, reactivate, resolve, void
 
 DAY = timedelta(days=1)
 MATURE = timedelta(days=30)
@@ -46,12 +47,14 @@ async def recycled(world: World, platform: str = "iqiyi") -> types_pb2.Recycling
 
 
 async def label(
-    world: World, recycling: types_pb2.Recycling, *, approved: bool = True
+    world: World, recycling: types_pb2.Recycling, *, approved: bool = True, request_id: UUID | None = None
 ) -> tuple[int, str, timedelta] | None:
-    """The label of the recycling's request with its source, and how long after the request it was known."""
+    """The label of the recycling's own request, or of the one named, with its source, and how long after the recycling
+    it was known."""
     made = recycling.create_time.ToDatetime(UTC)
-    query = "SELECT * FROM request_label($1, $2, $3, $4, $5, service_clock())"
-    row = await world.owner.fetchrow(query, recycling.account_id, UUID(recycling.recycling_id), approved, made, MATURE)
+    query = "SELECT * FROM request_label($1, $2, $3, $4, $5, $6, service_clock())"
+    named = (recycling.account_id, UUID(recycling.recycling_id), request_id or UUID(recycling.request_id))
+    row = await world.owner.fetchrow(query, *named, approved, made, MATURE)
     return (row["label"], row["source"], row["label_time"] - made) if row else None
 
 
@@ -253,6 +256,15 @@ async def test_verdict_is_weaker_than_an_outcome(world: World) -> None:
         await world.move(DAY)
     await recorded(world, news(recycling, OutcomeKind.CHARGEBACK))
     assert (await label(world, recycling) or ())[:2] == (1, "CHARGEBACK")
+
+
+async def test_verdict_is_about_the_request_that_was_reviewed(world: World) -> None:
+    """Who is not given a card back for abuse is not an abuser for having handed it in, and the other way round."""
+    recycling = await recycled(world)
+    review = await world.held_again(recycling)
+    await world.answer(resolve(review, ReviewVerdict.DENY))
+    assert await label(world, recycling) is None
+    assert (await label(world, recycling, request_id=review.request_id) or ())[:2] == (1, "REVIEW")
 
 
 async def test_silence_speaks_for_the_approved(world: World) -> None:

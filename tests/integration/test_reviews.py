@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -17,9 +16,11 @@ from server.api.messages import card_message
 from server.domain.card import VoidReason
 from server.domain.commands import Command, Lapse
 from server.domain.errors import Reason
+from server.domain.outcome import NewOutcome, OutcomeKind
 from server.domain.recycling import CompensationState, Recycling, RecyclingState, Unit
 from server.domain.review import CLAIM_LEASE, Review, ReviewKind, ReviewState, ReviewVerdict
 from server.engine.lapses import record_lapses
+from server.engine.outcomes import OutcomeRecorder
 from tests.integration.conftest import MakeWorld
 from tests.integration.test_engine import BeforeRecord
 from tests.integration.test_engine_races import NEWEST, race, stores, tally
@@ -35,12 +36,14 @@ from tests.integration.world import (
     reason,
     recycle,
     resolve,
+    unique,
     void,
 )
 
 HOLD = timedelta(days=7)
 MICROSECOND = timedelta(microseconds=1)
 DENY = ReviewVerdict.DENY
+REVOKED = VoidReason.REVOKED
 OLDEST = (datetime(1970, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
@@ -210,6 +213,94 @@ async def test_settlement_waits_for_its_verdict(world: World) -> None:
         await world.move(timedelta(days=30))
         await world.answer(resolve(review, verdict))
         assert reason(await world.run(compensate(recycling))) is paid
+
+
+# What is learnt of verdicts
+
+
+async def labels_of(world: World, review: Review) -> list[tuple[int, str, UUID | None]]:
+    """What is known of the review's account: label, source, and whose label it is."""
+    found = await world.owner.fetch("SELECT * FROM risk_label WHERE account_id = $1 ORDER BY seq", review.account_id)
+    assert all(row["recycling_id"] == review.recycling_id for row in found)
+    return [(row["label"], row["source"], row["request_id"]) for row in found]
+
+
+@pytest.mark.parametrize(("verdict", "label"), [(ReviewVerdict.APPROVE, 0), (DENY, 1)])
+async def test_verdict_labels_the_request(world: World, verdict: ReviewVerdict, label: int) -> None:
+    """Of each kind of review the verdict labels the request that opened it, once, from the moment it was recorded."""
+    settlement = await world.recycled(await world.issue("tencent"), circumstances=circumstances(vpn=True))
+    back = await world.recycled(await world.issue())
+    reviews = [
+        await world.held(await world.issue()),
+        await world.review_of(settlement),
+        await world.held_again(back),
+    ]
+    assert [review.kind for review in reviews] == [ReviewKind.RECYCLE, ReviewKind.SETTLEMENT, ReviewKind.REACTIVATE]
+    for review in reviews:
+        command = resolve(review, verdict)
+        await asyncio.gather(world.answer(command), world.answer(command))
+        assert await labels_of(world, review) == [(label, "review", review.request_id)]
+
+
+async def test_what_ends_without_a_verdict_labels_nothing(world: World) -> None:
+    """A hold that lapses, a card voided under review, and a claim say nothing of the request."""
+    lapsed, voided, held = [await world.held(await world.issue()) for _ in range(3)]
+    await world.reviews.claim(held.review_id, "anna", None)
+    await world.answer(void(types_pb2.Card(account_id=voided.account_id, card_id=str(voided.card_id)), REVOKED))
+    await world.move(HOLD)
+    await record_lapses(world.reviews, world.engine)
+    assert (await now_of(world, lapsed)).state is ReviewState.EXPIRED
+    assert [await labels_of(world, review) for review in (lapsed, voided, held)] == [[], [], []]
+
+
+async def test_denial_marks_the_device(world: World) -> None:
+    """Of whom a reviewer denies, other accounts on the device are told from then on."""
+    shared = circumstances(device=unique("device"), emulator=True)
+    review = await world.held(await world.issue(), circumstances=shared)
+    card = await world.issue()
+
+    async def abusers() -> int:
+        (found,) = await world.store.load([recycle(card, circumstances=shared)])
+        return int(found.features["device_confirmed_abuse"] or 0)
+
+    before = await abusers()
+    await world.answer(resolve(review, DENY))
+    await world.move(MICROSECOND)
+    assert (before, await abusers()) == (0, 1)
+
+
+async def test_abuse_that_is_known_becomes_known_once(world: World) -> None:
+    """A denial after a chargeback of the same request adds nothing; one of undoing it is about another request."""
+    recycling = await world.recycled(await world.issue("tencent"), circumstances=circumstances(vpn=True))
+    review = await world.review_of(recycling)
+    told = NewOutcome(
+        account_id=recycling.account_id,
+        recycling_id=UUID(recycling.recycling_id),
+        kind=OutcomeKind.CHARGEBACK,
+        time=recycling.create_time.ToDatetime(UTC),
+    )
+    await OutcomeRecorder(world.store).record(told)
+    await world.answer(resolve(review, DENY))
+    assert await labels_of(world, review) == [(1, "chargeback", None)]
+    await world.move(MICROSECOND)
+    again_held = await world.held_again(recycling)
+    await world.answer(resolve(again_held, DENY))
+    assert await labels_of(world, review) == [(1, "chargeback", None), (1, "review", again_held.request_id)]
+
+
+@pytest.mark.parametrize("again_held", [False, True])
+async def test_chargeback_of_a_held_card_is_an_outcome(world: World, again_held: bool) -> None:
+    """Voiding a card for a chargeback tells the outcome of the recycling that it is held for, or that is to be undone,
+    and abuse of it is known from then on."""
+    card = await world.issue()
+    review = await world.held_again(await world.recycled(card)) if again_held else await world.held(card)
+    await world.answer(void(card, VoidReason.CHARGEBACK))
+    rows = await world.owner.fetch("SELECT * FROM outcome WHERE account_id = $1", card.account_id)
+    assert [(row["recycling_id"], row["kind"]) for row in rows] == [(review.recycling_id, "CHARGEBACK")]
+    assert await labels_of(world, review) == [(1, "chargeback", None)]
+    recycling = await recycling_of(world, review)
+    if not again_held:
+        assert recycling.decision.reason_codes[-1] == "CARD_VOIDED"
 
 
 # What time does
@@ -444,17 +535,13 @@ async def test_evidence_shows_what_a_person_needs(new_world: MakeWorld) -> None:
 
 
 async def test_evidence_uses_the_scorers_words(new_world: MakeWorld) -> None:
-    """Where the receipt has the scorer's explanation, that is what a person reads."""
+    """Where the scorer explained the score, that is what a person reads, with how much each part moved it."""
     world = await new_world()
     review = await world.held(await world.issue())
-    said = {"feature": "vpn", "reason_code": "VPN", "value": 1, "contribution": 0.7, "sentence": "Hidden."}
-    await world.owner.execute(
-        "UPDATE command SET receipt = (receipt::jsonb || $1::jsonb)::json WHERE request_id = $2",
-        json.dumps({"explanation": {"contributions": [said]}}),
-        review.request_id,
-    )
-    (signal,) = (await world.reviews.evidence(review)).signals
-    assert (signal.sentence, signal.reason_code, signal.contribution) == ("Hidden.", "VPN", 0.7)
+    assert [
+        (told.feature, told.sentence, told.reason_code, told.contribution)
+        for told in (await world.reviews.evidence(review)).signals
+    ] == [("emulator", "About emulator.", "EMULATOR", 2.0), ("vpn", "About vpn.", "VPN", -0.5)]
 
 
 # Races

@@ -71,11 +71,30 @@ async def test_statement_prepares(as_server: asyncpg.Connection[Any], name: str)
 @pytest.mark.parametrize("name", sorted({*STATEMENTS} - {"move_clock", "policy", "policy_put", "privileges"}))
 async def test_statement_is_planned_by_index(as_server: asyncpg.Connection[Any], name: str) -> None:
     """Each statement's one plan reaches all large tables by index, whatever their size when it was made."""
-    explained = f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {statement(name).text}"
-    parameters = (await as_server.prepare(explained)).get_parameters()
-    (plan,) = json.loads(await as_server.fetchval(explained, *[None] * len(parameters)))
-    scanned = {node["Relation Name"] for node in nodes(plan["Plan"]) if node["Node Type"] in ("Seq Scan", "Tid Scan")}
+    plan = await generic_plan(as_server, name)
+    scanned = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] in ("Seq Scan", "Tid Scan")}
     assert not scanned & {*NEVER_SCANNED} and not any(name.startswith("risk_event") for name in scanned)
+
+
+async def test_evidence_finds_who_is_alike_by_key(as_server: asyncpg.Connection[Any]) -> None:
+    """Looking for others with the same device, address or profile reads no index of pairs but the one by key."""
+    plan = await generic_plan(as_server, "review_evidence")
+    reads = [node for node in nodes(plan) if node.get("Relation Name") == "risk_pair"]
+    assert [(node["Index Name"], "(kind + 0)" in node["Index Cond"]) for node in reads] == [("risk_pair_key", True)]
+
+
+async def generic_plan(connection: asyncpg.Connection[Any], name: str) -> dict[str, Any]:
+    """The plan of a statement for whatever parameters. Prepared in SQL: `EXPLAIN (GENERIC_PLAN)` plans for those that
+    the driver must send with it, and null folds half of a plan away."""
+    count = len((await connection.prepare(statement(name).text)).get_parameters())
+    await connection.execute(f"PREPARE explained AS {statement(name).text}")
+    try:
+        parameters = f"({', '.join(['NULL'] * count)})" if count else ""
+        (plan,) = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE explained{parameters}"))
+    finally:
+        await connection.execute("DEALLOCATE explained")
+    found: dict[str, Any] = plan["Plan"]
+    return found
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

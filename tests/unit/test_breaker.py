@@ -100,3 +100,18 @@ def test_success_forgets_failures(breaker: Breaker) -> None:
         with breaker.attempt():
             pass
     assert state_of(breaker) is BreakerState.CLOSED
+
+
+def test_openings_are_counted(breaker: Breaker, clock: Clock) -> None:
+    """It opens at the failure that is one too many, and again at each try that fails; not before, nor by a success."""
+    fail(breaker)
+    assert breaker.opened == 0
+    fail(breaker)
+    assert breaker.opened == 1
+    clock.now_s += 10.0
+    fail(breaker)
+    assert breaker.opened == 2
+    clock.now_s += 10.0
+    with breaker.attempt():
+        pass
+    assert breaker.opened == 2

@@ -4,10 +4,11 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from fraud_worker.event_log import COLUMNS, EventLogError, StoredEvent, read_log, stored_events
+from fraud_worker.event_log import COLUMNS, EventLogError, JudgedRows, StoredEvent, read_log, stored_events
 from migrations.risk_log import TraceHasher, serial_block
 
 HEAD = "event_time,event_kind,account_id"
@@ -137,3 +138,21 @@ def test_other_sellers_tiers_and_reasons_are_unknown(tmp_path: Path) -> None:
     """Ours are read in any case, others are not errors."""
     event = stored(tmp_path, tier="premium", reason="GIFT")
     assert (event.tier, event.reason) == ("PREMIUM", None)
+
+
+def test_weights_are_one_unless_told(tmp_path: Path) -> None:
+    """A row that stands for others says for how many; one that says nothing stands for itself."""
+    file = tmp_path / "log.csv"
+    file.write_text("event_time,event_kind,account_id,weight\n2026-01-01,RECYCLE,a,200\n2026-01-01,RECYCLE,b,\n")
+    events = read_log(file)
+    rows = JudgedRows(features=np.empty((2, 0)), labels=np.zeros(2, dtype=np.int8), events=events)
+    assert rows.weights.tolist() == [200.0, 1.0]
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf", "10001"])
+def test_impossible_weight_is_refused(tmp_path: Path, weight: str) -> None:
+    """A weight is a number above 0 that a policy's share can give."""
+    file = tmp_path / "log.csv"
+    file.write_text(f"event_time,event_kind,account_id,weight\n2026-01-01,RECYCLE,a,{weight}\n")
+    with pytest.raises(EventLogError, match="column weight"):
+        read_log(file)

@@ -11,8 +11,8 @@ FROM (
 LEFT JOIN LATERAL (
   SELECT l.label
   FROM risk_event AS e
-  CROSS JOIN LATERAL request_label(e.account_id, e.recycling_id, e.outcome = 'APPROVED', e.event_time, $5::interval,
-                                   service_clock()) AS l
+  CROSS JOIN LATERAL request_label(e.account_id, e.recycling_id, e.request_id, e.outcome = 'APPROVED', e.event_time,
+                                   $5::interval, service_clock()) AS l
   WHERE e.account_id = n.account_id AND e.event_time = n.create_time AND e.request_id = n.request_id
 ) AS known ON $5::interval IS NOT NULL
 WHERE $3::text IS NULL OR n.receipt #>> '{card,platform}' = $3

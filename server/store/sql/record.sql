@@ -111,6 +111,19 @@ review_ended AS (
                      version bigint) AS i
   JOIN claimed ON claimed.position = i.position
   WHERE v.account_id = claimed.account_id AND v.review_id = i.review_id
+  RETURNING v.account_id, v.recycling_id, v.request_id, v.kind, v.state
+),
+-- A verdict labels the request that it is about, from now on. Abuse that is known already becomes known once.
+verdict_told AS (
+  INSERT INTO risk_label (account_id, recycling_id, request_id, label, source, label_time)
+  SELECT e.account_id, e.recycling_id, e.request_id, CASE e.state WHEN 'DENIED' THEN 1 ELSE 0 END, 'review',
+         service_clock()
+  FROM review_ended AS e
+  WHERE e.state = 'APPROVED'
+     OR (e.state = 'DENIED' AND NOT EXISTS (
+           SELECT FROM risk_label AS l
+           WHERE l.account_id = e.account_id AND l.recycling_id = e.recycling_id AND l.label = 1
+             AND (l.request_id = e.request_id OR (l.request_id IS NULL AND e.kind <> 'REACTIVATE'))))
 ),
 transfer AS (
   SELECT i.*, claimed.account_id, claimed.request_id, claimed.now
@@ -159,7 +172,7 @@ risk AS (
 outcome_told AS (
   INSERT INTO outcome (account_id, recycling_id, kind, outcome_time, record_time, platform, policy_revision,
                        model_version, risk_score, state)
-  SELECT r.account_id, r.recycling_id, i.kind, claimed.now, claimed.now, r.platform, r.policy_revision,
+  SELECT r.account_id, r.recycling_id, i.kind, claimed.now, service_clock(), r.platform, r.policy_revision,
          r.decision ->> 'model_version', (r.decision ->> 'risk_score')::double precision, r.state
   FROM :outcome(position integer, recycling_id uuid, kind text) AS i
   JOIN claimed ON claimed.position = i.position
