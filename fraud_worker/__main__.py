@@ -210,7 +210,8 @@ def serve(
         if address and not insecure_plaintext and not is_loopback(address):
             why = f"{option} {address}: without TLS only a loopback address may be listened on, unless"
             raise _stopped(f"{why} --insecure-plaintext is given", code=2)
-    if metrics_listen and not metrics_listen.rpartition(":")[2].isdigit():
+    port = metrics_listen.rpartition(":")[2]
+    if metrics_listen and not (port.isdigit() and int(port) <= 65535):
         raise _stopped(f"--metrics-listen {metrics_listen}: must be HOST:PORT", code=2)
     from fraud_worker.models import ModelShelf
     from fraud_worker.scorer import ModelRefused

@@ -14,15 +14,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import polars as pl
 import pytest
 from card_recycling.v1 import card_service_pb2, insights_service_pb2, recycling_service_pb2, types_pb2
 from card_recycling.v1 import review_service_pb2 as pb
+from fraud_scoring.v1 import fraud_scoring_service_pb2, fraud_scoring_service_pb2_grpc
 
 from clients.python import RecyclingClient, RecyclingError
 from fraud_worker.__main__ import DEFAULT_MODEL
 from local.stack import PROJECT, Process
-from tests.end_to_end.conftest import Metered, Service, device, free_address, recycle, server_process
+from tests.end_to_end.conftest import PATIENCE_S, Metered, Service, device, free_address, recycle, server_process
 from tests.unit.test_cli import recycling
 
 
@@ -32,6 +34,7 @@ class Wary:
 
     client: RecyclingClient
     address: str
+    worker_address: str
     server: Metered
     worker: Metered
 
@@ -55,6 +58,7 @@ async def wary(service: Service, open_folder: Path) -> AsyncIterator[Wary]:
             yield Wary(
                 client=client,
                 address=process.address(),
+                worker_address=worker.address(),
                 server=Metered(client, f"http://{own_metrics}/metrics"),
                 worker=Metered(client, f"http://{metrics}/metrics"),
             )
@@ -158,12 +162,18 @@ async def test_denied_request_is_known_as_abuse(service: Service, wary: Wary, op
 
 
 async def test_worker_and_breaker_tell_metrics(service: Service, wary: Wary) -> None:
-    """The worker counts rows and loads; the server says that its breakers are closed and have never opened."""
+    """The worker counts rows, loads and what it refuses; the server's breakers are closed and have never opened."""
     (card,) = await service.issue("iqiyi")
     before = await wary.worker.count("fraud_scored_total")
     await wary.client.recycle(recycle(card))
     assert await wary.worker.count("fraud_scored_total") == before + 1
     assert await wary.worker.count("fraud_model_loads_total", role="champion", outcome="LOADED") == 1
+    async with grpc.aio.insecure_channel(wary.worker_address) as channel:
+        stub: Any = fraud_scoring_service_pb2_grpc.FraudScoringServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.Score(fraud_scoring_service_pb2.ScoreRequest(feature_registry="v0"), timeout=PATIENCE_S)
+    refused = {"method": "Score", "reason": "FIELD_INVALID", "field": "feature_registry"}
+    assert await wary.worker.count("fraud_refused_total", **refused) == 1
     breakers = {
         dict(labels)["of"]: value
         for (name, labels), value in (await wary.server.read()).items()

@@ -252,13 +252,14 @@ def test_failing_score_is_a_line_in_the_log() -> None:
     assert (failed.value.code(), failed.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
 
 
+@pytest.mark.parametrize("option", ["--listen", "--metrics-listen"])
 @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "worker:0", ":0"])
-def test_plaintext_outside_of_loopback_must_be_asked_for(listen: str) -> None:
-    """Without TLS a worker listens on loopback only, unless told otherwise."""
-    command = [sys.executable, "-m", "fraud_worker", "serve", "--listen", listen]
+def test_plaintext_outside_of_loopback_must_be_asked_for(option: str, listen: str) -> None:
+    """Without TLS a worker listens on loopback only, for scores and metrics alike, unless told otherwise."""
+    command = [sys.executable, "-m", "fraud_worker", "serve", option, listen]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert f"--listen {listen}: without TLS only a loopback address" in done.stderr
+    assert f"{option} {listen}: without TLS only a loopback address" in done.stderr
 
 
 def test_taken_address_is_named() -> None:
