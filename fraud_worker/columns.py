@@ -6,6 +6,7 @@ by Python: a batch is a handful of numpy's passes.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NoReturn, Protocol
 
 import numpy as np
@@ -70,16 +71,15 @@ def checked_matrix(request: RowsRequest, rows_max: int) -> Matrix:
 
 def _values(columns: pb.FeatureColumns, rows: int) -> Matrix:
     """One line a feature."""
-    values = np.full((len(FEATURES), rows), UNKNOWN)
-    # Packed doubles lie in the serialized message as they lie in memory. Copying them from there takes about half of
-    # the time that protobuf takes to hand out its repeated fields.
+    values = np.full((len(FEATURES), rows), UNKNOWN, dtype="<f8")
+    # Packed doubles lie in the serialized message as they lie in memory. Copying them from there takes about a quarter
+    # of the time that protobuf takes to hand out its repeated fields.
     data, at = columns.SerializeToString(), 0
-    size = rows * values.itemsize
-    length = _varint(size)
-    for place, tag in _TAGS:
-        if data.startswith(tag + length, at):
-            at += len(tag) + len(length)
-            values[place] = np.frombuffer(data, "<f8", rows, at)
+    memory, size = values.reshape(-1).view(np.uint8).data, rows * values.itemsize
+    for place, head in _heads(size):
+        if data.startswith(head, at):
+            at += len(head)
+            memory[place * size : (place + 1) * size] = data[at : at + size]
             at += size
     # Whatever else the message holds, a column of another length above all, stopped the walk through it.
     return values if at == len(data) else _values_one_by_one(columns, rows)
@@ -115,6 +115,12 @@ _TAGS: Final = [
     )
 ]
 """In the order of field numbers: a column's place in the registry, and what stands before it on the wire."""
+
+
+@lru_cache(maxsize=1_024)
+def _heads(size: int) -> list[tuple[int, bytes]]:
+    """A column's place in the registry and what stands before its `size` bytes, in the order of the wire."""
+    return [(place, tag + _varint(size)) for place, tag in _TAGS]
 
 
 def _refuse(values: Matrix) -> NoReturn:

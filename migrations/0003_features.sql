@@ -17,17 +17,18 @@ ALTER TABLE risk_event
   -- Of the card's serial: see serial_block().
   ADD COLUMN serial_block bytea CHECK (length(serial_block) = 16);
 
--- Each read of `risk_features` has an index of its own, which holds the events that it counts and no others.
+-- Each read of `risk_features` has an index of its own, which holds the events that it counts and no others, with all
+-- that it wants of them.
 DROP INDEX risk_event_device;
 DROP INDEX risk_event_prefix;
-CREATE INDEX risk_event_device_recycle ON risk_event (device_hash, event_time, seq)
+CREATE INDEX risk_event_device_recycle ON risk_event (device_hash, event_time, seq) INCLUDE (outcome)
   WHERE kind = 'RECYCLE' AND device_hash IS NOT NULL;
 CREATE INDEX risk_event_device_reject ON risk_event (device_hash, event_time, seq)
   WHERE outcome = 'REJECTED' AND device_hash IS NOT NULL;
 CREATE INDEX risk_event_prefix_recycle ON risk_event (prefix_hash, event_time, seq)
   WHERE kind = 'RECYCLE' AND prefix_hash IS NOT NULL;
 CREATE INDEX risk_event_account_recycle ON risk_event (account_id, event_time, seq) WHERE kind = 'RECYCLE';
-CREATE INDEX risk_event_account_return ON risk_event (account_id, event_time, seq)
+CREATE INDEX risk_event_account_return ON risk_event (account_id, event_time, seq) INCLUDE (kind, card_id, amount_minor)
   WHERE kind IN ('REACTIVATE', 'COMPENSATE');
 
 -- The block of 100 serials that a serial belongs to: the platform and all but the last two of at least three final
@@ -72,8 +73,8 @@ ALTER TABLE risk_pair DROP CONSTRAINT risk_pair_kind_check;
 ALTER TABLE risk_pair ADD CONSTRAINT risk_pair_kind_check CHECK (kind BETWEEN 1 AND 8) NOT VALID;
 DROP INDEX risk_pair_key;
 CREATE INDEX risk_pair_key ON risk_pair ((kind + 0), key, first_time, first_seq) INCLUDE (kind, account_id, other);
--- An account's devices, without its other pairs, of which there may be many.
-CREATE INDEX risk_pair_account_device ON risk_pair (account_id, first_time, first_seq) INCLUDE (key) WHERE kind = 1;
+-- An account's devices, without its other pairs, of which there may be many. Only who says `-kind = -1` gets it.
+CREATE INDEX risk_pair_account_device ON risk_pair (account_id, first_time, first_seq) INCLUDE (key) WHERE -kind = -1;
 
 -- The pairs that an event shows.
 CREATE FUNCTION risk_pairs(
@@ -154,7 +155,7 @@ BEGIN
   INSERT INTO risk_pair (account_id, kind, key, other, first_time, first_seq)
   SELECT p.account_id, 8, p.key, '', since.first_time, since.first_seq
   FROM (SELECT account_id, min(label_time) AS label_time FROM new_label WHERE label = 1 GROUP BY account_id) AS l
-  JOIN risk_pair AS p ON p.account_id = l.account_id AND p.kind = 1
+  JOIN risk_pair AS p ON p.account_id = l.account_id AND -p.kind = -1
   CROSS JOIN LATERAL confirmed_since(l.label_time, p.first_time, p.first_seq) AS since
   ORDER BY p.account_id, p.key
   ON CONFLICT DO NOTHING;
@@ -178,6 +179,19 @@ FROM risk_event AS e
 CROSS JOIN LATERAL risk_links(e.card_id, e.device_hash, e.address_hash, e.profile_hash) AS link
 ORDER BY link.kind, link.key, link.other, e.event_time, e.seq;
 
+-- The latest 200 recycles of 30 days before (as_of, as_of_seq) on a device; none lies outside of [earliest, latest].
+CREATE FUNCTION device_recycles(
+  device_hash bytea, as_of timestamptz, as_of_seq bigint, earliest timestamptz, latest timestamptz
+) RETURNS TABLE (event_time timestamptz, seq bigint, outcome text)
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+  SELECT v.event_time, v.seq, v.outcome FROM risk_event AS v
+  WHERE v.device_hash = device_recycles.device_hash AND v.kind = 'RECYCLE'
+    AND v.event_time >= earliest AND v.event_time <= latest
+    AND (v.event_time, v.seq) >= (as_of - interval '30 days', 0)
+    AND (v.event_time, v.seq) < (as_of, as_of_seq)
+  ORDER BY v.event_time DESC, v.seq DESC LIMIT 200
+$$;
+
 -- The feature rows of a batch of requests, in the order given.
 --
 -- Row i is about the request of p_account_id[i] at (p_as_of[i], p_as_of_seq[i]) and reads only events before that. Where
@@ -188,9 +202,12 @@ ORDER BY link.kind, link.key, link.other, e.event_time, e.seq;
 -- batch (none: not rejected). `assumed_rejected`, which is no feature, tells what was assumed of each row.
 -- Two hops are as of a minute ago: what happens to a device at two hops cannot be told to be in the same batch.
 -- The columns' meaning, unit and range: docs/features.md.
--- Reads by key say `kind + 0`, which only their index has, and look-ups of one pair say `kind`, which only the primary
--- key has (`kind::integer` keeps off the index of an account's devices): so each finds its index, whatever the
--- statistics say.
+-- Reads by key say `kind + 0`, which only their index has, those of an account's devices say `-kind = -1`, and look-ups
+-- of one pair say `kind`, which only the primary key has: so each finds its index, whatever the statistics say.
+-- Most of what a lone row costs is the opening of what the plan names, and of a row in a batch the descents into
+-- indexes. So what concerns batches alone is a statement of its own, partitions are excluded before they are opened, and
+-- what cannot be there is not looked for. `(event_time, seq)` are compared as pairs, since a bound on `event_time` that
+-- differs from row to row would have the partitions chosen anew for each.
 DROP FUNCTION risk_features(text[], text[], text[], bytea[], bytea[], bytea[], bytea[], bigint[], json[],
                             timestamptz[], bigint[], boolean[]);
 CREATE FUNCTION risk_features(
@@ -221,10 +238,148 @@ CREATE FUNCTION risk_features(
 )
 LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
+DECLARE
+  -- No row reads an event outside of these. A statement that knows them before it begins opens no partition in vain,
+  -- which would cost more than the reads.
+  earliest timestamptz;
+  latest timestamptz;
+  -- By position: what the earlier rows of the batch add. Null for a row alone.
+  more_d_accounts bigint[];
+  more_d_abusers bigint[];
+  more_d_recycles bigint[];
+  more_d_rejects bigint[];
+  more_d_cards bigint[];
+  more_d_profiles bigint[];
+  more_pf_accounts bigint[];
+  more_l_accounts bigint[];
+  more_ip_accounts bigint[];
+  more_ip_devices bigint[];
+  more_pe_recycles bigint[];
+  more_sn_accounts bigint[];
 BEGIN
+  SELECT min(moment) - interval '30 days', max(moment) INTO earliest, latest FROM unnest(p_as_of) AS moment;
+  -- The earlier rows of the batch, which will be events by the time a later one is judged.
+  IF cardinality(p_leaves) > 1 AND true = ANY (p_leaves) THEN
+    WITH request AS MATERIALIZED (
+      -- What is new matters only where a later row has the same key, as few have.
+      SELECT r.*, look_alike_key(r.profile_hash, r.amount) AS look_alike,
+             r.leaves AND lead(r.pos) OVER (PARTITION BY r.device_hash ORDER BY r.pos) IS NOT NULL AS device_shared,
+             r.leaves AND lead(r.pos) OVER (PARTITION BY r.profile_hash ORDER BY r.pos) IS NOT NULL AS profile_shared,
+             r.leaves AND lead(r.pos) OVER (PARTITION BY r.address_hash ORDER BY r.pos) IS NOT NULL AS address_shared,
+             r.leaves AND lead(r.pos) OVER (PARTITION BY r.serial_block ORDER BY r.pos) IS NOT NULL AS block_shared
+      FROM unnest(p_account_id, p_kind, p_card_id, p_device_hash, p_address_hash, p_prefix_hash, p_profile_hash,
+                  p_serial_block, p_amount_minor, p_as_of, p_as_of_seq, p_leaves)
+        WITH ORDINALITY
+        AS r (account_id, kind, card_id, device_hash, address_hash, prefix_hash, profile_hash, serial_block,
+              amount, as_of, as_of_seq, leaves, pos)
+    ),
+    newness AS (
+      SELECT r.pos, r.device_hash, r.profile_hash, r.look_alike, r.address_hash, r.prefix_hash, r.serial_block,
+             r.leaves AND r.kind = 'RECYCLE' AS recycles,
+             own.new_on_device,
+             own.new_on_device AND EXISTS (
+               SELECT FROM risk_label AS k
+               WHERE k.account_id = r.account_id AND k.label = 1 AND k.label_time < r.as_of) AS new_abuser_on_device,
+             r.device_shared AND r.kind IN ('RECYCLE', 'REACTIVATE') AND (
+               SELECT e.outcome
+               FROM device_recycles(r.device_hash, r.as_of, r.as_of_seq, earliest, latest) AS e
+               WHERE e.outcome IS NOT NULL
+               ORDER BY e.event_time DESC, e.seq DESC LIMIT 1) = 'REJECTED' AS assumed_rejected,
+             r.device_shared AND r.card_id IS NOT NULL AND NOT EXISTS (
+               SELECT FROM risk_link AS q
+               WHERE q.kind = 1 AND q.key = r.device_hash AND q.other = convert_to(r.card_id, 'UTF8')
+                 AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)) AS new_card_on_device,
+             r.device_shared AND r.profile_hash IS NOT NULL AND NOT EXISTS (
+               SELECT FROM risk_link AS q
+               WHERE q.kind = 2 AND q.key = r.device_hash AND q.other = r.profile_hash
+                 AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)) AND row_number() OVER (
+               PARTITION BY r.device_hash, r.profile_hash, r.leaves ORDER BY r.pos) = 1 AS new_profile_on_device,
+             r.profile_shared AND NOT EXISTS (
+               SELECT FROM risk_pair AS q
+               WHERE q.account_id = r.account_id AND q.kind = 6 AND q.key = r.profile_hash AND q.other = ''
+                 AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)) AS new_with_profile,
+             r.profile_shared AND r.kind = 'RECYCLE' AND NOT EXISTS (
+               SELECT FROM risk_pair AS q
+               WHERE q.account_id = r.account_id AND q.kind = 3 AND q.key = r.look_alike AND q.other = ''
+                 AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)) AS new_look_alike,
+             r.address_shared AND NOT EXISTS (
+               SELECT FROM risk_pair AS q
+               WHERE q.account_id = r.account_id AND q.kind = 2 AND q.key = r.address_hash AND q.other = ''
+                 AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)) AS new_at_address,
+             r.address_shared AND r.device_hash IS NOT NULL AND NOT EXISTS (
+               SELECT FROM risk_link AS q
+               WHERE q.kind = 3 AND q.key = r.address_hash AND q.other = r.device_hash
+                 AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)) AND row_number() OVER (
+               PARTITION BY r.address_hash, r.device_hash, r.leaves ORDER BY r.pos) = 1 AS new_device_at_address,
+             r.block_shared AND r.kind = 'RECYCLE' AND NOT EXISTS (
+               SELECT FROM risk_pair AS q
+               WHERE q.account_id = r.account_id AND q.kind = 7 AND q.key = r.serial_block AND q.other = ''
+                 AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)) AS new_in_block
+      FROM request AS r
+      CROSS JOIN LATERAL (
+        SELECT r.device_shared AND NOT EXISTS (
+          SELECT FROM risk_pair AS q
+          WHERE q.account_id = r.account_id AND q.kind = 1 AND q.key = r.device_hash AND q.other = ''
+            AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)) AS new_on_device
+      ) AS own
+    ),
+    more AS (
+      SELECT n.pos,
+             count(*) FILTER (WHERE n.new_on_device) OVER on_device AS d_accounts,
+             count(*) FILTER (WHERE n.new_abuser_on_device) OVER on_device AS d_abusers,
+             count(*) FILTER (WHERE n.recycles) OVER on_device AS d_recycles,
+             count(*) FILTER (WHERE n.assumed_rejected) OVER on_device AS d_rejects,
+             count(*) FILTER (WHERE n.new_card_on_device) OVER on_device AS d_cards,
+             count(*) FILTER (WHERE n.new_profile_on_device) OVER on_device
+               - count(*) FILTER (WHERE n.new_profile_on_device) OVER on_device_and_profile AS d_profiles,
+             count(*) FILTER (WHERE n.new_with_profile) OVER of_profile AS pf_accounts,
+             count(*) FILTER (WHERE n.new_look_alike) OVER alike AS l_accounts,
+             count(*) FILTER (WHERE n.new_at_address) OVER at_address AS ip_accounts,
+             count(*) FILTER (WHERE n.new_device_at_address) OVER at_address
+               - count(*) FILTER (WHERE n.new_device_at_address) OVER at_address_on_device AS ip_devices,
+             count(*) FILTER (WHERE n.recycles) OVER in_range AS pe_recycles,
+             count(*) FILTER (WHERE n.new_in_block) OVER in_block AS sn_accounts
+      FROM newness AS n
+      WINDOW on_device AS (PARTITION BY n.device_hash ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+             on_device_and_profile AS (PARTITION BY n.device_hash, n.profile_hash ORDER BY n.pos
+                                       ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+             of_profile AS (PARTITION BY n.profile_hash ORDER BY n.pos
+                            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+             alike AS (PARTITION BY n.look_alike ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+             at_address AS (PARTITION BY n.address_hash ORDER BY n.pos
+                            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+             at_address_on_device AS (PARTITION BY n.address_hash, n.device_hash ORDER BY n.pos
+                                      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+             in_range AS (PARTITION BY n.prefix_hash ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
+             in_block AS (PARTITION BY n.serial_block ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    )
+    SELECT array_agg(m.d_accounts ORDER BY m.pos), array_agg(m.d_abusers ORDER BY m.pos),
+           array_agg(m.d_recycles ORDER BY m.pos), array_agg(m.d_rejects ORDER BY m.pos),
+           array_agg(m.d_cards ORDER BY m.pos), array_agg(m.d_profiles ORDER BY m.pos),
+           array_agg(m.pf_accounts ORDER BY m.pos), array_agg(m.l_accounts ORDER BY m.pos),
+           array_agg(m.ip_accounts ORDER BY m.pos), array_agg(m.ip_devices ORDER BY m.pos),
+           array_agg(m.pe_recycles ORDER BY m.pos), array_agg(m.sn_accounts ORDER BY m.pos)
+    INTO more_d_accounts, more_d_abusers, more_d_recycles, more_d_rejects, more_d_cards, more_d_profiles,
+         more_pf_accounts, more_l_accounts, more_ip_accounts, more_ip_devices, more_pe_recycles, more_sn_accounts
+    FROM more AS m;
+  END IF;
   RETURN QUERY
   WITH request AS MATERIALIZED (
-    SELECT r.*, look_alike_key(r.profile_hash, r.amount) AS look_alike
+    SELECT r.account_id, r.kind, r.card_id, r.device_hash, r.address_hash, r.prefix_hash, r.profile_hash,
+           r.serial_block, r.amount, r.tier, r.reason, r.as_of, r.as_of_seq, r.leaves, r.pos,
+           r.signals::jsonb AS signals, look_alike_key(r.profile_hash, r.amount) AS look_alike,
+           coalesce(more_d_accounts[r.pos], 0) AS more_d_accounts,
+           coalesce(more_d_abusers[r.pos], 0) AS more_d_abusers,
+           coalesce(more_d_recycles[r.pos], 0) AS more_d_recycles,
+           coalesce(more_d_rejects[r.pos], 0) AS more_d_rejects,
+           coalesce(more_d_cards[r.pos], 0) AS more_d_cards,
+           coalesce(more_d_profiles[r.pos], 0) AS more_d_profiles,
+           coalesce(more_pf_accounts[r.pos], 0) AS more_pf_accounts,
+           coalesce(more_l_accounts[r.pos], 0) AS more_l_accounts,
+           coalesce(more_ip_accounts[r.pos], 0) AS more_ip_accounts,
+           coalesce(more_ip_devices[r.pos], 0) AS more_ip_devices,
+           coalesce(more_pe_recycles[r.pos], 0) AS more_pe_recycles,
+           coalesce(more_sn_accounts[r.pos], 0) AS more_sn_accounts
     FROM unnest(p_account_id, p_kind, p_card_id, p_device_hash, p_address_hash, p_prefix_hash, p_profile_hash,
                 p_serial_block, p_amount_minor, p_tier, p_reason, p_signals, p_as_of, p_as_of_seq, p_leaves)
       WITH ORDINALITY
@@ -232,8 +387,96 @@ BEGIN
             amount, tier, reason, signals, as_of, as_of_seq, leaves, pos)
   ),
   history AS MATERIALIZED (
-    SELECT r.*, d.*, de.*, dr.*, dc.*, dp.*, dx.*, pf.*, l.*, a.*, ad.*, ae.*, ax.*, al.*, ip.*, id.*, pe.*, li.*, c.*,
-           sn.*
+    SELECT r.*, d.*, de.*, l.*, ae.*, ax.*, ip.*, c.*,
+           -- Device: its latest 200 rejected requests of 30 days.
+           (SELECT count(*)
+            FROM (SELECT FROM risk_event AS v
+                  WHERE v.device_hash = r.device_hash AND v.outcome = 'REJECTED'
+                    AND v.event_time >= earliest AND v.event_time <= latest
+                    AND (v.event_time, v.seq) >= (r.as_of - interval '30 days', 0)
+                    AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
+                  ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e) AS dr_rejects,
+           -- Device: the cards first seen on it in 30 days (latest 200).
+           (SELECT count(*)
+            FROM (SELECT FROM risk_link AS q
+                  WHERE q.kind + 0 = 1 AND q.key = r.device_hash AND q.first_time >= r.as_of - interval '30 days'
+                    AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+                  ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p) AS dc_cards,
+           -- Device: the other profiles first seen on it in 30 days (latest 200).
+           (SELECT count(*)
+            FROM (SELECT FROM risk_link AS q
+                  WHERE q.kind + 0 = 2 AND q.key = r.device_hash AND q.other <> r.profile_hash
+                    AND q.first_time >= r.as_of - interval '30 days'
+                    AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+                  ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p) AS dp_profiles,
+           -- Device: the other accounts on it whose abuse is confirmed (latest 200).
+           CASE WHEN d.d_accounts_ever > 0 THEN
+             (SELECT count(*)
+              FROM (SELECT FROM risk_pair AS q
+                    WHERE q.kind + 0 = 8 AND q.key = r.device_hash AND q.account_id <> r.account_id
+                      AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+                    ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p) ELSE 0 END AS dx_abusers,
+           -- Two hops: the latest 20 other accounts on the device, and the latest 20 other devices of each: on how many
+           -- is abuse of another account confirmed since 30 days or less.
+           CASE WHEN d.d_accounts_ever > 0 THEN
+             (SELECT count(*)
+              FROM (SELECT q.account_id FROM risk_pair AS q
+                    WHERE q.kind + 0 = 1 AND q.key = r.device_hash AND q.account_id <> r.account_id
+                      AND q.first_time < r.as_of - interval '1 minute'
+                    ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 20) AS near
+              CROSS JOIN LATERAL (
+                SELECT q.key FROM risk_pair AS q
+                WHERE q.account_id = near.account_id AND -q.kind = -1 AND q.key <> r.device_hash
+                  AND q.first_time < r.as_of - interval '1 minute'
+                ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 20
+              ) AS far
+              WHERE EXISTS (SELECT FROM risk_pair AS q
+                            WHERE q.kind + 0 = 8 AND q.key = far.key AND q.account_id <> r.account_id
+                              AND q.first_time >= r.as_of - interval '30 days'
+                              AND q.first_time < r.as_of - interval '1 minute')) ELSE 0 END AS li_devices,
+           -- Profile: the other accounts first seen with it in 30 days (latest 200).
+           (SELECT count(*)
+            FROM (SELECT FROM risk_pair AS q
+                  WHERE q.kind + 0 = 6 AND q.key = r.profile_hash AND q.account_id <> r.account_id
+                    AND q.first_time >= r.as_of - interval '30 days'
+                    AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+                  ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p) AS pf_accounts,
+           -- Account: when it was first seen, and the devices first seen with it in 30 days (latest 200).
+           (SELECT p.first_time FROM risk_pair AS p
+            WHERE p.account_id = r.account_id AND p.kind = 5 AND p.key = '' AND p.other = ''
+              AND (p.first_time, p.first_seq) < (r.as_of, r.as_of_seq)) AS a_first,
+           (SELECT count(*)
+            FROM (SELECT FROM risk_pair AS q
+                  WHERE q.account_id = r.account_id AND -q.kind = -1 AND q.first_time >= r.as_of - interval '30 days'
+                    AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+                  ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p) AS ad_devices,
+           -- Account: how often its abuse was confirmed (first 200).
+           (SELECT count(*)
+            FROM (SELECT FROM risk_label AS k
+                  WHERE k.account_id = r.account_id AND k.label = 1 AND k.label_time < r.as_of
+                  ORDER BY k.label_time LIMIT 200) AS q) AS al_labels,
+           -- Address: the other devices first seen at it (latest 200 of 24 hours).
+           (SELECT count(*)
+            FROM (SELECT FROM risk_link AS q
+                  WHERE q.kind + 0 = 3 AND q.key = r.address_hash AND q.other IS DISTINCT FROM r.device_hash
+                    AND q.first_time >= r.as_of - interval '24 hours'
+                    AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+                  ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p) AS id_devices,
+           -- Address range: its latest 200 recycles of an hour.
+           (SELECT count(*)
+            FROM (SELECT FROM risk_event AS v
+                  WHERE v.prefix_hash = r.prefix_hash AND v.kind = 'RECYCLE'
+                    AND v.event_time >= earliest AND v.event_time <= latest
+                    AND (v.event_time, v.seq) >= (r.as_of - interval '1 hour', 0)
+                    AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
+                  ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e) AS pe_recycles,
+           -- Serials: other accounts that first recycled a card of the same block (latest 200 of 24 hours).
+           (SELECT count(*)
+            FROM (SELECT FROM risk_pair AS q
+                  WHERE q.kind + 0 = 7 AND q.key = r.serial_block AND q.account_id <> r.account_id
+                    AND q.first_time >= r.as_of - interval '24 hours'
+                    AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
+                  ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p) AS sn_accounts
     FROM request AS r
     -- Device: the other accounts first seen on it (latest 200), and when it was first seen with this one.
     CROSS JOIN LATERAL (
@@ -243,7 +486,7 @@ BEGIN
              count(*) AS d_accounts_ever,
              min(p.first_time) AS d_first_other,
              (SELECT own.first_time FROM risk_pair AS own
-              WHERE own.account_id = r.account_id AND own.kind::integer = 1 AND own.key = r.device_hash AND own.other = ''
+              WHERE own.account_id = r.account_id AND own.kind = 1 AND own.key = r.device_hash AND own.other = ''
                 AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS d_first_own
       FROM (SELECT q.first_time FROM risk_pair AS q
             WHERE q.kind + 0 = 1 AND q.key = r.device_hash AND q.account_id <> r.account_id
@@ -256,90 +499,18 @@ BEGIN
              count(*) AS de_recycles_30d,
              coalesce((array_agg(e.outcome ORDER BY e.event_time DESC, e.seq DESC)
                        FILTER (WHERE e.outcome IS NOT NULL))[1] = 'REJECTED', false) AS de_rejected_last
-      FROM (SELECT v.event_time, v.seq, v.outcome FROM risk_event AS v
-            WHERE v.device_hash = r.device_hash AND v.kind = 'RECYCLE' AND v.event_time >= r.as_of - interval '30 days'
-              AND v.event_time <= r.as_of AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
-            ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e
+      FROM device_recycles(r.device_hash, r.as_of, r.as_of_seq, earliest, latest) AS e
     ) AS de
-    -- Device: its latest 200 rejected requests of 30 days.
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS dr_rejects
-      FROM (SELECT FROM risk_event AS v
-            WHERE v.device_hash = r.device_hash AND v.outcome = 'REJECTED'
-              AND v.event_time >= r.as_of - interval '30 days'
-              AND v.event_time <= r.as_of AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
-            ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e
-    ) AS dr
-    -- Device: the cards first seen on it in 30 days (latest 200).
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS dc_cards,
-             EXISTS (SELECT FROM risk_link AS own
-                     WHERE own.kind = 1 AND own.key = r.device_hash AND own.other = convert_to(r.card_id, 'UTF8')
-                       AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS dc_own
-      FROM (SELECT FROM risk_link AS q
-            WHERE q.kind + 0 = 1 AND q.key = r.device_hash AND q.first_time >= r.as_of - interval '30 days'
-              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
-            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
-    ) AS dc
-    -- Device: the other profiles first seen on it in 30 days (latest 200).
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS dp_profiles,
-             EXISTS (SELECT FROM risk_link AS own
-                     WHERE own.kind = 2 AND own.key = r.device_hash AND own.other = r.profile_hash
-                       AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS dp_own
-      FROM (SELECT FROM risk_link AS q
-            WHERE q.kind + 0 = 2 AND q.key = r.device_hash AND q.other <> r.profile_hash
-              AND q.first_time >= r.as_of - interval '30 days'
-              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
-            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
-    ) AS dp
-    -- Device: the other accounts on it whose abuse is confirmed (latest 200).
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS dx_abusers
-      FROM (SELECT FROM risk_pair AS q
-            WHERE q.kind + 0 = 8 AND q.key = r.device_hash AND q.account_id <> r.account_id
-              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
-            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
-    ) AS dx
-    -- Profile: the other accounts first seen with it in 30 days (latest 200).
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS pf_accounts,
-             EXISTS (SELECT FROM risk_pair AS own
-                     WHERE own.account_id = r.account_id AND own.kind = 6 AND own.key = r.profile_hash
-                       AND own.other = '' AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS pf_own
-      FROM (SELECT FROM risk_pair AS q
-            WHERE q.kind + 0 = 6 AND q.key = r.profile_hash AND q.account_id <> r.account_id
-              AND q.first_time >= r.as_of - interval '30 days'
-              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
-            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
-    ) AS pf
     -- Look-alikes: other accounts first seen with the same profile and amount (latest 200).
     CROSS JOIN LATERAL (
       SELECT count(*) FILTER (WHERE p.first_time >= r.as_of - interval '1 hour') AS l_accounts_1h,
-             count(*) AS l_accounts_24h,
-             EXISTS (SELECT FROM risk_pair AS own
-                     WHERE own.account_id = r.account_id AND own.kind = 3 AND own.key = r.look_alike AND own.other = ''
-                       AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS l_own
+             count(*) AS l_accounts_24h
       FROM (SELECT q.first_time FROM risk_pair AS q
             WHERE q.kind + 0 = 3 AND q.key = r.look_alike AND q.account_id <> r.account_id
               AND q.first_time >= r.as_of - interval '24 hours'
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
     ) AS l
-    -- Account: when it was first seen, and the devices first seen with it in 30 days (latest 200).
-    CROSS JOIN LATERAL (
-      SELECT min(p.first_time) AS a_first
-      FROM risk_pair AS p
-      WHERE p.account_id = r.account_id AND p.kind = 5 AND p.key = '' AND p.other = ''
-        AND (p.first_time, p.first_seq) < (r.as_of, r.as_of_seq)
-    ) AS a
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS ad_devices
-      FROM (SELECT FROM risk_pair AS q
-            WHERE q.account_id = r.account_id AND q.kind = 1 AND q.first_time >= r.as_of - interval '30 days'
-              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
-            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
-    ) AS ad
     -- Account: its latest 200 recycles of 30 days, and the gaps between the last 20 of them.
     CROSS JOIN LATERAL (
       SELECT count(*) FILTER (WHERE e.event_time >= r.as_of - interval '1 hour') AS ae_recycles_1h,
@@ -352,8 +523,10 @@ BEGIN
       FROM (SELECT v.event_time, row_number() OVER newest_first AS place,
                    extract(epoch FROM v.event_time - lead(v.event_time) OVER newest_first)::double precision AS gap
             FROM risk_event AS v
-            WHERE v.account_id = r.account_id AND v.kind = 'RECYCLE' AND v.event_time >= r.as_of - interval '30 days'
-              AND v.event_time <= r.as_of AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
+            WHERE v.account_id = r.account_id AND v.kind = 'RECYCLE'
+              AND v.event_time >= earliest AND v.event_time <= latest
+              AND (v.event_time, v.seq) >= (r.as_of - interval '30 days', 0)
+              AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
             WINDOW newest_first AS (ORDER BY v.event_time DESC, v.seq DESC)
             ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e
     ) AS ae
@@ -365,68 +538,21 @@ BEGIN
              array_agg(e.card_id) FILTER (WHERE e.kind = 'COMPENSATE' AND e.amount_minor IS NOT NULL) AS ax_settled_cards
       FROM (SELECT v.kind, v.amount_minor, v.card_id FROM risk_event AS v
             WHERE v.account_id = r.account_id AND v.kind IN ('REACTIVATE', 'COMPENSATE')
-              AND v.event_time >= r.as_of - interval '30 days'
-              AND v.event_time <= r.as_of AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
+              AND v.event_time >= earliest AND v.event_time <= latest
+              AND (v.event_time, v.seq) >= (r.as_of - interval '30 days', 0)
+              AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
             ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e
     ) AS ax
-    -- Account: how often its abuse was confirmed (first 200).
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS al_labels, min(q.label_time) AS al_first
-      FROM (SELECT k.label_time FROM risk_label AS k
-            WHERE k.account_id = r.account_id AND k.label = 1 AND k.label_time < r.as_of
-            ORDER BY k.label_time LIMIT 200) AS q
-    ) AS al
     -- Address: the other accounts first seen at it (latest 200 of 24 hours).
     CROSS JOIN LATERAL (
       SELECT count(*) FILTER (WHERE p.first_time >= r.as_of - interval '1 hour') AS ip_accounts_1h,
-             count(*) AS ip_accounts_24h,
-             EXISTS (SELECT FROM risk_pair AS own
-                     WHERE own.account_id = r.account_id AND own.kind = 2 AND own.key = r.address_hash AND own.other = ''
-                       AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS ip_own
+             count(*) AS ip_accounts_24h
       FROM (SELECT q.first_time FROM risk_pair AS q
             WHERE q.kind + 0 = 2 AND q.key = r.address_hash AND q.account_id <> r.account_id
               AND q.first_time >= r.as_of - interval '24 hours'
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
     ) AS ip
-    -- Address: the other devices first seen at it (latest 200 of 24 hours).
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS id_devices,
-             EXISTS (SELECT FROM risk_link AS own
-                     WHERE own.kind = 3 AND own.key = r.address_hash AND own.other = r.device_hash
-                       AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS id_own
-      FROM (SELECT FROM risk_link AS q
-            WHERE q.kind + 0 = 3 AND q.key = r.address_hash AND q.other IS DISTINCT FROM r.device_hash
-              AND q.first_time >= r.as_of - interval '24 hours'
-              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
-            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
-    ) AS id
-    -- Address range: its latest 200 recycles of an hour.
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS pe_recycles
-      FROM (SELECT FROM risk_event AS v
-            WHERE v.prefix_hash = r.prefix_hash AND v.kind = 'RECYCLE' AND v.event_time >= r.as_of - interval '1 hour'
-              AND v.event_time <= r.as_of AND (v.event_time, v.seq) < (r.as_of, r.as_of_seq)
-            ORDER BY v.event_time DESC, v.seq DESC LIMIT 200) AS e
-    ) AS pe
-    -- Two hops: the latest 20 other accounts on the device, and the latest 20 other devices of each: on how many is
-    -- abuse of another account confirmed since 30 days or less.
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS li_devices
-      FROM (SELECT q.account_id FROM risk_pair AS q
-            WHERE q.kind + 0 = 1 AND q.key = r.device_hash AND q.account_id <> r.account_id
-              AND q.first_time < r.as_of - interval '1 minute'
-            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 20) AS near
-      CROSS JOIN LATERAL (
-        SELECT q.key FROM risk_pair AS q
-        WHERE q.account_id = near.account_id AND q.kind = 1 AND q.key <> r.device_hash
-          AND q.first_time < r.as_of - interval '1 minute'
-        ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 20
-      ) AS far
-      WHERE EXISTS (SELECT FROM risk_pair AS q
-                    WHERE q.kind + 0 = 8 AND q.key = far.key AND q.account_id <> r.account_id
-                      AND q.first_time >= r.as_of - interval '30 days' AND q.first_time < r.as_of - interval '1 minute')
-    ) AS li
     -- Card: who was seen with it, since when, and when it was activated (first 200).
     CROSS JOIN LATERAL (
       SELECT count(DISTINCT p.account_id) FILTER (WHERE p.account_id <> r.account_id) AS c_accounts,
@@ -437,65 +563,6 @@ BEGIN
               AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
             ORDER BY q.first_time, q.first_seq LIMIT 200) AS p
     ) AS c
-    -- Serials: other accounts that first recycled a card of the same block (latest 200 of 24 hours).
-    CROSS JOIN LATERAL (
-      SELECT count(*) AS sn_accounts,
-             EXISTS (SELECT FROM risk_pair AS own
-                     WHERE own.account_id = r.account_id AND own.kind = 7 AND own.key = r.serial_block
-                       AND own.other = '' AND (own.first_time, own.first_seq) < (r.as_of, r.as_of_seq)) AS sn_own
-      FROM (SELECT FROM risk_pair AS q
-            WHERE q.kind + 0 = 7 AND q.key = r.serial_block AND q.account_id <> r.account_id
-              AND q.first_time >= r.as_of - interval '24 hours'
-              AND (q.first_time, q.first_seq) < (r.as_of, r.as_of_seq)
-            ORDER BY q.first_time DESC, q.first_seq DESC LIMIT 200) AS p
-    ) AS sn
-  ),
-  -- The earlier rows of the batch, which will be events by the time this one is judged.
-  newness AS (
-    SELECT h.*,
-           h.leaves AND h.d_first_own IS NULL AS new_on_device,
-           h.leaves AND h.d_first_own IS NULL AND h.al_labels > 0 AS new_abuser_on_device,
-           h.leaves AND h.kind = 'RECYCLE' AS recycles,
-           h.leaves AND h.kind IN ('RECYCLE', 'REACTIVATE') AND h.device_hash IS NOT NULL AND h.de_rejected_last
-             AS assumed_rejected,
-           h.leaves AND h.card_id IS NOT NULL AND NOT h.dc_own AS new_card_on_device,
-           h.leaves AND h.profile_hash IS NOT NULL AND NOT h.dp_own AND row_number() OVER (
-             PARTITION BY h.device_hash, h.profile_hash, h.leaves ORDER BY h.pos) = 1 AS new_profile_on_device,
-           h.leaves AND NOT h.pf_own AS new_with_profile,
-           h.leaves AND h.kind = 'RECYCLE' AND NOT h.l_own AS new_look_alike,
-           h.leaves AND NOT h.ip_own AS new_at_address,
-           h.leaves AND h.device_hash IS NOT NULL AND NOT h.id_own AND row_number() OVER (
-             PARTITION BY h.address_hash, h.device_hash, h.leaves ORDER BY h.pos) = 1 AS new_device_at_address,
-           h.leaves AND h.kind = 'RECYCLE' AND NOT h.sn_own AS new_in_block
-    FROM history AS h
-  ),
-  counted AS (
-    SELECT n.*,
-           count(*) FILTER (WHERE n.new_on_device) OVER on_device AS more_d_accounts,
-           count(*) FILTER (WHERE n.new_abuser_on_device) OVER on_device AS more_d_abusers,
-           count(*) FILTER (WHERE n.recycles) OVER on_device AS more_d_recycles,
-           count(*) FILTER (WHERE n.assumed_rejected) OVER on_device AS more_d_rejects,
-           count(*) FILTER (WHERE n.new_card_on_device) OVER on_device AS more_d_cards,
-           count(*) FILTER (WHERE n.new_profile_on_device) OVER on_device
-             - count(*) FILTER (WHERE n.new_profile_on_device) OVER on_device_and_profile AS more_d_profiles,
-           count(*) FILTER (WHERE n.new_with_profile) OVER of_profile AS more_pf_accounts,
-           count(*) FILTER (WHERE n.new_look_alike) OVER alike AS more_l_accounts,
-           count(*) FILTER (WHERE n.new_at_address) OVER at_address AS more_ip_accounts,
-           count(*) FILTER (WHERE n.new_device_at_address) OVER at_address
-             - count(*) FILTER (WHERE n.new_device_at_address) OVER at_address_on_device AS more_ip_devices,
-           count(*) FILTER (WHERE n.recycles) OVER in_range AS more_pe_recycles,
-           count(*) FILTER (WHERE n.new_in_block) OVER in_block AS more_sn_accounts
-    FROM newness AS n
-    WINDOW on_device AS (PARTITION BY n.device_hash ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-           on_device_and_profile AS (PARTITION BY n.device_hash, n.profile_hash ORDER BY n.pos
-                                     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-           of_profile AS (PARTITION BY n.profile_hash ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-           alike AS (PARTITION BY n.look_alike ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-           at_address AS (PARTITION BY n.address_hash ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-           at_address_on_device AS (PARTITION BY n.address_hash, n.device_hash ORDER BY n.pos
-                                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-           in_range AS (PARTITION BY n.prefix_hash ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING),
-           in_block AS (PARTITION BY n.serial_block ORDER BY n.pos ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
   )
   SELECT
     f.pos,
@@ -534,8 +601,9 @@ BEGIN
       FROM (SELECT DISTINCT ON (v.card_id) v.amount_minor
             FROM (SELECT w.card_id, w.amount_minor, w.event_time, w.seq FROM risk_event AS w
                   WHERE w.account_id = f.account_id AND w.kind = 'RECYCLE' AND w.amount_minor IS NOT NULL
-                    AND w.event_time >= f.as_of - interval '30 days'
-                    AND w.event_time <= f.as_of AND (w.event_time, w.seq) < (f.as_of, f.as_of_seq)
+                    AND w.event_time >= earliest AND w.event_time <= latest
+                    AND (w.event_time, w.seq) >= (f.as_of - interval '30 days', 0)
+                    AND (w.event_time, w.seq) < (f.as_of, f.as_of_seq)
                   ORDER BY w.event_time DESC, w.seq DESC LIMIT 200) AS v
             WHERE v.card_id = ANY (f.ax_settled_cards)
             ORDER BY v.card_id, v.event_time DESC, v.seq DESC) AS paid) END END::double precision,
@@ -567,8 +635,8 @@ BEGIN
     (f.signals ->> 'form_fill_ms')::integer,
     (f.signals ->> 'captcha_failures')::integer,
     (f.signals ->> 'copy_paste_used')::boolean,
-    f.assumed_rejected
-  FROM counted AS f
+    f.leaves AND f.kind IN ('RECYCLE', 'REACTIVATE') AND f.de_rejected_last
+  FROM history AS f
   ORDER BY f.pos;
 END
 $$;

@@ -7,11 +7,13 @@ own, so that they cannot take the scores with them.
 from __future__ import annotations
 
 import math
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -45,6 +47,7 @@ UNKNOWN = -1.0
 
 _FEATURES = tuple(field.name for field in pb.FeatureColumns.DESCRIPTOR.fields)
 _values_of = itemgetter(*_FEATURES)
+_DOUBLE = struct.Struct("<d")
 
 
 class GrpcFraudScorer:
@@ -132,13 +135,26 @@ def _parsed(response: Response | None) -> Response:
 
 def columns_of(rows: Sequence[Features]) -> pb.FeatureColumns:
     """The rows by columns; a column that is unknown throughout is left out."""
-    columns: dict[str, Any] = {}
-    for name, values in zip(_FEATURES, zip(*map(_values_of, rows), strict=True), strict=True):
-        if values[0] is None and values.count(None) == len(values):
-            continue
-        # protobuf takes floats twice as fast as anything that it must convert itself.
-        columns[name] = [UNKNOWN if value is None else float(value) for value in values]
-    return pb.FeatureColumns(**columns)
+    # A column of doubles is written to the wire as it lies in memory, which takes a fraction of the time that protobuf
+    # takes to convert them one by one.
+    doubles = struct.Struct(f"<{len(rows)}d")
+    parts: list[bytes] = []
+    for head, values in zip(_heads(len(rows)), zip(*map(_values_of, rows), strict=True), strict=True):
+        try:
+            column = doubles.pack(*values)
+        except struct.error:  # there is a None
+            if values[0] is None and values.count(None) == len(values):
+                continue
+            column = doubles.pack(*[UNKNOWN if value is None else value for value in values])
+        parts += head, column
+    return pb.FeatureColumns.FromString(b"".join(parts))
+
+
+@lru_cache(maxsize=1_024)
+def _heads(rows: int) -> tuple[bytes, ...]:
+    """What stands before each column of so many rows on the wire: field and length."""
+    columns = (pb.FeatureColumns(**{name: [0.0] * rows}).SerializeToString() for name in _FEATURES)
+    return tuple(column[: len(column) - rows * _DOUBLE.size] for column in columns)
 
 
 def _scores(response: pb.ScoreResponse, rows: int) -> list[Score]:
