@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _RELIABILITY_BINS: Final = 10
 _WEEKS_MIN: Final = 8
 _PERIOD_ROWS_MIN: Final = 30
+_WIDE: Final = 100.0
 
 _LINE: Final = "#1f5fa8"
 _BAR: Final = "#b9cbe0"
@@ -89,11 +90,11 @@ def _reliability(
     )
     if logarithmic:
         bound = min(1.0, 2 * max(predicted.max(), high.max()))
-        _in_percent(axes.xaxis)
-        _in_percent(axes.yaxis)
         axes.set(
             xlim=(least, bound), ylim=(least, bound), xlabel=f"mean score of the bin (about {rows.max():,} rows each)"
         )
+        _in_percent(axes.xaxis)
+        _in_percent(axes.yaxis)
     else:
         for x, y, number in zip(predicted, high, rows, strict=True):
             axes.annotate(f"{number:,}", (x, y), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7)
@@ -103,10 +104,11 @@ def _reliability(
 
 
 def _in_percent(axis: Axis) -> None:
-    """Labels at 1, 2 and 5 of every power of ten, as people write shares."""
+    """Shares as people write them; at 1, 2 and 5 of every power of ten, or over a wide range at each power alone."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > _WIDE else (1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
 
@@ -184,9 +186,9 @@ def drift(path: Path, times: pl.Series, scores: Values, medium: float, bins: Bin
     for share, style in ((0.5, "-"), (0.9, "--"), (0.99, ":")):
         values = [float(np.quantile(part, share)) for _, part in parts]
         quantiles.plot(starts, values, style, marker=".", color=_LINE, label=f"{share:.0%} of requests score below")
-    quantiles.axhline(medium, color="#b03030", linewidth=1, label=f"MEDIUM, {medium:.3f}")
-    quantiles.set(yscale="log", ylabel="score", title=f"Score a {period}")
+    quantiles.axhline(medium, color="#b03030", linewidth=1, label=f"MEDIUM, {medium:.1%}")
     _in_percent(quantiles.yaxis)
+    quantiles.set(yscale="log", ylabel="score", title=f"Score a {period}")
     quantiles.legend(**beside)
 
     width = 5.5 if period == "week" else 0.8

@@ -15,6 +15,7 @@ from fraud_worker.scorer import AlertRate, Bins
 
 _BINS_MAX: Final = 10
 _SHARE_MIN: Final = 1e-4
+_ABOVE_A_CONSTANT: Final = 1e-6
 _BOOTSTRAPS: Final = 1_000
 _Z95: Final = 1.959964
 _DAY_US: Final = 86_400_000_000
@@ -33,7 +34,7 @@ def binned(values: Values) -> Bins:
         edges = sorted({float(f"{edge:.6g}") for edge in deciles if edge > least})
         if not edges:
             above = known[known > least]
-            edges = [float(above.min() if len(above) else np.nextafter(least, np.inf))]
+            edges = [float(above.min() if len(above) else least + _ABOVE_A_CONSTANT)]
     empty = Bins(edges=edges, shares=[0.0] * (len(edges) + 1), unknown=0.0)
     shares = empty.counts(values) / max(1, len(values))
     return Bins(

@@ -42,7 +42,6 @@ _PARAMETERS: Final = {
     "learning_rate": 0.05,
     "num_leaves": 16,
     "lambda_l2": 5.0,
-    "min_gain_to_split": 1.0,
     "feature_fraction": 0.7,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,

@@ -106,15 +106,18 @@ def test_immature_labels_do_not_train(small_log: Path, tmp_path: Path) -> None:
         train([small_log], tmp_path / "model", label_delay_hours=24.0 * 40)
 
 
-def test_shuffled_labels_teach_nothing(
-    fresh_world: tuple[JudgedRows, pl.Series], small_model: Path, tmp_path: Path
-) -> None:
-    """Of the farm's later requests, a small log teaches to catch most; with its labels dealt out anew, few."""
+def test_shuffled_labels_cannot_be_foretold(small_model: Path, tmp_path: Path) -> None:
+    """Labels dealt out anew have nothing to do with their rows: who ranks later ones by them has seen them before."""
     path = tmp_path / "shuffled.parquet"
     write_log(path, with_shuffled_labels(small_world()))
-    train([path], tmp_path / "model")
+    shuffled = train([path], tmp_path / "model")
+    assert Model.load(small_model).manifest.metrics["auc"] > 0.9
+    assert abs(shuffled.metrics["auc"] - 0.5) < 0.08
+
+
+def test_small_log_teaches_the_farm(fresh_world: tuple[JudgedRows, pl.Series], small_model: Path) -> None:
+    """Of the farm's later requests in another world, a small log teaches to catch most."""
     assert recall_of_the_farm(small_model, *fresh_world) > 0.9
-    assert recall_of_the_farm(tmp_path / "model", *fresh_world) < 0.2
 
 
 def recall_of_the_farm(folder: Path, judged: JudgedRows, families: pl.Series) -> float:
