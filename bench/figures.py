@@ -35,6 +35,7 @@ _TRAIN_SHARE: Final = 0.8
 _FPR: Final = 0.01
 
 Mask = npt.NDArray[np.bool_]
+Names = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,25 +231,52 @@ def evade(log: pl.DataFrame, burst: Burst, seed: int) -> pl.DataFrame:
 # --- the simulator -----------------------------------------------------------------------------------------------
 
 
-def simulated(judged: JudgedRows, seed: int) -> Iterator[Figure]:
-    """The last three tenths of the simulated labels, which the model has not seen."""
+def simulated(judged: JudgedRows, names: Names, seed: int) -> Iterator[Figure]:
+    """The last three tenths of the simulated labels, which the model has not seen.
+
+    `names`: of each row, the habit or the family that made it.
+    """
     moment = _cut(judged, 0.7)
     later = _from(judged, moment)
+    made_by = names[(judged.events["event_time"] >= moment).to_numpy()]
     scores = fit(_before(judged, moment), seed).score(later.features)
     recall = evaluation.recall_at(_FPR, later.labels, scores)
     beside = {"rows": len(later), "positives": int(later.labels.sum())}
+    reached = scores >= evaluation.threshold_at(_FPR, later.labels, scores)
+    single = _single(later)
     yield _at_least(
         "simulated_auc",
         _auc(later, scores),
         0.95,
         recall_at_1pct_fpr=recall,
-        best_single_count=_single(later),
+        recall_by_family=_share_by_name(reached, made_by, later.labels == 1),
         **beside,
+    )
+    if single is not None:
+        yield Figure(
+            name="simulated_best_single_count",
+            value=single["auc"],
+            target="<= 0.85",
+            reached=single["auc"] <= 0.85,
+            beside={"feature": single["feature"]},
+        )
+    shares = _share_by_name(reached, made_by, later.labels == 0)
+    yield Figure(
+        name="simulated_worst_honest_habit",
+        value=max(shares.values()),
+        target=f"< 0.1 of a habit's requests reach what {_FPR:.0%} of all honest ones do",
+        reached=max(shares.values()) < 0.1,
+        beside={"shares": shares},
     )
     yield from _calibration("simulated_calibration_", later, [scores])
 
 
-def families(judged: JudgedRows, names: npt.NDArray[np.str_], seed: int) -> Iterator[Figure]:
+def _share_by_name(reached: Mask, names: Names, of: Mask) -> dict[str, float]:
+    """Of each name's rows among `of`, the share that is `reached`."""
+    return {name: float(reached[of & (names == name)].mean()) for name in sorted(set(names[of]))}
+
+
+def families(judged: JudgedRows, names: Names, seed: int) -> Iterator[Figure]:
     """Each family of abuse, judged by a model that trained on none of it.
 
     All of its rows are judged, at the threshold that 1 % of the honest of unseen time reach.
@@ -298,7 +326,7 @@ def main(
     known_days: Annotated[int, typer.Option(min=1, help="Days, from the log's first, that train on the burst.")] = 7,
     burst_days: Annotated[int, typer.Option(min=2, help="Days, from the log's first, until which it is judged.")] = 59,
     simulator_seed: Annotated[int, typer.Option(min=0)] = 11,
-    accounts: Annotated[int, typer.Option(min=1, help="Of the simulation.")] = 40_000,
+    accounts: Annotated[int, typer.Option(min=1, help="Of the simulation.")] = 50_000,
     days: Annotated[int, typer.Option(min=1, help="Of the simulation.")] = 45,
 ) -> None:
     """Print the figures; exit with 1 where one is not reached."""
@@ -353,7 +381,7 @@ def _of_simulation(wanted: set[str], seed: int, accounts: int, days: int) -> Ite
         judged = judged_rows([path])
         names = pl.read_parquet(path)["family"].gather(judged.events["row"]).to_numpy()
     if "simulated" in wanted:
-        yield from simulated(judged, seed=0)
+        yield from simulated(judged, names, seed=0)
     if "families" in wanted:
         yield from families(judged, names, seed=0)
 

@@ -17,6 +17,7 @@ from fraud_worker.simulation.cards import DAY_S, JUDGED, Hand, Scenario, Step, e
 from fraud_worker.simulation.events import SimulatedEvent
 from fraud_worker.simulation.honest import HONEST
 from fraud_worker.simulation.log_writer import write_log
+from fraud_worker.simulation.predecessor import Predecessor
 from fraud_worker.simulation.world import Card, World
 
 __all__ = [
@@ -71,6 +72,7 @@ def stream(
 ) -> Iterator[SimulatedEvent]:
     """Events without end, in the order of time."""
     world = World(seed, carriers=25 + int(accounts_per_day / _CARRIER_CUSTOMERS_A_DAY))
+    predecessor = Predecessor(world.rng)
     start_us = _us(start)
     waiting: list[tuple[float, int, Hand, Card, str]] = []
     order = count()
@@ -87,7 +89,9 @@ def stream(
         tomorrow = DAY_S * (day + 1)
         while waiting and waiting[0][0] < tomorrow:
             moment, _, hand, card, kind = pop(waiting)
-            yield event(world, start_us + int(moment * 1_000_000), hand, card, kind)
+            happened = event(world, predecessor, start_us + int(moment * 1_000_000), hand, card, kind)
+            if happened:
+                yield happened
 
 
 class _Habits:

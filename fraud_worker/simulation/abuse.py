@@ -24,9 +24,9 @@ class Crew:
         world: World,
         family: str,
         *,
-        hands: Sequence[float] = (30, 50, 20),
-        racks: Sequence[float] = (40, 35, 25),
-        lines: Sequence[float] = (40, 25, 35),
+        hands: Sequence[float] = (35, 50, 15),
+        racks: Sequence[float] = (30, 40, 30),
+        lines: Sequence[float] = (35, 28, 37),
         sights: Sequence[float] = _SIGHTS,
     ) -> None:
         """`hands`: how likely a script, piecework, or somebody unhurried. `racks`: ordinary phones, a rack of bought
@@ -39,16 +39,18 @@ class Crew:
         self.rack = world.weighted(("phones", "rack", "emulators"), racks)
         self.like = world.phone() if self.rack == "phones" or world.chance(0.3) else world.rare_phone()
         self.abroad = world.chance(0.35)
-        self.contradicted = self.rack == "emulators" and world.chance(0.5)
+        self.contradicted = self.rack == "emulators" and world.chance(0.6)
         self.skewed = world.chance(0.4)
         line = world.weighted(("home", "rented", "hosting"), lines)
         self.home = world.home_address() if line == "home" else None
         self.ranges = [world.hosting_range() if line == "hosting" else world.new_range() for _ in range(4)]
-        self.vpn = 0.06 if line == "home" else 0.35
+        self.country = None if line == "home" else world.country()
+        self.vpn = 0.06 if line == "home" else 0.4
         self.price = world.price() if world.chance(0.65) else None
         self.sight = world.sight(sights)
         self.aged_s = world.log_uniform(3_600, 15 * DAY_S) if world.chance(0.35) else 0.0
-        self.takes_back = 0.6 if world.chance(0.25) else 0.0
+        self.takes_back = 0.6 if world.chance(0.35) else 0.0
+        self.supplier = self.hand(self.device()) if world.chance(0.3) else None
 
     def device(self) -> Device:
         """One more device of theirs."""
@@ -68,14 +70,14 @@ class Crew:
     def hand(self, device: Device, ip: str | None = None, account_id: str | None = None) -> Hand:
         """One of their accounts, new unless given, on a device of theirs."""
         account = account_id or self.world.new_id("a")
-        return Hand(self.family, 1, account, device, ip or self.address(), self.behave, self.sight)
+        return Hand(self.family, 1, account, device, ip or self.address(), self.behave, self.sight, self.country)
 
     def cash_out(
         self, hand: Hand, moment: float, *, card: Card | None = None, aged_s: float | None = None
     ) -> list[Step]:
         """A card that is recycled at `moment` or soon after, hardly used; bought then, or `aged_s` earlier.
 
-        Some crews take it back and recycle it again.
+        Some crews take it back and recycle it again; of some, the cards are bought by one account and used by others.
         """
         world = self.world
         if aged_s is None:
@@ -86,7 +88,7 @@ class Crew:
             recycle_after_s = world.log_uniform(0.001, 300)
         else:
             activate_after_s, recycle_after_s = None, aged_s + world.log_uniform(0.001, 120)
-        return life(
+        steps = life(
             world,
             hand,
             card,
@@ -97,6 +99,9 @@ class Crew:
             reactivate_after_s=self.cycles(),
             paid_after_s=world.log_uniform(1, 40_000) if world.chance(0.8) else None,
         )
+        if self.supplier and world.chance(0.8):
+            steps[0] = (steps[0][0], self.supplier, card, "ISSUE")
+        return steps
 
     def cycles(self) -> list[float]:
         """The pauses before a card is taken back, for each time that it is."""
@@ -119,12 +124,12 @@ class Crew:
 def device_farm(world: World, start: float) -> list[Step]:
     """One to three devices, each with many accounts, seconds to minutes apart; some are wiped now and then."""
     crew = Crew(world, "device_farm")
-    return _farmed(crew, start, int(world.log_uniform(8, 120)), world.log_uniform(2, 3_000))
+    return _farmed(crew, start, int(world.log_uniform(8, 80)), world.log_uniform(2, 3_000))
 
 
 def slow_drip(world: World, start: float) -> list[Step]:
     """The same over days: one more account on the device every few hours, a day or two."""
-    crew = Crew(world, "slow_drip", hands=(10, 60, 30), lines=(60, 20, 20))
+    crew = Crew(world, "slow_drip", hands=(20, 60, 20), lines=(50, 22, 28))
     return _farmed(crew, start, int(world.log_uniform(6, 40)), world.log_uniform(6_000, 150_000))
 
 
@@ -142,11 +147,11 @@ def _farmed(crew: Crew, start: float, accounts: int, gap_s: float) -> list[Step]
 
 def account_ring(world: World, start: float) -> list[Step]:
     """Accounts with devices of their own, or two or three to one, of one make, at one price, from one range."""
-    crew = Crew(world, "account_ring", hands=(20, 55, 25), lines=(0, 60, 40), sights=(80, 5, 5, 5, 2, 2, 0, 0, 1))
+    crew = Crew(world, "account_ring", hands=(30, 55, 15), lines=(0, 55, 45), sights=(80, 5, 5, 5, 2, 2, 0, 0, 1))
     crew.price = crew.price or world.price()
     crew.ranges = crew.ranges[:1]
     per_device = world.pick((1, 1, 2, 3))
-    return _spread(crew, start, int(world.log_uniform(8, 100)), world.log_uniform(5, 12_000), per_device)
+    return _spread(crew, start, int(world.log_uniform(8, 70)), world.log_uniform(5, 12_000), per_device)
 
 
 def _spread(crew: Crew, start: float, accounts: int, gap_s: float, per_device: int) -> list[Step]:
@@ -167,7 +172,7 @@ def address_rotation(world: World, start: float) -> list[Step]:
     ]
     crew.abroad = world.chance(0.6)
     per_device = world.pick((1, 1, 4, 12, 40))
-    return _spread(crew, start, int(world.log_uniform(8, 90)), world.log_uniform(15, 20_000), per_device)
+    return _spread(crew, start, int(world.log_uniform(8, 70)), world.log_uniform(15, 20_000), per_device)
 
 
 def scripted_burst(world: World, start: float) -> list[Step]:
@@ -177,20 +182,25 @@ def scripted_burst(world: World, start: float) -> list[Step]:
         sights=(70, 0, 15, 10, 0, 0, 0, 5, 0),
     )  # fmt: skip
     crew.aged_s = 0.0
-    count = int(world.log_uniform(20, 200))
+    count = int(world.log_uniform(20, 120))
     return _spread(crew, start, count, world.log_uniform(60, 1500) / count, world.pick((1, 1, 2, 6)))
 
 
 def ping_pong(world: World, start: float) -> list[Step]:
-    """Cards that are recycled and reactivated over and over, for what is paid each time; on one account or a few."""
-    crew = Crew(world, "ping_pong", hands=(20, 45, 35), racks=(60, 25, 15), lines=(75, 15, 10))
-    device = crew.device()
+    """Cards that are recycled and reactivated over and over, for what is paid each time.
+
+    On one account or a few to a device, as many devices as it takes; alone at home, or as one more scheme of a farm.
+    """
+    crew = Crew(world, "ping_pong", hands=(35, 45, 20), racks=(40, 35, 25), lines=(45, 25, 30))
+    rack = [crew.device() for _ in range(world.weighted((1, 2, 3), (65, 22, 13)))]
     cycle_s = world.log_uniform(2, 40_000)
     steps = []
-    for moment in crew.gaps(start, world.weighted((1, 2, 4, 7), (45, 20, 20, 15)), world.log_uniform(60, 90_000)):
-        hand = crew.hand(device)
+    for moment in crew.gaps(
+        start, world.weighted((1, 3, 5, 8, 13), (15, 25, 25, 20, 15)), world.log_uniform(30, 90_000)
+    ):
+        hand = crew.hand(world.pick(rack))
         card = world.card(crew.price, platform=world.returning_platform())
-        cycles = [cycle_s * world.uniform(0.3, 2) for _ in range(int(world.log_uniform(3, 14)))]
+        cycles = [cycle_s * world.uniform(0.3, 2) for _ in range(int(world.log_uniform(2, 9)))]
         steps += life(
             world,
             hand,
@@ -206,7 +216,7 @@ def ping_pong(world: World, start: float) -> list[Step]:
 
 def insider_batch(world: World, start: float) -> list[Step]:
     """Somebody at the seller's takes a block of neighbouring serials for straw accounts, which a few hands recycle."""
-    crew = Crew(world, "insider_batch", hands=(15, 60, 25), racks=(55, 30, 15), lines=(50, 30, 20))
+    crew = Crew(world, "insider_batch", hands=(15, 60, 25), racks=(55, 30, 15), lines=(45, 30, 25))
     block, platform = world.block() + world.rng.randrange(40), world.platform()
     price = crew.price or world.price()
     phones = [crew.device() for _ in range(world.pick((1, 2, 4, 8)))]
@@ -214,8 +224,6 @@ def insider_batch(world: World, start: float) -> list[Step]:
     straws = int(world.log_uniform(6, 60))
     per_straw = world.pick((1, 1, 2, 3))
     span_s = world.log_uniform(600, 8 * DAY_S)
-    # Issued to one account, and used by others.
-    straw_man = crew.hand(phones[0]) if world.chance(0.3) else None
     steps: list[Step] = []
     hand = crew.hand(phones[0])
     for number in range(straws):
@@ -224,10 +232,7 @@ def insider_batch(world: World, start: float) -> list[Step]:
         card = world.card(price, block + number, platform=platform)
         issued = start + number * world.log_uniform(0.05, 5)
         wait_s = crew.aged_s * world.uniform(0.8, 1) + world.uniform(0, span_s)
-        taken = crew.cash_out(hand, issued + wait_s, card=card, aged_s=wait_s)
-        if straw_man:
-            taken[0] = (issued, straw_man, card, "ISSUE")
-        steps += taken
+        steps += crew.cash_out(hand, issued + wait_s, card=card, aged_s=wait_s)
     return steps
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from fraud_worker.simulation.events import FULL, Behavior, Device, Sight, SimulatedEvent
-from fraud_worker.simulation.world import Card, World
+from fraud_worker.simulation.predecessor import Predecessor
+from fraud_worker.simulation.world import Card, World, country_of
 
 DAY_S: Final = 86_400.0
 
@@ -19,7 +20,7 @@ DAY_S: Final = 86_400.0
 class Hand:
     """Somebody who acts on an account: with which device, from where, how, through which caller."""
 
-    __slots__ = ("account_id", "behave", "device", "family", "ip", "label", "sight")
+    __slots__ = ("account_id", "behave", "country", "device", "family", "ip", "label", "sight")
 
     def __init__(
         self,
@@ -30,12 +31,15 @@ class Hand:
         ip: str | None,
         behave: Callable[[], Behavior],
         sight: Sight = FULL,
+        country: str | None = None,
     ) -> None:
+        """`country`: of the address; by default where the device's clock is."""
         self.family = family
         self.label = label
         self.account_id = account_id
         self.device = sight.of_device(device)
         self.ip = ip if sight.ip else None
+        self.country = (country or country_of(device.timezone)) if sight.country and ip else None
         self.behave = behave
         self.sight = sight
 
@@ -87,17 +91,29 @@ def life(
     return steps
 
 
-def event(world: World, time_us: int, hand: Hand, card: Card, kind: str) -> SimulatedEvent:
-    """What the log says of a step. Issuing, paying and complaining know an account and a card, and no device."""
-    card_id, platform, tier, amount, serial, reason = card
-    device = ip = behavior = label = label_time_us = None
+def event(
+    world: World, predecessor: Predecessor, time_us: int, hand: Hand, card: Card, kind: str
+) -> SimulatedEvent | None:
+    """What the log says of a step. Issuing, paying and complaining know an account and a card, and no device.
+
+    None where it does not happen: a card whose recycle was refused is neither paid for nor taken back.
+    """
+    if card.refused and kind in _ONLY_OF_RECYCLED:
+        return None
+    amount = card.amount_minor
+    device = ip = country = behavior = outcome = label = label_time_us = None
     if kind == "COMPENSATE":
-        amount = max(1, amount * _PAID_PERCENT[platform] // 100)
+        least, most = _PAID_PERCENT[card.platform]
+        amount = max(1, int(amount * world.uniform(least, most) / 100))
     if kind not in _FROM_A_BACKEND:
-        device, ip = hand.device, hand.ip
+        device, ip, country = hand.device, hand.ip, hand.country
     if kind in JUDGED:
         if hand.sight.behavior:
             behavior = hand.behave()
+        refused = predecessor.refuses(time_us, hand.account_id, device, behavior, abuse=hand.label == 1)
+        outcome = "REJECTED" if refused else "APPROVED"
+        if kind == "RECYCLE":
+            card.refused = refused
         if kind == "RECYCLE" or world.chance(_REACTIVATIONSJUDGED):
             label = hand.label
             label_time_us = time_us + int(_known_after_s(world, label) * 1_000_000)
@@ -106,13 +122,15 @@ def event(world: World, time_us: int, hand: Hand, card: Card, kind: str) -> Simu
         time_us,
         kind,
         hand.account_id,
-        card_id,
-        platform,
-        tier,
-        reason if kind == "RECYCLE" else None,
+        card.card_id,
+        card.platform,
+        card.tier,
+        card.reason if kind == "RECYCLE" else None,
         amount,
-        serial,
+        card.serial,
         ip,
+        country,
+        outcome,
         label,
         label_time_us,
         hand.family,
@@ -123,7 +141,9 @@ def event(world: World, time_us: int, hand: Hand, card: Card, kind: str) -> Simu
 
 JUDGED: Final = frozenset(("RECYCLE", "REACTIVATE"))
 _FROM_A_BACKEND: Final = frozenset(("ISSUE", "COMPENSATE", "COMPLAINT"))
-_PAID_PERCENT: Final = {"iqiyi": 90, "tencent": 30, "netflix": 5}
+_ONLY_OF_RECYCLED: Final = frozenset(("COMPENSATE", "REACTIVATE"))
+_PAID_PERCENT: Final = {"iqiyi": (60, 95), "tencent": (20, 40), "netflix": (2, 8)}
+"""From the least that is paid for a card to the most: it depends on how much of its time is left."""
 _REACTIVATIONSJUDGED: Final = 0.7
 
 

@@ -57,6 +57,10 @@ class SimulatedEvent(NamedTuple):
     """What was paid for the card; of a COMPENSATE, what the owner got."""
     serial: str
     ip: str | None
+    country: str | None
+    """Of the address."""
+    outcome: str | None
+    """On what is judged: what the system of rules that was there before answered."""
     label: int | None
     """On each RECYCLE and on most REACTIVATEs: 1 abuse, 0 honest."""
     label_time_us: int | None
@@ -83,6 +87,8 @@ class Sight(NamedTuple):
     """How many of os, model, screen, language, user agent; below three there is no profile to compare."""
     ip: bool = True
     behavior: bool = True
+    country: bool = False
+    """Whether the caller looks up where the address is."""
 
     def of_device(self, device: Device) -> Device | None:
         if not self.device:
@@ -97,13 +103,13 @@ class Sight(NamedTuple):
 
 _PROFILE: Final = ("os", "model", "screen", "language", "user_agent")
 
-FULL: Final = Sight()
+FULL: Final = Sight(country=True)
 BLIND: Final = Sight(device=False, ip=False, behavior=False)
 SIGHTS: Final = (
     FULL,
     Sight(behavior=False),
     Sight(ip=False),
-    Sight(profile_fields=0),
+    Sight(profile_fields=0, country=True),
     Sight(profile_fields=2, behavior=False),
     Sight(profile_fields=2, ip=False, behavior=False),
     Sight(profile_fields=0, ip=False, behavior=False),

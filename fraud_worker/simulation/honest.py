@@ -24,6 +24,7 @@ def _person(
     ip: str | None = None,
     behave: Callable[[], Behavior] | None = None,
     sight: Sight | None = None,
+    country: str | None = None,
 ) -> Hand:
     return Hand(
         family,
@@ -33,6 +34,7 @@ def _person(
         ip or world.home_address(),
         behave or world.weighted((world.human, world.quick, world.fumbling, world.blank), (77, 15, 4, 4)),
         sight or world.sight(),
+        country,
     )
 
 
@@ -177,11 +179,11 @@ def shop(world: World, start: float) -> list[Step]:
     """
     till = [world.phone() for _ in range(world.pick((1, 1, 2)))]
     address, sight = world.home_address(), world.sight()
-    gap_s = world.log_uniform(240, 20_000)
+    gap_s = world.log_uniform(600, 30_000)
     block, platform = world.block(), world.platform()
     steps = []
     moment = start
-    for number in range(int(world.log_uniform(5, 45))):
+    for number in range(int(world.log_uniform(5, 35))):
         behave = world.weighted((world.human, world.quick, world.fumbling), (70, 20, 10))
         customer = _person(world, "shop", world.pick(till), ip=address, sight=sight, behave=behave)
         card = world.card(serial=block + number, platform=platform) if world.chance(0.5) else None
@@ -229,12 +231,15 @@ def mover(world: World, start: float) -> list[Step]:
     """A new phone on an account of weeks, or a journey: another address, clock and language, passwords forgotten."""
     home = _person(world, "mover")
     steps = _life(world, home, start)
-    device, ip = world.phone(), world.home_address()
+    device, ip, country = world.phone(), world.home_address(), None
     if world.chance(0.5):
         device = world.abroad(device)
-        ip = world.new_address([world.hosting_range()]) if world.chance(0.25) else world.home_address()
+        if world.chance(0.25):
+            ip, country = world.new_address([world.hosting_range()]), world.country()
+        elif world.chance(0.25):
+            country = "CN"  # roaming
     behave = world.weighted((world.human, world.fumbling, world.quick), (50, 35, 15))
-    away = _person(world, "mover", device, account_id=home.account_id, ip=ip, behave=behave)
+    away = _person(world, "mover", device, account_id=home.account_id, ip=ip, behave=behave, country=country)
     moment = start + world.log_uniform(0.5 * DAY_S, 30 * DAY_S)
     card = world.card()
     issued = start + world.uniform(0, moment - start)
@@ -274,13 +279,15 @@ def undecided(world: World, start: float) -> list[Step]:
 
 def private_person(world: World, start: float) -> list[Step]:
     """Rooted phones, emulators on a desktop, VPNs and data centres' addresses: players, developers, the cautious."""
-    device = world.same_phone(world.phone(), emulator=0.3, rooted=0.45, vpn=0.6, skewed=0.15)
+    device = world.same_phone(world.phone(), emulator=0.25, rooted=0.4, vpn=0.6, skewed=0.12)
     if world.chance(0.3):
         device = world.abroad(device)
-    if world.chance(0.15):
+    if world.chance(0.1):
         device = world.contradicted(device)
-    ip = world.new_address([world.hosting_range()]) if world.chance(0.6) else world.home_address()
-    person = _person(world, "private_person", device, ip=ip)
+    ip, country = world.home_address(), None
+    if world.chance(0.6):
+        ip, country = world.new_address([world.hosting_range()]), world.country()
+    person = _person(world, "private_person", device, ip=ip, country=country)
     steps = []
     moment = start
     for _ in range(world.weighted((1, 2, 4), (60, 30, 10))):
@@ -340,7 +347,7 @@ HONEST: Final[dict[Scenario, float]] = {
     household: 150.0,
     campus: 2.5,
     company: 6.0,
-    shop: 13.0,
+    shop: 14.0,
     gift: 70.0,
     mover: 60.0,
     undecided: 40.0,

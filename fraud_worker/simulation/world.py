@@ -10,9 +10,10 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import accumulate
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from fraud_worker.simulation.events import SIGHTS, Behavior, Device, Sight
 
@@ -53,6 +54,21 @@ _ABROAD: Final = (
     *("Asia/Ho_Chi_Minh", "Asia/Manila", "Europe/Moscow", "America/New_York", "Europe/Berlin", "Asia/Bangkok"),
     *("Asia/Tokyo", "America/Los_Angeles", "Asia/Singapore"),
 )
+_COUNTRIES: Final = {
+    "Asia/Shanghai": "CN",
+    "Asia/Taipei": "TW",
+    "Asia/Hong_Kong": "HK",
+    "Asia/Tokyo": "JP",
+    "Asia/Singapore": "SG",
+    "America/Los_Angeles": "US",
+    "America/New_York": "US",
+    "Australia/Sydney": "AU",
+    "Asia/Ho_Chi_Minh": "VN",
+    "Asia/Manila": "PH",
+    "Asia/Bangkok": "TH",
+    "Europe/Moscow": "RU",
+    "Europe/Berlin": "DE",
+}
 _SHOP_COUNTERS: Final = 60
 _BLOCK: Final = 100
 """How many serials a seller gets at a time; neighbours differ in the last two digits."""
@@ -60,7 +76,8 @@ _BLOCK: Final = 100
 Thing = TypeVar("Thing")
 
 
-class Card(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Card:
     """A card and what its recycling would be about."""
 
     card_id: str
@@ -69,6 +86,8 @@ class Card(NamedTuple):
     amount_minor: int
     serial: str
     reason: str
+    refused: bool = False
+    """Whether its last recycle was."""
 
     @property
     def returns(self) -> bool:
@@ -253,6 +272,10 @@ class World:
             return f"240e:{bits >> 32:x}:{bits >> 16 & 0xFFFF:x}:{bits & 0xFFFF:x}::1"
         return self.new_address()
 
+    def country(self) -> str:
+        """Where a data centre or a rented line is: as likely at home as anywhere abroad."""
+        return "CN" if self._random() < 0.5 else self.pick(("US", "SG", "JP", "HK", "DE", "VN", "RU"))
+
     def campus_range(self) -> str:
         return self.pick(self._campus_ranges)
 
@@ -372,6 +395,11 @@ class World:
         if random() >= partly:
             return Behavior(*whole)
         return Behavior(*(value if random() < 0.5 else None for value in whole))  # type: ignore[arg-type]
+
+
+def country_of(timezone: str | None) -> str | None:
+    """The country of those whose clocks show `timezone`."""
+    return _COUNTRIES.get(timezone or "")
 
 
 def _few(draw: float, none: float, one: float, two: float) -> int:

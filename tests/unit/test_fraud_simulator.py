@@ -17,7 +17,7 @@ from fraud_worker.event_log import COLUMNS, EVENT_KINDS, read_log
 from fraud_worker.simulation.cards import JUDGED
 from fraud_worker.simulation.events import SimulatedEvent
 from fraud_worker.simulation.log_writer import LOG_SCHEMA
-from fraud_worker.simulation.world import HOSTING, World
+from fraud_worker.simulation.world import HOSTING, World, country_of
 from fraud_worker.simulator import ABUSE, DEFAULT_START, HONEST, Scenario, simulate, simulate_events, stream, write_log
 
 
@@ -169,6 +169,51 @@ def test_a_card_lives_in_order(events: list[SimulatedEvent]) -> None:
         assert kinds.count("ACTIVATE") <= 1
         for later in ("REACTIVATE", "COMPENSATE", "COMPLAINT"):
             assert later not in kinds or "RECYCLE" in kinds[: kinds.index(later)]
+
+
+def test_what_was_refused_is_neither_paid_for_nor_taken_back(events: list[SimulatedEvent]) -> None:
+    """A card whose latest recycle was rejected sees no payment and no reactivation before it is recycled again."""
+    latest: dict[str, str | None] = {}
+    for event in events:
+        if event.event_kind == "RECYCLE":
+            latest[event.card_id] = event.outcome
+        elif event.event_kind in ("COMPENSATE", "REACTIVATE"):
+            assert latest[event.card_id] == "APPROVED"
+
+
+def test_the_predecessor_refuses_some_abuse_and_few_of_the_honest(events: list[SimulatedEvent]) -> None:
+    """Each judged event has an outcome, and nothing else; refusals are a hint at abuse, not the truth about it."""
+    refused: dict[int, list[bool]] = defaultdict(list)
+    for event in events:
+        assert (event.outcome is not None) == (event.event_kind in JUDGED)
+        if event.label is not None:
+            refused[event.label].append(event.outcome == "REJECTED")
+    assert 0.1 < sum(refused[1]) / len(refused[1]) < 0.5
+    assert 0.002 < sum(refused[0]) / len(refused[0]) < 0.05
+
+
+def test_what_is_paid_varies(events: list[SimulatedEvent]) -> None:
+    """Owners get different shares of what their cards cost, on one platform, too."""
+    paid_for = {event.card_id: event.amount_minor or 1 for event in events if event.event_kind == "ISSUE"}
+    shares = [
+        (event.amount_minor or 0) / paid_for[event.card_id]
+        for event in events
+        if event.event_kind == "COMPENSATE" and event.platform == "iqiyi"
+    ]
+    assert min(shares) < 0.65
+    assert max(shares) > 0.9
+
+
+def test_travellers_clocks_show_the_country_of_their_address(events: list[SimulatedEvent]) -> None:
+    """Where both are known, most of the honest abroad agree with themselves, and most abusers behind proxies do not."""
+    agree: dict[int, list[bool]] = defaultdict(list)
+    for event in events:
+        if event.label is not None and event.country and event.device and event.device.timezone:
+            here = country_of(event.device.timezone)
+            if (event.country, here) != ("CN", "CN"):
+                agree[event.label].append(event.country == here)
+    assert sum(agree[0]) / len(agree[0]) > 0.6
+    assert sum(agree[1]) / len(agree[1]) < 0.5
 
 
 def test_netflix_gives_no_card_back(events: list[SimulatedEvent]) -> None:
