@@ -34,7 +34,7 @@ alike AS (
   ORDER BY r.create_time DESC
   LIMIT $4
 )
-SELECT moment.now, c.receipt -> 'features' AS features, c.receipt #> '{explanation,contributions}' AS explanation, a.segment,
+SELECT moment.now, c.receipt -> 'features' AS features, c.receipt -> 'explanation' AS explanation, a.segment,
        ARRAY(SELECT alike.recycling FROM alike ORDER BY alike.create_time DESC) AS similar_recyclings,
        (SELECT json_agg(alike.shared ORDER BY alike.create_time DESC) FROM alike) AS similar_shared,
        ARRAY(SELECT k FROM card AS k WHERE k.account_id = $1
