@@ -326,7 +326,7 @@ async def test_explored_recycle_is_settled_two_weeks_later(new_world: MakeWorld)
     card, device = await drawn(world, "explored", await world.move(timedelta(0)), won=True)
     told = parsed(await world.answer(recycle(card, circumstances=circumstances(device=device, vpn=True))))
     assert (told.state, told.decision.explored, told.decision.propensity) == (APPROVED, True, 0.1)
-    assert [*told.decision.reason_codes] == ["RISK_HIGH", "EXPLORED"]
+    assert [*told.decision.reason_codes] == ["RISK_HIGH", "VPN", "EXPLORED"]
     await world.move(timedelta(days=14) - MICROSECOND)
     assert reason(await world.run(compensate(told))) is Reason.SETTLEMENT_NOT_DUE
     await world.move(MICROSECOND)
@@ -339,7 +339,7 @@ async def test_allowed_recycle_is_settled_in_spite_of_its_band(new_world: MakeWo
     await world.put("ALLOW", "DEVICE", "a tester's")
     card = await world.issue()
     told = parsed(await world.answer(recycle(card, circumstances=circumstances(device="a tester's", vpn=True))))
-    assert [*told.decision.reason_codes] == ["ALLOW_LISTED_DEVICE", "RISK_HIGH"]
+    assert [*told.decision.reason_codes] == ["ALLOW_LISTED_DEVICE", "RISK_HIGH", "VPN"]
     await world.answer(compensate(told))
 
 
