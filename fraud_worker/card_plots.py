@@ -187,8 +187,8 @@ def drift(path: Path, times: pl.Series, scores: Values, medium: float, bins: Bin
         values = [float(np.quantile(part, share)) for _, part in parts]
         quantiles.plot(starts, values, style, marker=".", color=_LINE, label=f"{share:.0%} of requests score below")
     quantiles.axhline(medium, color="#b03030", linewidth=1, label=f"MEDIUM, {medium:.1%}")
-    _in_percent(quantiles.yaxis)
     quantiles.set(yscale="log", ylabel="score", title=f"Score a {period}")
+    _in_percent(quantiles.yaxis)  # a new scale forgets how ticks are written
     quantiles.legend(**beside)
 
     width = 5.5 if period == "week" else 0.8
