@@ -159,7 +159,7 @@ def judged_rows(events: Sequence[Path], history: Sequence[Path] = ()) -> JudgedR
 
     Runs a scratch Postgres, so call it from the main thread and outside any event loop. Raises `EventLogError`.
     """
-    log = _merged(events, history)
+    log = merged_logs(events, history)
     wanted = log.filter(pl.col("judged") & pl.col("label").is_not_null())
     if wanted.is_empty():
         raise EventLogError(f"{', '.join(map(str, events))}: no event has a label, so there is nothing to judge")
@@ -174,7 +174,7 @@ def row_to_judge(events: Path, row: int, history: Sequence[Path] = ()) -> tuple[
     It need not have a label, if it is of a kind that is judged in service. Scratch Postgres and errors are those of
     `judged_rows`.
     """
-    log = _merged([events], history)
+    log = merged_logs([events], history)
     wanted = log.filter(pl.col("judged") & (pl.col("row") == row))
     if wanted.is_empty():
         raise EventLogError(f"{events}: there is no row {row}; rows go from 0 to {log['judged'].sum() - 1}")
@@ -188,15 +188,21 @@ def row_to_judge(events: Path, row: int, history: Sequence[Path] = ()) -> tuple[
     return event, _features_in_scratch(earlier, wanted)
 
 
-def _merged(events: Sequence[Path], history: Sequence[Path]) -> pl.DataFrame:
-    """All events in the order of time, with `seq`; `judged` tells those of `events`."""
+def merged_logs(events: Sequence[Path], history: Sequence[Path]) -> pl.DataFrame:
+    """All events in the order of time, with `seq`; `judged` tells those of `events`.
+
+    What is to be judged is no history of its own: a history that holds the same events again gives up those.
+    """
     judged_files = {path.resolve() for path in events}
-    past = [read_log(path) for path in history if path.resolve() not in judged_files]
-    judged = [read_log(path) for path in events]
-    log = pl.concat(
-        [frame.with_columns(judged=pl.lit(False)) for frame in past]
-        + [frame.with_columns(judged=pl.lit(True)) for frame in judged]
-    ).sort("event_time", maintain_order=True)
+    judged = pl.concat([read_log(path).with_columns(judged=pl.lit(True)) for path in events])
+    past = [
+        read_log(path)
+        .join(judged, on=COLUMNS, how="anti", nulls_equal=True, maintain_order="left")
+        .with_columns(judged=pl.lit(False))
+        for path in history
+        if path.resolve() not in judged_files
+    ]
+    log = pl.concat([*past, judged]).sort("event_time", maintain_order=True)
     return log.with_columns(seq=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
 
 

@@ -37,6 +37,11 @@ class RowsRefused(ValueError):
         self.row, self.feature, self.why = row, feature, why
 
 
+SLOPE_MAX: Final = 100.0
+INTERCEPT_MAX: Final = 100.0
+"""A calibration beyond these makes every score 0 or 1."""
+
+
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """Platt scaling: probability = 1 / (1 + exp(-(slope * raw + intercept))), slope > 0."""
 
@@ -151,6 +156,12 @@ class Model:
             raise ModelRefused(f"{folder / MANIFEST_FILE} contradicts itself")
         if not 0 < manifest.thresholds.medium <= manifest.thresholds.high <= 1:
             raise ModelRefused(f"{folder / MANIFEST_FILE}: the thresholds must satisfy 0 < medium <= high <= 1")
+        calibration = manifest.calibration
+        if not (0 < calibration.slope <= SLOPE_MAX and abs(calibration.intercept) <= INTERCEPT_MAX):
+            raise ModelRefused(
+                f"{folder / MANIFEST_FILE}: the calibration must have 0 < slope <= {SLOPE_MAX:g} and"
+                f" -{INTERCEPT_MAX:g} <= intercept <= {INTERCEPT_MAX:g}"
+            )
         try:
             model = cls(manifest, lgb.Booster(model_str=content.decode()))
         except (lgb.basic.LightGBMError, UnicodeDecodeError) as error:

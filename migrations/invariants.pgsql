@@ -548,10 +548,10 @@ FULL JOIN (
 WHERE r.recycling_id IS NULL OR v.recycling_id IS NULL;
 
 -- name: reversals_take_back (8)
--- A compensation is taken back or lapses exactly when its recycling is undone.
+-- A compensation is taken back or lapses exactly when its recycling is undone, or was blocked before.
 SELECT account_id, recycling_id, state, compensation_state
 FROM recycling
-WHERE (state = 'REVERSED' AND compensation_state NOT IN ('CLAWED_BACK', 'CANCELLED'))
+WHERE (state = 'REVERSED' AND compensation_state NOT IN ('CLAWED_BACK', 'CANCELLED', 'BLOCKED'))
    OR (state <> 'REVERSED' AND compensation_state IN ('CLAWED_BACK', 'CANCELLED'));
 
 -- name: nothing_from_the_future (10)

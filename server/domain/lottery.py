@@ -1,6 +1,6 @@
 """Who is let through in spite of the model, so that it can learn from what it would have refused. Pure, given its key.
 
-Knows how the lot of an account on a device is drawn; must not know whose lot wins, nor what winning means (`risk`).
+Knows how the lot of an account is drawn; must not know whose lot wins, nor what winning means (`risk`).
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ class Lottery:
         self._key = key
 
     def lot(self, account_id: str, device_hash: bytes | None, now: datetime) -> float | None:
-        """The lot of an account on a device, in [0, 1); None without a device.
+        """The lot of an account, in [0, 1); None where the request names no device.
 
-        It stays the same for 30 days. When these begin differs from pair to pair, so that not all change at once.
+        It stays the same for 30 days, whatever the device: device ids cost nothing to make up, and whoever could draw
+        anew with each would sooner or later win. When the 30 days begin differs from account to account, so that not
+        all change at once.
         """
         if device_hash is None:
             return None
-        pair = device_hash + account_id.encode()
-        offset_us = self._number(b"offset", pair) % _PERIOD_US
+        account = account_id.encode()
+        offset_us = self._number(b"offset", account) % _PERIOD_US
         period = ((now - _EPOCH) // _MICROSECOND + offset_us) // _PERIOD_US
         # 53 bits are what a float holds exactly, and keep the quotient below 1.
-        return (self._number(b"lot %d" % period, pair) >> 11) / 2**53
+        return (self._number(b"lot %d" % period, account) >> 11) / 2**53
 
-    def _number(self, purpose: bytes, pair: bytes) -> int:
+    def _number(self, purpose: bytes, account: bytes) -> int:
         """64 bits. The purpose holds no NUL, so that no two messages are alike."""
-        return int.from_bytes(hmac.digest(self._key, purpose + b"\x00" + pair, "sha256")[:8])
+        return int.from_bytes(hmac.digest(self._key, purpose + b"\x00" + account, "sha256")[:8])

@@ -344,14 +344,14 @@ async def test_allowed_recycle_is_settled_in_spite_of_its_band(new_world: MakeWo
 
 
 async def drawn(world: World, platform: str, now: datetime, *, won: bool) -> tuple[types_pb2.Card, str]:
-    """A new card, and a device that wins or loses a tenth with its account."""
-    card = await world.issue(platform, active=False)
-    for number in range(1000):
-        device = f"device {number}"
+    """A new card whose account wins or loses a tenth, and a device."""
+    for _ in range(1000):
+        card = await world.issue(platform, active=False)
+        device = f"device of {card.account_id}"
         lot = LOTTERY.lot(card.account_id, circumstances(device=device).device_hash, now)
         if lot is not None and (lot < 0.1) is won:
             return card, device
-    raise AssertionError("no such device")
+    raise AssertionError("no such account")
 
 
 def told_explored(answer: bytes) -> bool:

@@ -8,7 +8,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fraud_worker.event_log import COLUMNS, EventLogError, JudgedRows, StoredEvent, read_log, stored_events
+from fraud_worker.event_log import (
+    COLUMNS,
+    EventLogError,
+    JudgedRows,
+    StoredEvent,
+    merged_logs,
+    read_log,
+    stored_events,
+)
 from migrations.risk_log import TraceHasher, serial_block
 
 HEAD = "event_time,event_kind,account_id"
@@ -156,3 +164,14 @@ def test_impossible_weight_is_refused(tmp_path: Path, weight: str) -> None:
     file.write_text(f"event_time,event_kind,account_id,weight\n2026-01-01,RECYCLE,a,{weight}\n")
     with pytest.raises(EventLogError, match="column weight"):
         read_log(file)
+
+
+def test_history_gives_up_what_is_judged(tmp_path: Path) -> None:
+    """A history that holds the judged events, too, is one without them: no event is history of its own."""
+    header = "event_time,event_kind,account_id,device_id,label"
+    earlier, later = "2026-01-01T00:00:00Z,RECYCLE,a,d,0", "2026-01-02T00:00:00Z,RECYCLE,b,d,1"
+    whole, last = tmp_path / "whole.csv", tmp_path / "last.csv"
+    whole.write_text("\n".join((header, earlier, later)))
+    last.write_text("\n".join((header, later)))
+    merged = merged_logs([last], [whole])
+    assert merged.select("account_id", "judged").rows() == [("a", False), ("b", True)]

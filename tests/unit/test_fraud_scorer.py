@@ -129,3 +129,11 @@ def test_model_that_gives_no_probabilities_fails_its_self_test() -> None:
 
     with pytest.raises(ModelRefused, match="does not give probabilities"):
         Mad.load(DEFAULT_MODEL)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(0.0, 0.0), (1e308, 0.0), (1.0, -1e308)])
+def test_senseless_calibration_is_refused(folder: Path, slope: float, intercept: float) -> None:
+    """A calibration that makes every score the same, or 0 and 1, is no calibration."""
+    rewrite(folder, calibration={"method": "platt", "slope": slope, "intercept": intercept})
+    with pytest.raises(ModelRefused, match="calibration"):
+        Model.load(folder)
