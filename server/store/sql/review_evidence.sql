@@ -19,7 +19,7 @@ others AS (
                              (3::smallint, 'LOOK_ALIKE', request.look_alike)) AS trait (kind, name, key)
   CROSS JOIN LATERAL (
     SELECT q.account_id FROM risk_pair AS q
-    WHERE q.kind = trait.kind AND q.key = trait.key AND q.account_id <> $1
+    WHERE q.kind + 0 = trait.kind AND q.key = trait.key AND q.account_id <> $1
     ORDER BY q.first_time DESC, q.first_seq DESC
     LIMIT $5
   ) AS p
