@@ -65,14 +65,15 @@ CREATE TABLE risk_link (
   first_seq bigint NOT NULL,
   PRIMARY KEY (key, other, kind)
 );
-CREATE INDEX risk_link_key ON risk_link ((kind + 0), key, first_time, first_seq) INCLUDE (kind, other);
+-- The key comes first: it tells entries apart at the first comparison, and the kinds of one key lie side by side.
+CREATE INDEX risk_link_key ON risk_link (key, (kind + 0), first_time, first_seq) INCLUDE (kind, other);
 
 -- More kinds of pairs: 6 profile, 7 serial block (at a recycle), 8 device of an account whose abuse is confirmed
 -- (`first_time`: since when both are so).
 ALTER TABLE risk_pair DROP CONSTRAINT risk_pair_kind_check;
 ALTER TABLE risk_pair ADD CONSTRAINT risk_pair_kind_check CHECK (kind BETWEEN 1 AND 8) NOT VALID;
 DROP INDEX risk_pair_key;
-CREATE INDEX risk_pair_key ON risk_pair ((kind + 0), key, first_time, first_seq) INCLUDE (kind, account_id, other);
+CREATE INDEX risk_pair_key ON risk_pair (key, (kind + 0), first_time, first_seq) INCLUDE (kind, account_id, other);
 -- An account's devices, without its other pairs, of which there may be many. Only who says `-kind = -1` gets it.
 CREATE INDEX risk_pair_account_device ON risk_pair (account_id, first_time, first_seq) INCLUDE (key) WHERE -kind = -1;
 
@@ -205,9 +206,9 @@ $$;
 -- Reads by key say `kind + 0`, which only their index has, those of an account's devices say `-kind = -1`, and look-ups
 -- of one pair say `kind`, which only the primary key has: so each finds its index, whatever the statistics say.
 -- Most of what a lone row costs is the opening of what the plan names, and of a row in a batch the descents into
--- indexes. So what concerns batches alone is a statement of its own, partitions are excluded before they are opened, and
--- what cannot be there is not looked for. `(event_time, seq)` are compared as pairs, since a bound on `event_time` that
--- differs from row to row would have the partitions chosen anew for each.
+-- indexes. So what concerns batches alone is a statement of its own, partitions are excluded before they are opened,
+-- and what cannot be there is not looked for. `(event_time, seq)` are compared as pairs, since a bound on `event_time`
+-- that differs from row to row would have the partitions chosen anew for each.
 DROP FUNCTION risk_features(text[], text[], text[], bytea[], bytea[], bytea[], bytea[], bigint[], json[],
                             timestamptz[], bigint[], boolean[]);
 CREATE FUNCTION risk_features(
