@@ -27,3 +27,14 @@ CREATE UNIQUE INDEX list_entry_id ON list_entry (entry_id);
 CREATE INDEX list_entry_newest ON list_entry (create_time DESC, entry_id DESC) WHERE operation = 'PUT';
 
 GRANT SELECT, INSERT ON list_entry TO recycling_server;
+
+-- Where a recycle's value was to go, as its caller named it: Compensate and Reactivate look it up again. Never changed, so
+-- the server may from now on update only what it does.
+ALTER TABLE recycling
+  ADD COLUMN payout_hash bytea,
+  ADD CONSTRAINT recycling_payout_check CHECK (length(payout_hash) = 16) NOT VALID;
+
+REVOKE UPDATE ON recycling FROM recycling_server;
+GRANT UPDATE (state, disposition, fee_minor, unit, amount, basis_points, coupon_expire_time, max_discount_minor,
+              compensation_state, settle_after_time, settlement_held, hold_until, decision, window_moved_us, version)
+  ON recycling TO recycling_server;

@@ -276,7 +276,8 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
             inputs["card"].append(_card_row(position, change))
         if change.recycling is not None and change.recycling_changed:
             if change.recycling.version == 1:
-                inputs["recycling"].append(_recycling_row(position, change.recycling))
+                payout_hash = entry.command.circumstances.payout_hash
+                inputs["recycling"].append({**_recycling_row(position, change.recycling), "payout_hash": payout_hash})
             elif change.ends_recycling_hold:
                 inputs["decided_recycling"].append(_recycling_row(position, change.recycling))
             else:

@@ -249,6 +249,37 @@ async def test_settlement_waits_while_the_payout_is_denied(world: World) -> None
     assert reason(await world.run(compensate(first, circumstances=to_mule))) is None
 
 
+async def test_settlement_waits_while_the_recycles_payout_is_denied(world: World) -> None:
+    """The payout that the recycle named holds for Compensate that names none, or another, until the entry has ended."""
+    name = unique("mule")
+    recycling = parsed(await world.answer(recycle(await world.issue(), circumstances=circumstances(payout=name))))
+    entry = await world.put("DENY", "PAYOUT", name)
+    assert reason(await world.run(compensate(recycling))) is Reason.SETTLEMENT_NOT_DUE
+    to_another = compensate(recycling, circumstances=circumstances(payout="own"))
+    assert reason(await world.run(to_another)) is Reason.SETTLEMENT_NOT_DUE
+    await world.lists.delete(entry.entry_id, "ops", "mistaken")
+    assert reason(await world.run(compensate(recycling))) is None
+
+
+async def test_reactivation_looks_at_the_recycles_payout(world: World) -> None:
+    """A payout listed after the recycle that named it refuses the reactivation, and counts once if named again."""
+    name = unique("mule")
+    payout = circumstances(payout=name)
+    recycling = parsed(await world.answer(recycle(await world.issue(), circumstances=payout)))
+    entry = await world.put("DENY", "PAYOUT", name)
+    for command in (reactivate(recycling), reactivate(recycling, circumstances=payout)):
+        await world.answer(command)
+        receipt = await world.owner.fetchval(
+            "SELECT receipt FROM command WHERE account_id = $1 AND request_id = $2",
+            command.account_id,
+            command.request_id,
+        )
+        hit = {"list": "DENY", "subject_kind": "PAYOUT", "entry_id": str(entry.entry_id)}
+        assert json.loads(receipt)["list_hits"] == [hit]
+    stored = await world.store.recycling(command.account_id, uuid.UUID(recycling.recycling_id))
+    assert stored is not None and stored.state == "APPROVED"
+
+
 async def test_denied_account_is_not_settled_nor_given_back(world: World) -> None:
     """A listing that comes after the recycle stops settlement and reactivation, and leaves everything as it was."""
     account_id = new_account()

@@ -163,6 +163,13 @@ async def test_rows_are_never_deleted(as_server: asyncpg.Connection[Any], table:
         await as_server.execute(f"DELETE FROM {table}")
 
 
+@pytest.mark.parametrize("column", ["payout_hash", "request_id", "card_id", "reason", "platform", "policy_revision"])
+async def test_what_was_asked_of_a_recycle_stays(as_server: asyncpg.Connection[Any], column: str) -> None:
+    """The server's role can change what becomes of a recycling, but not what it was recorded for."""
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await as_server.execute(f"UPDATE recycling SET {column} = {column}")
+
+
 @pytest.mark.parametrize("role", ["recycling_owner", "recycling_superuser"])
 async def test_server_cannot_become_another(as_server: asyncpg.Connection[Any], role: str) -> None:
     """The server's login cannot take a stronger role, even after dropping its own."""

@@ -2,7 +2,8 @@
 -- `risk_kind`: the kind of risk event the command will leave, or null. `request_id`: null for a quote. `reason`: why the
 -- card is handed back; null for what is no recycle.
 -- `list_hits`: the list entries in force now that name the request; the newest version of each counts. They are read in
--- the reverse order of the key, which needs no sort.
+-- the reverse order of the key, which needs no sort. The payout that a recycle named is looked up again by what follows it,
+-- whichever that names itself.
 WITH moment AS MATERIALIZED (
   SELECT service_clock() AS now
 ),
@@ -23,7 +24,8 @@ found AS MATERIALIZED (
            SELECT json_agg(json_build_object('list', e.list, 'subject_kind', s.kind, 'entry_id', e.entry_id)
                            ORDER BY e.list, s.kind, e.entry_id)
            FROM (VALUES ('ACCOUNT', convert_to(i.account_id, 'UTF8')), ('DEVICE', i.device_hash),
-                        ('ADDRESS', i.address_hash), ('ADDRESS', i.prefix_hash), ('PAYOUT', i.payout_hash)) AS s (kind, subject)
+                        ('ADDRESS', i.address_hash), ('ADDRESS', i.prefix_hash), ('PAYOUT', i.payout_hash),
+                        ('PAYOUT', nullif(named.payout_hash, i.payout_hash))) AS s (kind, subject)
            CROSS JOIN LATERAL (
              SELECT DISTINCT ON (v.list) v.list, v.entry_id, v.operation, v.expire_time FROM list_entry AS v
              WHERE v.subject_kind = s.kind AND v.subject = s.subject ORDER BY v.list DESC, v.version DESC

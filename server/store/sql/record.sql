@@ -54,17 +54,19 @@ recycling_new AS (
   INSERT INTO recycling (account_id, request_id, recycling_id, card_id, generation, reason, priority, state,
                          disposition, fee_minor, prior_state, unused_us, unit, amount, basis_points,
                          coupon_expire_time, max_discount_minor, compensation_state, settle_after_time,
-                         settlement_held, hold_until, platform, policy_revision, decision, create_time, version)
+                         settlement_held, hold_until, platform, policy_revision, decision, create_time, version,
+                         payout_hash)
   SELECT claimed.account_id, claimed.request_id, i.recycling_id, i.card_id, i.generation, i.reason, i.priority, i.state,
          i.disposition, i.fee_minor, i.prior_state, i.unused_us, i.unit, i.amount, i.basis_points,
          i.coupon_expire_time, i.max_discount_minor, i.compensation_state, i.settle_after_time,
-         i.settlement_held, i.hold_until, i.platform, i.policy_revision, i.decision, i.create_time, i.version
+         i.settlement_held, i.hold_until, i.platform, i.policy_revision, i.decision, i.create_time, i.version,
+         i.payout_hash
   FROM :recycling(position integer, recycling_id uuid, card_id uuid, generation integer, reason text, priority text,
                   state text, disposition text, fee_minor bigint, prior_state text, unused_us bigint, unit text,
                   amount bigint, basis_points integer, coupon_expire_time timestamptz, max_discount_minor bigint,
                   compensation_state text, settle_after_time timestamptz, settlement_held boolean,
                   hold_until timestamptz, platform text, policy_revision integer, decision json,
-                  create_time timestamptz, version bigint) AS i
+                  create_time timestamptz, version bigint, payout_hash bytea) AS i
   JOIN claimed ON claimed.position = i.position
 ),
 recycling_changed AS (
