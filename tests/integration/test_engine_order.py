@@ -13,10 +13,12 @@ from card_recycling.v1 import recycling_service_pb2, types_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from server.api.messages import MessageRenderer
 from server.domain.commands import Command
 from server.domain.errors import Reason
 from server.domain.recycling import RecycleReason
 from server.engine.engine import GUESSES_MAX
+from server.engine.issue import Issuer
 from server.engine.queue import Outcome
 from tests.conftest import FreshDatabase
 from tests.integration.conftest import MakeWorld
@@ -67,6 +69,8 @@ async def twins(fresh_database: FreshDatabase) -> AsyncIterator[tuple[World, Wor
     worlds = []
     for _ in range(2):
         world = await World.create(await fresh_database(), new_id=numbered_ids(7))
+        # Cards get ids of their own count: how many the engine draws depends on how often it decides.
+        world.issuer = Issuer(world.store, MessageRenderer(), numbered_ids(8))
         world.scorer.probability = by_all_features
         worlds.append(world)
     yield worlds[0], worlds[1]
