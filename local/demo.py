@@ -56,7 +56,7 @@ def _promises(tally: Tally, invariants: Sequence[InvariantResult]) -> list[tuple
         for group, _, recycling in tally.decisions
         if group == "honest owners"
     ]
-    honest_refused = sum(honest) + tally.reactivations_refused
+    honest_refused = sum(honest) + tally.reactivations_refused + tally.settlements_held
     honest_requests = len(honest) + tally.reactivations_refused + tally.reactivated
     burst = [
         recycling.state != types_pb2.RECYCLING_STATE_APPROVED

@@ -62,6 +62,7 @@ class Tally:
     reactivations_refused: int = 0
     clawed_back: int = 0
     settled: int = 0
+    settlements_held: int = 0
     retries: int = 0
     retries_unlike: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -242,11 +243,17 @@ class Story:
                 return
             if not recycling.HasField("compensation") or recycling.settlement_held or recycling.decision.explored:
                 return
-            answer = await self._client.compensate(
-                recycling_service_pb2.CompensateRequest(
-                    account_id=person.account_id, recycling_id=recycling.recycling_id
-                )
+            request = recycling_service_pb2.CompensateRequest(
+                account_id=person.account_id, recycling_id=recycling.recycling_id
             )
+            try:
+                answer = await self._client.compensate(request)
+            except RecyclingError as error:
+                if error.reason != "SETTLEMENT_NOT_DUE":
+                    raise
+                # What risk may not refuse is approved, and its settlement held, where the score is suspicious.
+                self.tally.settlements_held += 1
+                return
             self.tally.settled += answer.recycling.compensation.state == types_pb2.COMPENSATION_STATE_SETTLED
 
         return act

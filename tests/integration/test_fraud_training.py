@@ -24,7 +24,7 @@ FRESH_SEED = 4242
 
 def small_world() -> Iterator[SimulatedEvent]:
     """A world that trains in seconds."""
-    return simulate(seed=77, accounts=4_000, days=20)
+    return simulate(seed=77, accounts=8_000, days=20)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def fresh_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[JudgedRows, p
     """A world of a seed that trained nothing, and which scenario made each of its judged rows."""
     assert DEFAULT_SEED != FRESH_SEED
     path = tmp_path_factory.mktemp("logs") / "fresh.parquet"
-    write_log(path, simulate(seed=FRESH_SEED, accounts=12_000, days=30))
+    write_log(path, simulate(seed=FRESH_SEED, accounts=25_000, days=30))
     judged = judged_rows([path])
     return judged, pl.read_parquet(path)["family"].gather(judged.events["row"])
 
