@@ -111,7 +111,7 @@ def test_shuffled_labels_cannot_be_foretold(small_model: Path, tmp_path: Path) -
     path = tmp_path / "shuffled.parquet"
     write_log(path, with_shuffled_labels(small_world()))
     shuffled = train([path], tmp_path / "model")
-    assert Model.load(small_model).manifest.metrics["auc"] > 0.9
+    assert Model.load(small_model).manifest.metrics["auc"] > 0.8
     assert abs(shuffled.metrics["auc"] - 0.5) < 0.08
 
 
