@@ -26,6 +26,11 @@ class Circumstances:
     payout_hash: bytes | None = None
     signals: Mapping[str, float | int | bool] = field(default_factory=dict)
 
+    @property
+    def names_device(self) -> bool:
+        """Whether there is a device to count by and to list. Attributes alone are none: thousands share them."""
+        return self.device_hash is not None
+
     def shared_keys(self) -> tuple[bytes, ...]:
         """What other accounts' requests may have in common with this one. The payout counts in no feature."""
         hashes = (self.device_hash, self.address_hash, self.prefix_hash, self.profile_hash)

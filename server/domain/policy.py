@@ -54,6 +54,15 @@ class Counter(StrEnum):
     ACCOUNT_REACTIVATIONS_30D = "account_reactivations_30d"
 
 
+class WithoutDevice(StrEnum):
+    """What a request that names no device gets, the stricter the later."""
+
+    APPROVE = "APPROVE"
+    HOLD_SETTLEMENT = "HOLD_SETTLEMENT"  # done, but settlement waits for a review; without a settlement, as HOLD
+    HOLD = "HOLD"
+    REFUSE = "REFUSE"
+
+
 class CapAction(StrEnum):
     """What a request beyond a cap gets."""
 
@@ -124,11 +133,13 @@ class ExplorationRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiskRule:
-    """What risk does here: reasons that it never refuses, what happens without a score, caps, and exploration."""
+    """What risk does here: reasons that it never refuses, what happens without a score and without a device, caps, and
+    exploration."""
 
     never_refused_reasons: tuple[RecycleReason, ...]
     without_score: DegradedMode
-    # Older revisions have neither.
+    # Older revisions have none of these.
+    without_device: WithoutDevice = WithoutDevice.APPROVE
     velocity: tuple[VelocityCap, ...] = ()
     exploration: ExplorationRule | None = None
 

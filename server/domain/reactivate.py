@@ -49,7 +49,7 @@ def decide_reactivate(command: Reactivate, snapshot: Snapshot, score: Score | No
     rule = policy.reactivation
     assert rule is not None
     # Not explored: what is given back has no settlement that could wait.
-    verdict = judge(score, snapshot.facts, policy, may_refuse=True)
+    verdict = judge(score, snapshot.facts, policy, may_refuse=True, settles=False)
     window_end = _window_end(recycling, rule)
     decided = decision(snapshot, score, verdict, (), window_end)
     match verdict.action:

@@ -1,8 +1,9 @@
 """What score, lists and caps mean for a request. Knows what a policy lets them do; must not know what is decided else.
 
 In order of weight: a DENY entry refuses whatever else is true. A WATCH entry holds at least. An ALLOW entry takes back
-what band and caps ask for, and nothing else. The band refuses or holds, caps refuse or hold, a missing score does what
-the policy says. The strictest of these is done; where a request may not be refused, settlement is held instead.
+what band, caps and a missing device ask for, and nothing else. The band refuses or holds, caps refuse or hold, a missing
+score and a missing device do what the policy says. The strictest of these is done; where a request may not be refused,
+settlement is held instead.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from enum import StrEnum
 from server.domain.compensation import BASIS_POINTS
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit, ListKind
-from server.domain.policy import ExplorationRule, Policy, VelocityCap
+from server.domain.policy import ExplorationRule, Policy, VelocityCap, WithoutDevice
 from server.domain.recycling import Alternative, Decision, DegradedMode, RiskBand
 from server.domain.snapshot import RiskFacts, Score, Snapshot
 
 VELOCITY_CODE = "VELOCITY_"
 """What the reason code of a cap reached begins with; the counter's name in capitals follows."""
+
+WITHOUT_DEVICE_CODE = "WITHOUT_DEVICE"
+"""The reason code of a request that names no device, where the policy minds."""
 
 
 class Action(StrEnum):
@@ -56,14 +60,22 @@ class Verdict:
 
 
 def judge(
-    score: Score | None, facts: RiskFacts, policy: Policy, *, may_refuse: bool, explorable_minor: int | None = None
+    score: Score | None,
+    facts: RiskFacts,
+    policy: Policy,
+    *,
+    may_refuse: bool,
+    settles: bool = True,
+    explorable_minor: int | None = None,
 ) -> Verdict:
-    """The verdict on one request. `explorable_minor`: what was paid for the card, where exploration may let it through.
+    """The verdict on one request. `settles`: whether it leads to a settlement, which could be held instead of the card.
+    `explorable_minor`: what was paid for the card, where exploration may let it through.
 
     Raises Refusal FRAUD_SCORE_UNAVAILABLE where the policy needs a score that is missing, unless a DENY entry refuses.
     """
     listed = {hit.list for hit in facts.list_hits}
     reached = caps_reached(policy.risk.velocity, facts.counts)
+    nameless = policy.risk.without_device if facts.without_device else WithoutDevice.APPROVE
     mode = None
     if score is None:
         mode = policy.risk.without_score if may_refuse else DegradedMode.RULES_ONLY
@@ -71,10 +83,12 @@ def judge(
             raise Refusal(Reason.FRAUD_SCORE_UNAVAILABLE, "the risk of this request cannot be judged at the moment")
     by_model = _OF_BAND[score.band] if score else Action.APPROVE
     by_caps = _strictest(Action(cap.action) for cap in reached)
+    by_device, waits = _of_missing_device(nameless, settles)
     exploration = None
     if ListKind.ALLOW in listed:
-        by_model = by_caps = Action.APPROVE
-    elif by_model is Action.REFUSE and may_refuse and not listed and not reached:
+        by_model = by_caps = by_device = Action.APPROVE
+        waits = False
+    elif by_model is Action.REFUSE and may_refuse and not listed and not reached and not facts.without_device:
         exploration = _exploration(policy.risk.exploration, facts.lot, explorable_minor)
     asked = _strictest(
         (
@@ -83,6 +97,7 @@ def judge(
             Action.HOLD if mode is DegradedMode.HOLD else Action.APPROVE,
             Action.APPROVE if exploration else by_model,
             by_caps,
+            by_device,
         )
     )
     action = asked if may_refuse else Action.APPROVE
@@ -90,8 +105,8 @@ def judge(
         band=score.band if score else None,
         degraded_mode=mode,
         action=action,
-        settlement_held=action is Action.APPROVE and (score is None or asked is not Action.APPROVE),
-        reason_codes=tuple(_codes(score, facts.list_hits, reached, exploration)),
+        settlement_held=action is Action.APPROVE and (score is None or waits or asked is not Action.APPROVE),
+        reason_codes=tuple(_codes(score, facts.list_hits, reached, nameless, exploration)),
         exploration=exploration,
     )
 
@@ -99,6 +114,13 @@ def judge(
 def caps_reached(caps: Iterable[VelocityCap], counts: Mapping[str, float | None]) -> tuple[VelocityCap, ...]:
     """The caps whose counter has reached them. A count that is not known reaches none."""
     return tuple(cap for cap in caps if (count := counts.get(cap.counter)) is not None and count >= cap.max)
+
+
+def _of_missing_device(rule: WithoutDevice, settles: bool) -> tuple[Action, bool]:
+    """What the rule asks for, and whether settlement at least must wait."""
+    if rule is WithoutDevice.HOLD_SETTLEMENT:
+        return (Action.APPROVE, True) if settles else (Action.HOLD, False)
+    return Action(rule), False
 
 
 def _exploration(
@@ -117,6 +139,7 @@ def _codes(
     score: Score | None,
     hits: Iterable[ListHit],
     reached: Iterable[VelocityCap],
+    nameless: WithoutDevice,
     exploration: ExplorationRule | None,
 ) -> Iterable[str]:
     """What bore on the verdict, also where something else outweighed it; each once."""
@@ -127,6 +150,8 @@ def _codes(
         yield f"RISK_{score.band}"
         yield from score.reason_codes
     yield from dict.fromkeys(f"{VELOCITY_CODE}{cap.counter.upper()}" for cap in reached)
+    if nameless is not WithoutDevice.APPROVE:
+        yield WITHOUT_DEVICE_CODE
     if exploration:
         yield "EXPLORED"
 

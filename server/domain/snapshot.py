@@ -51,10 +51,12 @@ class Score:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiskFacts:
     """What risk goes by beside the score: the list entries in force that name the request, the counts of earlier
-    requests by the counter's name (None: unknown), and the lot of its account on its device (None: no device)."""
+    requests by the counter's name (None: unknown), whether it names no device, and the lot of its account (None: no
+    device)."""
 
     list_hits: tuple[ListHit, ...] = ()
     counts: Mapping[str, float | None] = field(default_factory=dict)
+    without_device: bool = False
     lot: float | None = None
 
 

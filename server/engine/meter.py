@@ -15,7 +15,7 @@ from opentelemetry import metrics
 from server.domain.commands import Command
 from server.domain.lists import ListHit
 from server.domain.recycling import DegradedMode, RecyclingState
-from server.domain.risk import VELOCITY_CODE
+from server.domain.risk import VELOCITY_CODE, WITHOUT_DEVICE_CODE
 from server.domain.snapshot import Snapshot
 from server.engine.ports import Entry
 
@@ -33,6 +33,11 @@ _list_hits = _meter.create_counter(
 )
 _velocity_hits = _meter.create_counter(
     "recycling.velocity.hits", unit="{hit}", description="Caps that a judged request had reached, by counter."
+)
+_without_device = _meter.create_counter(
+    "recycling.without.device",
+    unit="{decision}",
+    description="Judged requests that named no device, where the policy minds.",
 )
 _scores = _meter.create_histogram(
     "recycling.risk.score",
@@ -81,6 +86,7 @@ def count_decisions(entries: Iterable[Entry]) -> None:
     decisions: Counter[_Key] = Counter()
     hits: list[ListHit] = []
     caps: Counter[str] = Counter()
+    nameless: Counter[str] = Counter()
     for entry in entries:
         command, change, decision = entry.command, entry.change, entry.change.decision
         if decision is None:
@@ -95,11 +101,14 @@ def count_decisions(entries: Iterable[Entry]) -> None:
             _scores.record(decision.risk_score)
         hits += decision.list_hits
         caps.update(code for code in decision.reason_codes if code.startswith(VELOCITY_CODE))
+        nameless[platform] += WITHOUT_DEVICE_CODE in decision.reason_codes
     for key, number in decisions.items():
         _add_decisions(key, number)
     count_list_hits(hits)
     for code, number in caps.items():
         _velocity_hits.add(number, {"counter": code.removeprefix(VELOCITY_CODE).lower()})
+    for platform, number in nameless.items():
+        _without_device.add(number, {"platform": platform})
 
 
 def _add_decisions(key: _Key, number: int) -> None:

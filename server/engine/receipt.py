@@ -22,7 +22,7 @@ def receipt(
     command: Command, loaded: Loaded, score: Score | None, change: Change, explanation: Explanation | None = None
 ) -> str:
     """JSON: the moment, what was asked, the snapshot's card, recycling, balances and reviews, the policy revision, the
-    list hits, the feature row, the lot, the score with its thresholds, model version, reason codes and what challengers
+    list hits, whether a device was named, the feature row, the lot, the score with its thresholds, model version, reason codes and what challengers
     said, how it came about, where that was asked; and what risk made of these."""
     snapshot = loaded.snapshot
     body: dict[str, Any] = {
@@ -39,6 +39,7 @@ def receipt(
     if command.reads_lists:
         body["list_hits"] = snapshot.facts.list_hits
     if command.scored:
+        body["without_device"] = snapshot.facts.without_device
         body["lot"] = snapshot.facts.lot
         body["features"] = loaded.features
         body["score"] = score

@@ -351,7 +351,7 @@ class PostgresStore:
             policy=policy,
             policy_revision=revision,
             wallet=rows.wallet(command.account_id, row["balances"], row["coupons"]),
-            facts=rows.risk_facts(row["list_hits"], features) if command.reads_lists else RiskFacts(),
+            facts=rows.risk_facts(command, row["list_hits"], features) if command.reads_lists else RiskFacts(),
             reviews=rows.reviews(row["reviews"]),
         )
 

@@ -102,6 +102,7 @@ def test_missing_field_is_named(field: str) -> None:
         (r"\$\.reactivation\.window_days", lambda body: body["reactivation"].update(window_days=0)),
         (r"\$\.reactivation\.validity", lambda body: body["reactivation"].update(validity="HALF")),
         (r"\$\.risk\.without_score", lambda body: body["risk"].update(without_score="APPROVE")),
+        (r"\$\.risk\.without_device", lambda body: body["risk"].update(without_device="REJECT")),
     ],
 )
 def test_schema_violation_names_its_place(place: str, edit: Edit) -> None:

@@ -18,7 +18,7 @@ from server.domain.card import DAY
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit, ListKind, SubjectKind
 from server.domain.lottery import Lottery
-from server.domain.policy import CapAction, Counter, ExplorationRule, Policy, VelocityCap
+from server.domain.policy import CapAction, Counter, ExplorationRule, Policy, VelocityCap, WithoutDevice
 from server.domain.recycling import CompensationState, Decision, DegradedMode, RecycleReason, RecyclingState, RiskBand
 from server.domain.risk import Action, Verdict, judge
 from server.domain.snapshot import RiskFacts, Score
@@ -41,12 +41,17 @@ def policy_with(mode: DegradedMode = DegradedMode.RULES_ONLY, exploration: Explo
 
 
 def facts(
-    *kinds: ListKind, held: bool = False, stopped: bool = False, lot: float | None = None, **counts: float | None
+    *kinds: ListKind,
+    held: bool = False,
+    stopped: bool = False,
+    without_device: bool = False,
+    lot: float | None = None,
+    **counts: float | None,
 ) -> RiskFacts:
     """What risk goes by beside the score."""
     counts = {"account_recycles_24h": 3 if held else 2, "device_accounts_24h": 5 if stopped else 4} | counts
     hits = tuple(ListHit(list=kind, subject_kind=SubjectKind.DEVICE, entry_id=UUID(int=1)) for kind in kinds)
-    return RiskFacts(list_hits=hits, counts=counts, lot=lot)
+    return RiskFacts(list_hits=hits, counts=counts, without_device=without_device, lot=lot)
 
 
 def asked(
@@ -168,13 +173,86 @@ def test_degraded_mode_is_named(mode: DegradedMode, may_refuse: bool, named: Deg
     assert judge(LOW, facts(), policy_with(mode), may_refuse=may_refuse).degraded_mode is None
 
 
+# Without a device
+
+
+def nameless(
+    rule: WithoutDevice, *kinds: ListKind, score: Score | None = LOW, may_refuse: bool = True, settles: bool = True
+) -> Verdict:
+    """The verdict on a request that names no device, where that is the policy's rule."""
+    policy = policy_with()
+    minding = replace(policy, risk=replace(policy.risk, without_device=rule))
+    found = facts(*kinds, without_device=True, lot=0.0)
+    return judge(
+        score, found, minding, may_refuse=may_refuse, settles=settles, explorable_minor=2_000 if settles else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "action", "settlement_held"),
+    [
+        (WithoutDevice.APPROVE, Action.APPROVE, False),
+        (WithoutDevice.HOLD_SETTLEMENT, Action.APPROVE, True),
+        (WithoutDevice.HOLD, Action.HOLD, False),
+        (WithoutDevice.REFUSE, Action.REFUSE, False),
+    ],
+)
+def test_missing_device_does_what_the_policy_says(rule: WithoutDevice, action: Action, settlement_held: bool) -> None:
+    """However low the score, and the code says so; where the policy does not mind, nothing is said."""
+    verdict = nameless(rule)
+    assert (verdict.action, verdict.settlement_held) == (action, settlement_held)
+    assert verdict.reason_codes == (() if rule is WithoutDevice.APPROVE else ("WITHOUT_DEVICE",))
+
+
+@pytest.mark.parametrize("rule", [WithoutDevice.HOLD_SETTLEMENT, WithoutDevice.HOLD, WithoutDevice.REFUSE])
+def test_missing_device_never_refuses_what_is_never_refused(rule: WithoutDevice) -> None:
+    """Only settlement waits, with a score and without."""
+    for score in (LOW, None):
+        verdict = nameless(rule, score=score, may_refuse=False)
+        assert verdict.action is Action.APPROVE and verdict.settlement_held
+
+
+def test_card_given_back_without_a_device_is_held() -> None:
+    """What settles nothing has no settlement to hold, so the card itself is."""
+    verdict = nameless(WithoutDevice.HOLD_SETTLEMENT, settles=False)
+    assert verdict.action is Action.HOLD and not verdict.settlement_held
+
+
+@pytest.mark.parametrize("rule", WithoutDevice)
+def test_allow_entry_takes_back_the_missing_device(rule: WithoutDevice) -> None:
+    """Who is trusted, by account or address, needs no device; WATCH and DENY hold all the same."""
+    allowed = nameless(rule, ALLOW)
+    assert allowed.action is Action.APPROVE and not allowed.settlement_held
+    assert nameless(rule, ALLOW, WATCH).action is Action.HOLD
+    assert nameless(rule, ALLOW, DENY).action is Action.REFUSE
+
+
+@pytest.mark.parametrize("rule", WithoutDevice)
+def test_missing_device_is_never_explored(rule: WithoutDevice) -> None:
+    """A HIGH band stays refused, even with a lot that would have won."""
+    verdict = nameless(rule, score=HIGH)
+    assert verdict.action is Action.REFUSE and verdict.exploration is None
+
+
+def test_reactivation_without_a_device_is_held() -> None:
+    """The rule holds for giving back as for taking, by the recycling's own policy."""
+    account = Account(active("iqiyi", unused=18 * DAY))
+    account.recycle()
+    account.facts = facts(without_device=True)
+    change = account.reactivate()
+    assert change.held and change.decision is not None and change.decision.reason_codes == ("WITHOUT_DEVICE",)
+
+
 # The properties
 
 scores = st.sampled_from([None, LOW, MEDIUM, HIGH])
 modes = st.sampled_from(DegradedMode)
 all_facts = st.builds(
-    lambda kinds, held, stopped, lot: facts(*kinds, held=held, stopped=stopped, lot=lot),
+    lambda kinds, held, stopped, nameless, lot: facts(
+        *kinds, held=held, stopped=stopped, without_device=nameless, lot=None if nameless else lot
+    ),
     st.lists(st.sampled_from(ListKind), max_size=3),
+    st.booleans(),
     st.booleans(),
     st.booleans(),
     st.sampled_from([None, 0.0, 0.004, 0.9]),
@@ -214,6 +292,17 @@ def test_more_against_a_request_is_never_milder(
     counts = {name: max(found.counts[name] or 0, more.counts[name] or 0) for name in more.counts}
     worse = replace(found, list_hits=(*found.list_hits, *more.list_hits), counts=counts)
     before, after = (asked(score, each, mode, may_refuse=may_refuse) for each in (found, worse))
+    assert STRICTNESS.index(after) >= STRICTNESS.index(before)
+
+
+@given(scores, all_facts, modes, st.booleans())
+def test_leaving_the_device_out_is_never_milder(
+    score: Score | None, found: RiskFacts, mode: DegradedMode, may_refuse: bool
+) -> None:
+    """All else being equal, naming no device is worth nothing."""
+    named = replace(found, without_device=False, lot=None)
+    nameless = replace(found, without_device=True, lot=None)
+    before, after = (asked(score, each, mode, may_refuse=may_refuse) for each in (named, nameless))
     assert STRICTNESS.index(after) >= STRICTNESS.index(before)
 
 
@@ -381,6 +470,7 @@ def test_former_name_of_reject_is_read() -> None:
     policy = parse_policy(json.dumps(body))
     assert policy.risk.without_score is DegradedMode.REJECT
     assert policy.risk.velocity == () and policy.risk.exploration is None
+    assert policy.risk.without_device is WithoutDevice.APPROVE
 
 
 def test_decision_of_before_is_read() -> None:

@@ -624,7 +624,9 @@ class Device(message.Message):
     ATTESTATION_FIELD_NUMBER: builtins.int
     CLOCK_TIME_FIELD_NUMBER: builtins.int
     device_id: builtins.str
-    """The fingerprint's stable identifier."""
+    """The fingerprint's stable identifier; case and space about it do not count. A request without one names no device,
+    whatever the other fields say, and policies may hold or refuse it (reason code WITHOUT_DEVICE).
+    """
     os: builtins.str
     """Operating system, e.g. "android"."""
     os_version: builtins.str
@@ -918,8 +920,8 @@ class Decision(message.Message):
         """What bore on the answer, also where something else outweighed it, and how a hold ended. Empty when nothing did.
         DENY_LISTED_ACCOUNT, WATCH_LISTED_DEVICE, ALLOW_LISTED_PAYOUT, ...; RISK_MEDIUM or RISK_HIGH, then at most three
         features that spoke most for abuse, the strongest first, e.g. DEVICE_ACCOUNTS_24H, where the worker could tell them
-        in time; VELOCITY_ and a counter, e.g. VELOCITY_DEVICE_ACCOUNTS_24H; SCORE_UNAVAILABLE; EXPLORED; REVIEW_DENIED,
-        REVIEW_EXPIRED, CARD_VOIDED.
+        in time; VELOCITY_ and a counter, e.g. VELOCITY_DEVICE_ACCOUNTS_24H; SCORE_UNAVAILABLE; WITHOUT_DEVICE; EXPLORED;
+        REVIEW_DENIED, REVIEW_EXPIRED, CARD_VOIDED.
         """
 
     @builtins.property
