@@ -295,14 +295,20 @@ WHERE NOT EXISTS (
   WHERE (effect.account_id, effect.request_id, effect.method) = (c.account_id, c.request_id, c.method)
 )
 AND NOT coalesce(CASE c.method
-  -- The receipt holds the score that refused it, or the list or caps that did.
+  -- The receipt holds the score that refused it, or the list, the caps or the missing device that did.
   WHEN 'Reactivate' THEN
     coalesce((c.receipt #>> '{score,probability}')::float8 >= (c.receipt #>> '{score,high_threshold}')::float8, false)
     OR EXISTS (SELECT FROM json_array_elements_text(c.receipt #> '{verdict,reason_codes}') AS code
-               WHERE code ~ '^DENY_LISTED_|^VELOCITY_')
-  -- A card that was VOID already leaves no event: what it does then is told by blocked_when_paid_back.
+               WHERE code ~ '^DENY_LISTED_|^VELOCITY_|^WITHOUT_DEVICE$')
+  -- A card that was VOID already leaves no event: what it blocks then is told by blocked_when_paid_back, and a
+  -- chargeback is an outcome.
   WHEN 'VoidCard' THEN
-    c.receipt #>> '{card,state}' = 'VOID' AND c.receipt #>> '{recycling,compensation,state}' = 'PENDING'
+    c.receipt #>> '{card,state}' = 'VOID'
+    AND (c.receipt #>> '{recycling,compensation,state}' = 'PENDING'
+         OR (c.receipt #>> '{input,1}' = 'CHARGEBACK'
+             AND EXISTS (SELECT FROM outcome AS o
+                         WHERE (o.account_id, o.recycling_id, o.kind, o.outcome_time)
+                             = (c.account_id, (c.receipt #>> '{recycling,recycling_id}')::uuid, 'CHARGEBACK', c.create_time))))
 END, false);
 
 -- name: reviews_have_causes (4)

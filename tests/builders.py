@@ -17,6 +17,7 @@ from server.domain.card import DAY, Card, CardState, VoidReason
 from server.domain.commands import Activate, Command, Compensate, Reactivate, Recycle, Resolve, Void
 from server.domain.decision import check, decide
 from server.domain.errors import Reason, Refusal
+from server.domain.outcome import OutcomeKind
 from server.domain.policy import Policy
 from server.domain.quote import QuoteSigner
 from server.domain.recycling import Compensation, RecycleReason, Recycling, Wallet
@@ -107,6 +108,7 @@ class Account:
         self.wallet = Wallet(account_id=ACCOUNT_ID, balances=(), coupons=())
         self.policies = policies or {platform: shipped(platform) for platform in PLATFORMS}
         self.facts = RiskFacts()
+        self.charged_back: set[UUID] = set()
         self._last_id = 0
 
     @property
@@ -157,6 +159,7 @@ class Account:
             wallet=self.wallet,
             facts=self.facts,
             reviews=reviews,
+            charged_back=recycling is not None and recycling.recycling_id in self.charged_back,
         )
 
     def run(self, command: Command, score: Score | None = LOW) -> Change:
@@ -176,6 +179,9 @@ class Account:
         if change.recycling is not None and change.recycling_changed:
             assert change.recycling.recycling_id is not None
             self.recyclings[change.recycling.recycling_id] = change.recycling
+        if change.outcome is OutcomeKind.CHARGEBACK and change.recycling is not None:
+            assert change.recycling.recycling_id is not None
+            self.charged_back.add(change.recycling.recycling_id)
         self.reviews |= {review.review_id: review for review in change.reviews}
         if (transfer := change.transfer) is not None:
             self.wallet = self.wallet.after(transfer.platform, transfer.unit, transfer.amount, transfer.coupon)

@@ -22,7 +22,7 @@ def check_card_command(command: Activate | Void, snapshot: Snapshot) -> None:
         raise Refusal(Reason.CARD_STATE_INVALID, f"a card that is {state} cannot be activated")
     if isinstance(command, Activate) and card.is_held_at(snapshot.now):
         raise Refusal(Reason.CARD_STATE_INVALID, "the card is held for a review")
-    if isinstance(command, Void) and state is CardState.VOID and not _blocks_pending(command, snapshot):
+    if isinstance(command, Void) and state is CardState.VOID and not _adds_to_void(command, snapshot):
         raise Refusal(Reason.CARD_STATE_INVALID, "the card is VOID already")
 
 
@@ -39,7 +39,8 @@ def decide_activate(snapshot: Snapshot) -> Change:
 
 
 def decide_void(command: Void, snapshot: Snapshot) -> Change:
-    """The card ended. With it ends what it was held for: a recycle in review is rejected, a reactivation is off."""
+    """The card ended, if it has not before. With it ends what it was held for: a recycle in review is rejected, a
+    reactivation is off. A chargeback speaks against the recycling, whenever it comes."""
     card, recycling, now = snapshot.known_card(), snapshot.recycling, snapshot.now
     already_void, hold = card.state is CardState.VOID, snapshot.hold()
     ended = replace(card, state=CardState.VOID, held_since=None, hold_until=None, version=card.version + 1)
@@ -65,6 +66,15 @@ def decide_void(command: Void, snapshot: Snapshot) -> Change:
         valid_until=card.hold_until,
         outcome=OutcomeKind.CHARGEBACK if recycling and command.reason is VoidReason.CHARGEBACK else None,
     )
+
+
+def _adds_to_void(command: Void, snapshot: Snapshot) -> bool:
+    """Whether the command changes or tells anything of a card that has ended: by a recycle, or paid back before.
+
+    A chargeback is told once; whether it comes before or after a refund is for the payer's bank to choose.
+    """
+    told = command.reason is VoidReason.CHARGEBACK and snapshot.recycling is not None and not snapshot.charged_back
+    return told or _blocks_pending(command, snapshot)
 
 
 def _blocks_pending(command: Void, snapshot: Snapshot) -> bool:

@@ -1,9 +1,9 @@
 """What score, lists and caps mean for a request. Knows what a policy lets them do; must not know what is decided else.
 
 In order of weight: a DENY entry refuses whatever else is true. A WATCH entry holds at least. An ALLOW entry takes back
-what band, caps and a missing device ask for, and nothing else. The band refuses or holds, caps refuse or hold, a missing
-score and a missing device do what the policy says. The strictest of these is done; where a request may not be refused,
-settlement is held instead.
+what band, caps and a missing device ask for, and nothing else. The band refuses or holds, caps refuse or hold, a
+missing score and a missing device do what the policy says. The strictest of these is done; where a request may not be
+refused, settlement is held instead.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ class RiskFacts:
 class Snapshot:
     """All that a decision may read, as of `now`. `policy` is the recycling's own where the command names one,
     else the one in force. `recycling` is the one named, or the live one of the card, or the one it is held for.
-    `reviews`: the card's open ones, and the one named."""
+    `reviews`: the card's open ones, and the one named. `charged_back`: whether a chargeback of `recycling` was told
+    already; looked up only where the card is VOID."""
 
     now: datetime
     card: Card | None
@@ -74,6 +75,7 @@ class Snapshot:
     wallet: Wallet
     facts: RiskFacts = RiskFacts()
     reviews: tuple[Review, ...] = ()
+    charged_back: bool = False
 
     def known_card(self) -> Card:
         """The card. Raises Refusal when the account has no such card."""

@@ -22,8 +22,8 @@ def receipt(
     command: Command, loaded: Loaded, score: Score | None, change: Change, explanation: Explanation | None = None
 ) -> str:
     """JSON: the moment, what was asked, the snapshot's card, recycling, balances and reviews, the policy revision, the
-    list hits, whether a device was named, the feature row, the lot, the score with its thresholds, model version, reason codes and what challengers
-    said, how it came about, where that was asked; and what risk made of these."""
+    list hits, whether no device was named, the feature row, the lot, the score with its thresholds, model version,
+    reason codes and what challengers said, how it came about, where that was asked; and what risk made of these."""
     snapshot = loaded.snapshot
     body: dict[str, Any] = {
         "now": snapshot.now,

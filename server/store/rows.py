@@ -199,7 +199,7 @@ def wallet(account_id: str, balances: str | None, coupons: str | None) -> Wallet
 
 
 def risk_facts(command: Command, list_hits: str | None, features: Mapping[str, Any]) -> RiskFacts:
-    """What risk goes by, from the command, the JSON aggregate of list hits (None stands for none) and the feature row."""
+    """What risk goes by, from the command, the JSON aggregate of list hits (None: none) and the feature row."""
     return RiskFacts(
         list_hits=_list_hits.decode(list_hits) if list_hits else (),
         counts={counter: features[counter] for counter in Counter},

@@ -353,6 +353,7 @@ class PostgresStore:
             wallet=rows.wallet(command.account_id, row["balances"], row["coupons"]),
             facts=rows.risk_facts(command, row["list_hits"], features) if command.reads_lists else RiskFacts(),
             reviews=rows.reviews(row["reviews"]),
+            charged_back=bool(row["charged_back"]),  # null without a card
         )
 
     async def _learn_policies(self, found: Iterable[asyncpg.Record]) -> None:

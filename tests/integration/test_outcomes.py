@@ -17,7 +17,7 @@ from server.domain.recycling import RecyclingState
 from server.domain.review import ReviewVerdict
 from server.engine.outcomes import OutcomeRecorder
 from server.engine.ports import OutcomeContext
-from tests.integration.world import World, quote, reactivate, resolve, void
+from tests.integration.world import World, compensate, quote, reactivate, reason, resolve, void, voided
 
 DAY = timedelta(days=1)
 MATURE = timedelta(days=30)
@@ -193,6 +193,39 @@ async def test_void_for_a_chargeback_is_an_outcome(world: World) -> None:
         await world.answer(void(account, why))  # type: ignore[arg-type]
     assert await label(world, recycling) == (1, "CHARGEBACK", 2 * DAY)
     assert [await world.count("outcome", each.account_id) for each in (recycling, refunded, idle)] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("ended", ["recycled", "settled", "refunded"])
+async def test_chargeback_of_an_ended_card_is_an_outcome(world: World, ended: str) -> None:
+    """A card that recycling or a refund has ended may still be charged back, once; nothing pending is paid then."""
+    card = await world.issue("iqiyi" if ended == "refunded" else "netflix", paid_minor=2999)
+    await world.move(timedelta(days=29 if ended == "refunded" else 60))
+    recycling = await (world.settled(card) if ended == "settled" else world.recycled(card))
+    if ended == "refunded":
+        await world.answer(void(card, VoidReason.REFUNDED))
+    charged = void(card, VoidReason.CHARGEBACK)
+    first = await world.answer(charged)
+    assert voided(first).state == types_pb2.CARD_STATE_VOID
+    assert await world.answer(charged) == first
+    assert reason(await world.run(void(card, VoidReason.CHARGEBACK))) is Reason.CARD_STATE_INVALID
+    rows = await world.rows_of(card.account_id)
+    (told,) = await world.owner.fetch("SELECT kind FROM outcome WHERE account_id = $1", card.account_id)
+    (known,) = await world.owner.fetch("SELECT label, source FROM risk_label WHERE account_id = $1", card.account_id)
+    assert (told["kind"], known["label"], known["source"]) == ("CHARGEBACK", 1, "chargeback")
+    assert rows["recycling"][0]["compensation_state"] == ("SETTLED" if ended == "settled" else "BLOCKED")
+    owed = await world.run(compensate(recycling))
+    assert reason(owed) is (Reason.ALREADY_COMPENSATED if ended == "settled" else Reason.COMPENSATION_BLOCKED)
+
+
+async def test_chargeback_of_an_ended_card_is_told_once_by_many(world: World) -> None:
+    """Of several at once one is told; the others learn that it was."""
+    card = await world.issue("netflix")
+    await world.move(timedelta(days=60))
+    await world.settled(card)
+    engines = [world.another_engine() for _ in range(3)]
+    found = await asyncio.gather(*(engine.submit([void(card, VoidReason.CHARGEBACK)]) for engine in engines))
+    assert sorted(str(reason(outcome)) for (outcome,) in found) == ["CARD_STATE_INVALID", "CARD_STATE_INVALID", "None"]
+    assert await world.count("outcome", card.account_id) == 1
 
 
 async def test_events_name_their_commands(world: World) -> None:

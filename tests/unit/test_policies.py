@@ -9,6 +9,7 @@ import pytest
 from server.domain.card import DAY, Card, CardEventKind, CardState, VoidReason
 from server.domain.commands import Activate, Compensate, Reactivate, Recycle, Void
 from server.domain.errors import Reason
+from server.domain.outcome import OutcomeKind
 from server.domain.recycling import (
     Compensation,
     CompensationState,
@@ -861,6 +862,33 @@ def test_card_paid_back_elsewhere_blocks_its_compensation(platform: str, reason:
     assert account.compensation.state is CompensationState.BLOCKED
     with refused(Reason.COMPENSATION_BLOCKED):
         account.compensate()
+
+
+@pytest.mark.parametrize("settled", [False, True], ids=["pending", "settled"])
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_chargeback_of_a_card_that_has_ended_is_told_once(platform: str, settled: bool) -> None:
+    """By recycling or by a refund: the first chargeback is an outcome and changes no card, the second tells nothing."""
+    account = Account(takeable(platform))
+    account.recycle()
+    if settled:
+        account.compensate()
+    if account.card.state is not CardState.VOID:
+        account.void(VoidReason.REFUNDED)
+    card = account.card
+    change = account.void(VoidReason.CHARGEBACK)
+    assert (change.outcome, change.card_event, account.card) == (OutcomeKind.CHARGEBACK, None, card)
+    assert account.compensation.state is (CompensationState.SETTLED if settled else CompensationState.BLOCKED)
+    for reason in VoidReason:
+        with refused(Reason.CARD_STATE_INVALID):
+            account.void(reason)
+
+
+def test_chargeback_of_an_ended_card_without_a_recycling_tells_nothing() -> None:
+    """There is no request that it could speak against."""
+    account = Account(issued("iqiyi"))
+    account.void(VoidReason.REFUNDED)
+    with refused(Reason.CARD_STATE_INVALID):
+        account.void(VoidReason.CHARGEBACK)
 
 
 def test_withdrawn_card_keeps_its_compensation() -> None:

@@ -31,6 +31,9 @@ found AS MATERIALIZED (
              WHERE v.subject_kind = s.kind AND v.subject = s.subject ORDER BY v.list DESC, v.version DESC
            ) AS e
            WHERE e.operation = 'PUT' AND (e.expire_time IS NULL OR moment.now < e.expire_time)) END AS list_hits,
+         c.state = 'VOID' AND EXISTS (
+           SELECT FROM outcome AS o
+           WHERE o.account_id = r.account_id AND o.recycling_id = r.recycling_id AND o.kind = 'CHARGEBACK') AS charged_back,
          -- Hardly ever is there one, and the card and the recycling tell.
          CASE WHEN i.review_id IS NOT NULL OR c.held_since IS NOT NULL OR r.settlement_held THEN (
            SELECT json_agg(v) FROM review AS v
@@ -75,7 +78,7 @@ judged AS (
 )
 SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
        found.c AS card, found.r AS recycling, found.policy_revision, found.balances, found.coupons,
-       found.list_hits, found.reviews, feature.*
+       found.list_hits, found.reviews, found.charged_back, feature.*
 FROM found
 LEFT JOIN (
   SELECT judged.positions[f.feature_position] AS position, f.*
