@@ -232,6 +232,7 @@ async def test_receipt_holds_what_the_rules_read(world: World) -> None:
     )
     assert found["list_hits"] == [{"list": "WATCH", "subject_kind": "DEVICE", "entry_id": str(entry.entry_id)}]
     now = datetime.fromisoformat(found["now"])
+    assert found["without_device"] is False
     assert found["lot"] == LOTTERY.lot(card.account_id, device.device_hash, now)
     assert found["features"]["account_recycles_24h"] == 0
     assert found["verdict"]["reason_codes"] == ["WATCH_LISTED_DEVICE"]
@@ -320,6 +321,58 @@ async def test_cap_counts_earlier_requests_of_a_batch(world: World, down: bool) 
         True,
         True,
     ]
+
+
+async def test_address_cap_counts_accounts_at_the_address(world: World) -> None:
+    """The third account at an address is held, device or not; who names no address is counted nowhere."""
+    name = unique("crowd").replace("-", "_")
+    cap = {"counter": "address_accounts_1h", "max": 2, "action": "HOLD"}
+    await world.add_platform(name, velocity=[cap])
+    cards = await world.issue_many(6, name)
+    sent = [circumstances(device=None if n else name, ip="203.0.113.99") for n in range(3)] + [Circumstances()] * 3
+    told = [parsed(await world.run(recycle(c, circumstances=s))) for c, s in zip(cards, sent, strict=True)]
+    assert ["VELOCITY_ADDRESS_ACCOUNTS_1H" in each.decision.reason_codes for each in told] == [False] * 2 + [True] + [
+        False
+    ] * 3
+
+
+# Without a device
+
+
+async def test_request_without_a_device_is_held_and_says_so(world: World) -> None:
+    """Quote, dry run and recycle tell the same; the receipt holds what the rule read."""
+    name = unique("nameless").replace("-", "_")
+    await world.add_platform(name, without_device="HOLD")
+    card = await world.issue(name)
+    nameless = circumstances(model="Pixel", ip="192.0.2.9")
+    for command in (quote(card, circumstances=nameless), recycle(card, dry_run=True, circumstances=nameless)):
+        told = parsed(await world.answer(command))
+        assert (told.state, [*told.decision.reason_codes]) == (
+            types_pb2.RECYCLING_STATE_IN_REVIEW,
+            ["WITHOUT_DEVICE"],
+        )
+    held = await world.held(card, circumstances=nameless)
+    assert held.reason_codes == ("WITHOUT_DEVICE",)
+    receipt = await world.owner.fetchval(
+        "SELECT receipt FROM command WHERE account_id = $1 AND method = 'Recycle'", card.account_id
+    )
+    assert json.loads(receipt)["without_device"] is True
+
+
+async def test_reactivation_refused_without_a_device_leaves_everything(world: World) -> None:
+    """The card goes on waiting, and with its device it is given back; every invariant holds of both."""
+    name = unique("strict").replace("-", "_")
+    await world.add_platform(name, without_device="REFUSE")
+    owner = circumstances(device=name)
+    recycling = parsed(await world.answer(recycle(await world.issue(name), circumstances=owner)))
+    assert recycling.state == APPROVED
+    await world.answer(reactivate(recycling))
+    stored = await world.store.recycling(recycling.account_id, uuid.UUID(recycling.recycling_id))
+    assert stored is not None and stored.state == "APPROVED"
+    assert not await world.broken()
+    await world.answer(reactivate(recycling, circumstances=owner))
+    stored = await world.store.recycling(recycling.account_id, uuid.UUID(recycling.recycling_id))
+    assert stored is not None and stored.state == "REVERSED"
 
 
 # Exploration

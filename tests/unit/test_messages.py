@@ -437,3 +437,15 @@ def test_device_id_is_the_same_in_another_guise(device_id: str) -> None:
     hasher = TraceHasher(b"k" * 32)
     plain = hasher.traces(device_id="ab-12", ip=None, profile={})
     assert hasher.traces(device_id=device_id, ip=None, profile={}) == plain
+
+
+@pytest.mark.parametrize("device_id", ["", " ", "\t\n\u3000"])
+def test_blank_device_id_names_no_device(device_id: str) -> None:
+    """Nor do attributes without an id: they count for the profile, and for no device."""
+    request = recycling_service_pb2.RecycleRequest(reason=types_pb2.RECYCLE_REASON_VOLUNTARY, account_id="a")
+    request.request_id = request.card_id = str(REQUEST_ID)
+    request.device.CopyFrom(types_pb2.Device(device_id=device_id, os="ios", model="m", screen="s", ip="192.0.2.7"))
+    told = PARSER.recycle(request).circumstances
+    assert not told.names_device and told.profile_hash is not None and told.address_hash is not None
+    request.device.device_id = f"{device_id}x"
+    assert PARSER.recycle(request).circumstances.names_device
