@@ -108,7 +108,9 @@ async def test_tencent_path(service: Service) -> None:
     assert recycling.disposition == types_pb2.DISPOSITION_RESET_VALIDITY
     assert recycling.compensation.amount == 190
     named: dict[str, Any] = {"account_id": card.account_id, "recycling_id": recycling.recycling_id}
-    back = await service.client.reactivate(recycling_service_pb2.ReactivateRequest(**named))
+    back = await service.client.reactivate(
+        recycling_service_pb2.ReactivateRequest(**named, device=device(card), behavior=behavior())
+    )
     assert (back.card.renewals_used, back.card.generation) == (1, 2)
     assert back.card.expire_time.ToDatetime(tzinfo=START.tzinfo) == service.now + timedelta(days=31)
     second = await service.recycled(card)

@@ -11,7 +11,7 @@ from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
 from card_recycling.v1 import review_service_pb2 as pb
 
 from clients.python import RecyclingError
-from tests.end_to_end.conftest import Service, device
+from tests.end_to_end.conftest import Service, behavior, device
 
 REQUESTS = 40
 APPROVED, IN_REVIEW = types_pb2.RECYCLING_STATE_APPROVED, types_pb2.RECYCLING_STATE_IN_REVIEW

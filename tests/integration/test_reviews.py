@@ -450,6 +450,16 @@ async def test_most_pressing_comes_first_and_once(new_world: MakeWorld) -> None:
     assert await world.reviews.claim(None, "reviewer-4", None) is None
 
 
+async def test_held_cards_come_before_settlements(new_world: MakeWorld) -> None:
+    """However old a settlement is, it can wait, and a hold ends."""
+    world = await new_world()
+    owed = await world.recycled(await world.issue("tencent"), circumstances=circumstances(emulator=True))
+    await world.move(timedelta(seconds=1))
+    held = await world.held(await world.issue())
+    claims = [await world.reviews.claim(None, "anna", None) for _ in range(2)]
+    assert [claim and str(claim.recycling_id) for claim in claims] == [str(held.recycling_id), owed.recycling_id]
+
+
 async def test_claim_is_a_lease(world: World) -> None:
     """A claim keeps others out for 15 minutes, may be renewed by its holder, and is over at its end exactly."""
     review = await world.held(await world.issue())

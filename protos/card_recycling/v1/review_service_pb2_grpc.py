@@ -78,7 +78,7 @@ class ReviewServiceServicer:
     """
 
     def ListReviews(self, request, context):
-        """Reviews, the oldest and so most pressing first. Errors: REVIEW_NOT_FOUND (where one is named).
+        """Reviews, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,7 +86,7 @@ class ReviewServiceServicer:
 
     def ClaimReview(self, request, context):
         """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
-        one that nobody has claimed. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
+        one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
         Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

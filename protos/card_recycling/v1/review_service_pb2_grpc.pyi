@@ -38,10 +38,10 @@ class ReviewServiceStub:
     @typing.overload
     def __new__(cls, channel: aio.Channel) -> ReviewServiceAsyncStub: ...
     ListReviews: grpc.UnaryUnaryMultiCallable[review_service_pb2.ListReviewsRequest, review_service_pb2.ListReviewsResponse]
-    """Reviews, the oldest and so most pressing first. Errors: REVIEW_NOT_FOUND (where one is named)."""
+    """Reviews, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named)."""
     ClaimReview: grpc.UnaryUnaryMultiCallable[review_service_pb2.ClaimReviewRequest, review_service_pb2.ClaimReviewResponse]
     """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
-    one that nobody has claimed. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
+    one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
     Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
     """
     ResolveReview: grpc.UnaryUnaryMultiCallable[review_service_pb2.ResolveReviewRequest, review_service_pb2.ResolveReviewResponse]
@@ -79,10 +79,10 @@ class ReviewServiceAsyncStub(ReviewServiceStub):
 
     def __init__(self, channel: aio.Channel) -> None: ...
     ListReviews: aio.UnaryUnaryMultiCallable[review_service_pb2.ListReviewsRequest, review_service_pb2.ListReviewsResponse]  # type: ignore[assignment]
-    """Reviews, the oldest and so most pressing first. Errors: REVIEW_NOT_FOUND (where one is named)."""
+    """Reviews, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named)."""
     ClaimReview: aio.UnaryUnaryMultiCallable[review_service_pb2.ClaimReviewRequest, review_service_pb2.ClaimReviewResponse]  # type: ignore[assignment]
     """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
-    one that nobody has claimed. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
+    one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
     Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
     """
     ResolveReview: aio.UnaryUnaryMultiCallable[review_service_pb2.ResolveReviewRequest, review_service_pb2.ResolveReviewResponse]  # type: ignore[assignment]
@@ -123,7 +123,7 @@ class ReviewServiceServicer(metaclass=abc_1.ABCMeta):
         request: review_service_pb2.ListReviewsRequest,
         context: _ServicerContext,
     ) -> typing.Union[review_service_pb2.ListReviewsResponse, abc.Awaitable[review_service_pb2.ListReviewsResponse]]:
-        """Reviews, the oldest and so most pressing first. Errors: REVIEW_NOT_FOUND (where one is named)."""
+        """Reviews, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named)."""
 
     @abc_1.abstractmethod
     def ClaimReview(
@@ -132,7 +132,7 @@ class ReviewServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[review_service_pb2.ClaimReviewResponse, abc.Awaitable[review_service_pb2.ClaimReviewResponse]]:
         """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
-        one that nobody has claimed. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
+        one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
         Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
         """
 

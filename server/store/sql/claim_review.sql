@@ -1,5 +1,6 @@
--- Gives a review to a reviewer for a while: the one named, or the oldest that nobody has. What another is just claiming,
--- or whose account a command is just changing, is passed over. The account is claimed as well, since a verdict is decided
+-- Gives a review to a reviewer for a while: the one named, or the most pressing that nobody has: held cards by the end of
+-- their hold, then settlements, which can wait, by age. What another is just claiming, or whose account a command is just
+-- changing, is passed over. The account is claimed as well, since a verdict is decided
 -- upon who has the review. Returns no row where there is none to give.
 -- $1 review id, or null  $2 reviewer  $3 for how long  $4 platform, or null for any: only where no review is named
 WITH moment AS MATERIALIZED (
@@ -17,7 +18,7 @@ next AS (
   FROM review AS v JOIN account AS a ON a.account_id = v.account_id, moment
   WHERE $1::uuid IS NULL AND v.state = 'OPEN' AND (v.hold_until IS NULL OR v.hold_until > moment.now)
     AND (v.claim_until IS NULL OR v.claim_until <= moment.now) AND ($4::text IS NULL OR v.platform = $4)
-  ORDER BY v.create_time, v.review_id
+  ORDER BY v.hold_until, v.create_time, v.review_id
   LIMIT 1
   FOR UPDATE OF v, a SKIP LOCKED
 ),
