@@ -161,6 +161,14 @@ async def test_decisions_are_counted(service: Service, metered: Metered, strict_
     assert await metered.count("recycling_batch_size_count") == 5
 
 
+async def test_requests_without_a_device_are_counted(service: Service, metered: Metered) -> None:
+    """Where the policy minds; one that names its device is not among them."""
+    nameless, named = await service.issue("iqiyi", 2)
+    await metered.client.recycle(recycle(nameless, device=types_pb2.Device(device_id=" ", os="ios")))
+    await metered.client.recycle(recycle(named))
+    assert await metered.count("recycling_without_device_total", platform="iqiyi") == 1
+
+
 async def test_call_that_fails_for_want_of_a_score_is_counted(service: Service, strict_platform: str) -> None:
     """With REJECT the call fails, FRAUD_SCORE_UNAVAILABLE; mode, cause and error are counted all the same."""
     (card,) = await service.issue(strict_platform)
