@@ -356,7 +356,9 @@ class _ListKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ListKind.Valu
     LIST_KIND_UNSPECIFIED: _ListKind.ValueType  # 0
     """Not stated."""
     LIST_KIND_ALLOW: _ListKind.ValueType  # 1
-    """Approved in spite of risk band and velocity caps, but not in spite of a DENY or WATCH entry, nor without a score."""
+    """Approved in spite of risk band, velocity caps and a missing device, but not in spite of a DENY or WATCH entry, nor
+    without a score.
+    """
     LIST_KIND_DENY: _ListKind.ValueType  # 2
     """Refused, whatever else is true. For what is never refused for risk settlement is held instead."""
     LIST_KIND_WATCH: _ListKind.ValueType  # 3
@@ -368,7 +370,9 @@ class ListKind(_ListKind, metaclass=_ListKindEnumTypeWrapper):
 LIST_KIND_UNSPECIFIED: ListKind.ValueType  # 0
 """Not stated."""
 LIST_KIND_ALLOW: ListKind.ValueType  # 1
-"""Approved in spite of risk band and velocity caps, but not in spite of a DENY or WATCH entry, nor without a score."""
+"""Approved in spite of risk band, velocity caps and a missing device, but not in spite of a DENY or WATCH entry, nor
+without a score.
+"""
 LIST_KIND_DENY: ListKind.ValueType  # 2
 """Refused, whatever else is true. For what is never refused for risk settlement is held instead."""
 LIST_KIND_WATCH: ListKind.ValueType  # 3
