@@ -5,15 +5,13 @@ Knows the formulae of the policies; must not know who asks or how risky it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from server.domain.card import DAY, MICROSECOND, Card
 from server.domain.errors import Reason, Refusal
-from server.domain.policy import CompensationKind, CompensationRule, Policy
-from server.domain.recycling import Compensation, CompensationState
-
-BASIS_POINTS = 10_000
+from server.domain.policy import BASIS_POINTS, CompensationKind, CompensationRule, Policy
+from server.domain.recycling import Compensation, CompensationState, Unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +25,9 @@ class Terms:
     change_time: datetime | None
 
 
-def terms(card: Card, policy: Policy, now: datetime) -> Terms:
-    """Prices `card` at `now`. An amount that comes out as 0 means no compensation.
+def terms(card: Card, policy: Policy, now: datetime, unit: Unit | None = None) -> Terms:
+    """Prices `card` at `now`, by the policy of its tier. An amount that comes out as 0 means no compensation.
+    `unit`: another one than the policy's, which must be offered to the card's segment.
 
     base = floor(paid * unused / duration); fee = ceil(base * fee rate), in exact integers of microseconds.
     Raises Refusal LIMIT_EXCEEDED above the policy's `amount_max`.
@@ -36,7 +35,11 @@ def terms(card: Card, policy: Policy, now: datetime) -> Terms:
     unused_us, duration_us = card.unused_at(now) // MICROSECOND, card.duration // MICROSECOND
     base = card.paid_minor * unused_us // duration_us
     fee = -(-base * policy.fee_basis_points // BASIS_POINTS)
-    compensation = _compensation(card, policy.compensation, base - fee, unused_us, now)
+    compensation = _in_unit(
+        _compensation(card, policy.compensation, base - fee, unused_us, now),
+        unit,
+        policy.share_of_unit(unit, card.segment),
+    )
     if compensation is not None and compensation.amount > policy.compensation.amount_max:
         raise Refusal(Reason.LIMIT_EXCEEDED, f"the compensation would exceed {policy.compensation.amount_max}")
     return Terms(
@@ -71,6 +74,14 @@ def _compensation(
                 expire_time=now + rule.valid_days * DAY,
                 max_discount_minor=cap,
             )
+
+
+def _in_unit(plain: Compensation | None, unit: Unit | None, share: int | None) -> Compensation | None:
+    if plain is None or unit is None or unit is plain.unit:
+        return plain
+    assert share is not None, "the unit was checked to be offered"
+    amount = plain.amount * share // BASIS_POINTS
+    return replace(plain, unit=unit, amount=amount) if amount > 0 else None
 
 
 def _change_time(card: Card, rule: CompensationRule, base: int, unused_us: int, now: datetime) -> datetime | None:

@@ -6,11 +6,15 @@ A day is 86,400 seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from server.domain.card import CardState
 from server.domain.recycling import DegradedMode, Disposition, RecycleReason, Unit
+
+BASIS_POINTS = 10_000
+"""The whole."""
 
 
 class CompensationKind(StrEnum):
@@ -141,6 +145,38 @@ class ReviewRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierTerms:
+    """What one tier has in place of the plain terms; None keeps the plain one."""
+
+    fee_basis_points: int | None = None
+    amount_per_day: int | None = None
+    window_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitTerms:
+    """Another unit that may be taken: so many basis points of the plain amount, floored."""
+
+    unit: Unit
+    basis_points: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentTerms:
+    """What one segment's accounts have beside the plain terms.
+
+    `settle_with_recycle`: settled at once, in the LOW band and up to the policy's `instant_settlement_max`. `units`:
+    what `compensation_unit` may name beside the plain unit.
+    """
+
+    settle_with_recycle: bool = False
+    units: tuple[UnitTerms, ...] = ()
+
+
+PLAIN = SegmentTerms()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """One platform's rules. Raises ValueError where single fields are fine but together make no sound policy."""
 
@@ -155,6 +191,36 @@ class Policy:
     risk: RiskRule
     review: ReviewRule = ReviewRule(hold_days=7)
     """The default is for revisions from before there were reviews."""
+    tiers: Mapping[str, TierTerms] = field(default_factory=dict)
+    segments: Mapping[str, SegmentTerms] = field(default_factory=dict)
+    instant_settlement_max: int = 0
+    """The greatest amount that is settled with its recycle."""
+
+    def for_tier(self, tier: str) -> Policy:
+        """The policy with the terms of one tier."""
+        terms = self.tiers.get(tier)
+        if terms is None:
+            return self
+        fee, per_day, window = terms.fee_basis_points, terms.amount_per_day, terms.window_days
+        pays, comes_back = self.compensation, self.reactivation
+        return replace(
+            self,
+            tiers={},
+            fee_basis_points=self.fee_basis_points if fee is None else fee,
+            compensation=pays if per_day is None else replace(pays, amount_per_day=per_day),
+            reactivation=replace(comes_back, window_days=window) if comes_back and window else comes_back,
+        )
+
+    def for_segment(self, segment: str | None) -> SegmentTerms:
+        """What accounts of a segment have beside the plain terms."""
+        return self.segments.get(segment or "", PLAIN)
+
+    def share_of_unit(self, unit: Unit | None, segment: str | None) -> int | None:
+        """How many basis points of the plain amount `unit` pays (none: the plain one); None when not offered."""
+        if unit is None or unit is self.compensation.unit:
+            return BASIS_POINTS
+        offered = self.for_segment(segment).units
+        return next((terms.basis_points for terms in offered if terms.unit is unit), None)
 
     def renewals_exhausted(self, renewals_used: int) -> bool:
         """Whether a card with so many renewals behind it can no longer come back."""
@@ -182,6 +248,26 @@ class Policy:
         if len({(cap.counter, cap.action) for cap in self.risk.velocity}) != len(self.risk.velocity):
             raise ValueError("each counter may have one cap for each action")
         self._check_reactivation(offered - {Disposition.CANCEL})
+        self._check_tiers()
+        self._check_segments()
+
+    def _check_tiers(self) -> None:
+        for tier, terms in self.tiers.items():
+            if terms.amount_per_day is not None and self.compensation.kind is not CompensationKind.PER_UNUSED_DAY:
+                raise ValueError(f"{tier}: amount_per_day is for PER_UNUSED_DAY")
+            if terms.window_days is not None and self.reactivation is None:
+                raise ValueError(f"{tier}: there is no window where no card comes back")
+            self.for_tier(tier)
+
+    def _check_segments(self) -> None:
+        for segment, terms in self.segments.items():
+            units = {offered.unit for offered in terms.units}
+            if len(units) != len(terms.units) or self.compensation.unit in units:
+                raise ValueError(f"{segment}: each unit may be offered once, beside the plain one")
+            if units and (Unit.COUPON in units or self.compensation.unit is Unit.COUPON):
+                raise ValueError(f"{segment}: a coupon stands for no other unit")
+            if terms.settle_with_recycle and not self.instant_settlement_max:
+                raise ValueError(f"{segment}: settle_with_recycle needs an instant_settlement_max")
 
     def _check_reactivation(self, waiting: set[Disposition]) -> None:
         """A card that waits must be able to come back, and must not earn by coming back."""

@@ -61,7 +61,8 @@ class RiskFacts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """All that a decision may read, as of `now`. `policy` is the recycling's own where the command names one,
-    else the one in force. `recycling` is the one named, or the live one of the card, or the one it is held for.
+    else the one in force; it has the terms of the card's tier. `recycling` is the one named, or the live one of the
+    card, or the one it is held for.
     `reviews`: the card's open ones, and the one named."""
 
     now: datetime

@@ -343,7 +343,11 @@ class PostgresStore:
         card = rows.card(row["card"], row["segment"]) if row["card"] is not None else None
         recycling = rows.recycling(row["recycling"]) if row["recycling"] is not None else None
         revision = row["policy_revision"]
-        policy = self._policies[card.platform, revision] if card is not None and revision is not None else None
+        policy = (
+            self._policies[card.platform, revision].for_tier(card.tier)
+            if card is not None and revision is not None
+            else None
+        )
         return Snapshot(
             now=row["now"],
             card=card,
