@@ -176,6 +176,55 @@ class SegmentTerms:
 PLAIN = SegmentTerms()
 
 
+class BenefitKind(StrEnum):
+    """What an offer gives."""
+
+    COUPON = "COUPON"  # a coupon of the offering platform, into the wallet
+    PARTNER = "PARTNER"  # something of the partner's, which is told of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benefit:
+    """What an offer gives, worth at most `value_minor`: a coupon's greatest discount, or what the partner asks for it.
+    The last two fields are a coupon's."""
+
+    kind: BenefitKind
+    value_minor: int
+    basis_points: int = 0
+    valid_days: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """Something that `price` of the platform's `unit` buys from a partner. `account_max`: how often an account may take
+    it in 30 days; None: as often as it can pay."""
+
+    offer_id: str
+    partner: str
+    title: str
+    unit: Unit
+    price: int
+    benefit: Benefit
+    account_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeRate:
+    """What the platform's `unit` is changed into: `give` of it for `get` of the other, less the spread, floored."""
+
+    unit: Unit
+    to_platform: str
+    to_unit: Unit
+    give: int
+    get: int
+    spread_basis_points: int
+    amount_max: int
+
+    def changed(self, amount: int) -> int:
+        """What `amount` is changed into."""
+        return amount * self.get * (BASIS_POINTS - self.spread_basis_points) // (self.give * BASIS_POINTS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """One platform's rules. Raises ValueError where single fields are fine but together make no sound policy."""
@@ -195,6 +244,10 @@ class Policy:
     segments: Mapping[str, SegmentTerms] = field(default_factory=dict)
     instant_settlement_max: int = 0
     """The greatest amount that is settled with its recycle."""
+    face_value_per_day_min: int = 0
+    """Cards are issued with a face value of so many minor units a day, at least."""
+    offers: tuple[Offer, ...] = ()
+    exchange: tuple[ExchangeRate, ...] = ()
 
     def for_tier(self, tier: str) -> Policy:
         """The policy with the terms of one tier."""
@@ -250,6 +303,7 @@ class Policy:
         self._check_reactivation(offered - {Disposition.CANCEL})
         self._check_tiers()
         self._check_segments()
+        self._check_ecosystem()
 
     def _check_tiers(self) -> None:
         for tier, terms in self.tiers.items():
@@ -269,19 +323,30 @@ class Policy:
             if terms.settle_with_recycle and not self.instant_settlement_max:
                 raise ValueError(f"{segment}: settle_with_recycle needs an instant_settlement_max")
 
+    def _check_ecosystem(self) -> None:
+        if len({offer.offer_id for offer in self.offers}) != len(self.offers):
+            raise ValueError("each offer_id may be listed once")
+        for offer in self.offers:
+            is_coupon = offer.benefit.kind is BenefitKind.COUPON
+            if is_coupon and (offer.benefit.basis_points < 1 or offer.benefit.valid_days < 1):
+                raise ValueError(f"{offer.offer_id}: basis_points and valid_days are required with COUPON")
+            if offer.unit is Unit.COUPON:
+                raise ValueError(f"{offer.offer_id}: a coupon pays for no offer")
+        ways = {(rate.unit, rate.to_platform, rate.to_unit) for rate in self.exchange}
+        if len(ways) != len(self.exchange):
+            raise ValueError("each exchange may be listed once")
+        for rate in self.exchange:
+            if (rate.to_platform, rate.to_unit) == (self.platform, rate.unit):
+                raise ValueError("an exchange must lead to another unit")
+
     def _check_reactivation(self, waiting: set[Disposition]) -> None:
-        """A card that waits must be able to come back, and must not earn by coming back."""
+        """A card that waits must be able to come back."""
         rule = self.reactivation
         if waiting != set(rule.dispositions if rule else ()):
             raise ValueError("reactivation must name exactly the dispositions offered other than CANCEL")
         if rule is None:
             return
-        if self.compensation.kind is CompensationKind.DISCOUNT:
-            raise ValueError("a coupon cannot be taken back, so a policy that gives one cannot reactivate")
-        if rule.validity is RestoredValidity.FULL:
-            if rule.renewals_max is None:
-                raise ValueError("renewals_max is required where reactivation gives the full validity")
-            if self.compensation.kind is not CompensationKind.PER_UNUSED_DAY or self.compensation.renewed_card_earns:
-                raise ValueError("where reactivation gives the full validity, a renewed card must not earn")
+        if rule.validity is RestoredValidity.FULL and rule.renewals_max is None:
+            raise ValueError("renewals_max is required where reactivation gives the full validity")
         if rule.renewals_max is not None and len(self.dispositions) == len(waiting):
             raise ValueError("CANCEL must be offered, for cards whose renewals are used up")
