@@ -127,8 +127,8 @@ def another_currency(bodies: Bodies) -> None:
         (
             a_loop_through_three_units,
             (
-                "iqiyi COIN -> exchanged for netflix COIN -> exchanged for iqiyi GROWTH_POINT -> exchanged for iqiyi COIN "
-                "(1 becomes 1.1)"
+                "iqiyi COIN -> exchanged for netflix COIN -> exchanged for iqiyi GROWTH_POINT -> "
+                "exchanged for iqiyi COIN (1 becomes 1.1)"
             ),
         ),
         (
