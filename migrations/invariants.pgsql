@@ -60,6 +60,7 @@ FROM (VALUES
   ('command', 'account_id, request_id', NULL),
   ('coupon', 'account_id, coupon_id', NULL),
   ('list_entry', 'subject_kind, subject, list, version', NULL),
+  ('policy_activation', 'platform, activation', NULL),
   ('policy_revision', 'platform, revision', NULL),
   ('posting', 'account_id, request_id, ledger, platform, unit', NULL),
   ('posting', 'account_id, recycling_id, kind, ledger', NULL),
@@ -614,6 +615,17 @@ JOIN card AS c USING (account_id, card_id)
 LEFT JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
 WHERE r.platform <> c.platform OR p.revision IS NULL;
 
+-- name: decided_by_the_policy_in_force (14)
+-- Each recycling was decided by the revision of its platform that governed at that moment.
+SELECT r.account_id, r.recycling_id, r.platform, r.policy_revision, r.create_time, a.revision AS in_force
+FROM recycling AS r
+LEFT JOIN LATERAL (
+  SELECT revision FROM policy_activation
+  WHERE platform = r.platform AND effective_time <= r.create_time
+  ORDER BY effective_time DESC, activation DESC LIMIT 1
+) AS a ON true
+WHERE r.policy_revision IS DISTINCT FROM a.revision;
+
 -- name: outcomes_name_recyclings (14)
 -- Each outcome is of a recycling that exists.
 SELECT o.account_id, o.recycling_id, o.kind, o.outcome_time
@@ -640,7 +652,7 @@ WHERE (o.platform, o.policy_revision, o.model_version, o.risk_score)
 SELECT recorded.relation::text, privilege
 FROM (
   SELECT to_regclass(name) AS relation
-  FROM unnest(ARRAY['policy_revision', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
+  FROM unnest(ARRAY['policy_revision', 'policy_activation', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
                     'risk_pair', 'risk_link', 'risk_label', 'list_entry', 'outcome']) AS name
   UNION ALL
   SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'risk_event'::regclass

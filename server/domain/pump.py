@@ -11,7 +11,8 @@ everywhere, so exact fractions bound them from above. Sound are policies under w
 - no card that comes back has kept what it paid, or earns anew what it has paid.
 
 Then the value of an account never rises but by cards that are issued to it. Several revisions of one platform may be in
-the set, since several may govern: whatever any of them allows counts.
+the set, since several may govern: whatever any of them allows counts. A recycling is undone by the revision that it was
+made under, so that the way back of one revision may meet the pay of another.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ class _Worth:
     steps: tuple[str, ...] = ()
 
 
-def find_pump(policies: Iterable[Policy]) -> Pump | None:
-    """The first pump found among `policies`, or None where there is none."""
+def find_pump(policies: Iterable[Policy], lingering: Iterable[Policy] = ()) -> Pump | None:
+    """The first pump found among `policies`, which govern now or will, or None where there is none. `lingering`: former
+    revisions under which cards may still come back."""
     given = tuple(policies)
     if (stray := _stray(given)) is not None:
         return stray
@@ -80,7 +82,7 @@ def find_pump(policies: Iterable[Policy]) -> Pump | None:
         if holding.unit is Unit.COIN and worth[holding].value > 1:
             return Pump(steps=(str(holding), *worth[holding].steps), yields=worth[holding].value)
     for policy in given:
-        for pump in (*_cards(policy, worth), *_returns(policy)):
+        for pump in (*_cards(policy, worth), *_returns(policy, (*given, *lingering))):
             return pump
     return None
 
@@ -181,18 +183,20 @@ def _payout(policy: Policy, unit: Unit, share: Fraction, worth: Mapping[_Holding
             return Fraction(rule.basis_points, BASIS_POINTS)
 
 
-def _returns(policy: Policy) -> Iterator[Pump]:
-    """Cards that come back richer than they went."""
-    comes_back, pays = policy.reactivation, policy.compensation
-    if comes_back is None:
-        return
+def _returns(policy: Policy, others: Iterable[Policy]) -> Iterator[Pump]:
+    """Cards that come back, by this revision or another of `others`, richer than they went."""
+    pays = policy.compensation
     recycled = f"recycled for {policy.platform} {pays.unit}"
-    if pays.kind is CompensationKind.DISCOUNT:
+    if pays.kind is CompensationKind.DISCOUNT and policy.reactivation is not None:
         # A coupon may have been used, and cannot be taken back.
         back = "reactivated, the coupon kept"
         yield Pump(steps=(f"{policy.platform} card", recycled, back, f"{recycled} again"), yields=None)
-    elif comes_back.validity is RestoredValidity.FULL and (
-        pays.kind is not CompensationKind.PER_UNUSED_DAY or pays.renewed_card_earns
-    ):
+    renews = any(
+        other.platform == policy.platform
+        and other.reactivation is not None
+        and other.reactivation.validity is RestoredValidity.FULL
+        for other in others
+    )
+    if renews and (pays.kind is not CompensationKind.PER_UNUSED_DAY or pays.renewed_card_earns):
         back = "reactivated with its full validity"
         yield Pump(steps=(f"used {policy.platform} card", recycled, back, f"{recycled} again"), yields=None)

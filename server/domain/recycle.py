@@ -53,6 +53,7 @@ def decide_recycle(
     command: Recycle, snapshot: Snapshot, score: Score | None, recycling_id: UUID, review_id: UUID, signer: QuoteSigner
 ) -> Change:
     card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
+    stands_until = _earliest(card.valid_until(now), snapshot.policy_until)
     price = terms(card, policy, now, command.unit)
     verdict = judge(
         score,
@@ -81,7 +82,7 @@ def decide_recycle(
         settlement_held=verdict.settlement_held,
         platform=policy.platform,
         policy_revision=snapshot.known_revision(),
-        decision=decision(snapshot, score, verdict, alternatives, _earliest(card.valid_until(now), price.change_time)),
+        decision=decision(snapshot, score, verdict, alternatives, _earliest(stands_until, price.change_time)),
         create_time=now,
         version=1,
         hold_until=now + policy.review.hold_days * DAY if held else None,
@@ -91,7 +92,7 @@ def decide_recycle(
         recycling, transfer = settled(replace(recycling, settle_after_time=now), recycling_id)
     token, expire_time = "", None
     if command.quote and not refused:
-        expire_time = quote_expire_time(price, now, card.valid_until(now))
+        expire_time = quote_expire_time(price, now, stands_until)
         token = signer.sign(card, command.reason, snapshot.revision_name, price, expire_time)
     quoted_until = (
         signer.holds(command.quote_token, card, command.reason, snapshot.revision_name, price, now)
@@ -109,7 +110,7 @@ def decide_recycle(
         refused=refused,
         held=held,
         reviews=_reviews(recycling, recycling_id, review_id),
-        valid_until=_earliest(card.valid_until(now), quoted_until),
+        valid_until=_earliest(stands_until, quoted_until),
         quote_token=token,
         quote_expire_time=expire_time,
     )

@@ -63,7 +63,8 @@ class Snapshot:
     """All that a decision may read, as of `now`. `policy` is the recycling's own where the command names one,
     else the one in force; it has the terms of the card's tier. `recycling` is the one named, or the live one of the
     card, or the one it is held for.
-    `reviews`: the card's open ones, and the one named."""
+    `reviews`: the card's open ones, and the one named. `policy_until`: when another revision takes over from the one in
+    force; None when none is planned."""
 
     now: datetime
     card: Card | None
@@ -73,6 +74,7 @@ class Snapshot:
     wallet: Wallet
     facts: RiskFacts = RiskFacts()
     reviews: tuple[Review, ...] = ()
+    policy_until: datetime | None = None
 
     def known_card(self) -> Card:
         """The card. Raises Refusal when the account has no such card."""

@@ -146,7 +146,7 @@ class PostgresStore:
         policies = []
         for item, row in zip(items, found, strict=True):
             revision = row["policy_revision"]
-            policies.append(None if revision is None else await self._policy(item.platform, revision))
+            policies.append(None if revision is None else await self.policy(item.platform, revision))
         return [
             LoadedItem(
                 answered=_answered(row),
@@ -357,15 +357,16 @@ class PostgresStore:
             wallet=rows.wallet(command.account_id, row["balances"], row["coupons"]),
             facts=rows.risk_facts(row["list_hits"], features) if command.reads_lists else RiskFacts(),
             reviews=rows.reviews(row["reviews"]),
+            policy_until=row["policy_until"],
         )
 
     async def _learn_policies(self, found: Iterable[asyncpg.Record]) -> None:
         for platform, revision in {(row["card"]["platform"], row["policy_revision"]) for row in found}:
             if revision is not None:
-                await self._policy(platform, revision)
+                await self.policy(platform, revision)
 
-    async def _policy(self, platform: str, revision: int) -> Policy:
-        """A revision never changes, so it is read once."""
+    async def policy(self, platform: str, revision: int) -> Policy:
+        """A revision's rules. It never changes, so it is read once."""
         key = (platform, revision)
         if key not in self._policies:
             (found,) = await self._run(statement("policy").text, platform, revision)

@@ -170,6 +170,16 @@ def test_an_older_revision_counts() -> None:
     assert find_pump(policies({"old": older, "new": newer, "other": other})) is not None
 
 
+def test_a_card_renewed_by_a_former_revision_must_not_earn() -> None:
+    """What came back with its full validity under the old rules would be paid for again under the new."""
+    former, new = shipped("tencent"), document("tencent")
+    new["compensation"]["renewed_card_earns"] = True
+    new["reactivation"] |= {"validity": "AS_TAKEN"}
+    (governs,) = policies({"new": new})
+    assert find_pump([governs]) is None
+    assert find_pump([governs], lingering=[former]) is not None
+
+
 # Against searching all that an account can do
 
 NAMES = ("one", "two")
