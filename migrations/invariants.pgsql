@@ -64,6 +64,7 @@ FROM (VALUES
   ('policy_revision', 'platform, revision', NULL),
   ('posting', 'account_id, request_id, ledger, platform, unit', NULL),
   ('posting', 'account_id, recycling_id, kind, ledger', NULL),
+  ('price', 'platform, tier, from_time', NULL),
   ('recycling', 'account_id, recycling_id', NULL),
   ('recycling', 'account_id, card_id, generation', '(state = ANY (ARRAY[''APPROVED''::text, ''IN_REVIEW''::text]))'),
   ('review', 'account_id, review_id', NULL),
@@ -422,11 +423,11 @@ FROM (
   FROM (
    SELECT charged.*,
          CASE rule ->> 'kind'
-           WHEN 'REFUND' THEN base - fee
+           WHEN 'REFUND' THEN base - fee + div(base * bonus, 10000)
            WHEN 'PER_UNUSED_DAY' THEN
              CASE WHEN renewals_used = 0 OR coalesce((rule ->> 'renewed_card_earns')::boolean, true)
-                  THEN coalesce(tier_terms ->> 'amount_per_day', rule ->> 'amount_per_day')::numeric
-                       * div(unused_us, 86400000000) END
+                  THEN div(coalesce(tier_terms ->> 'amount_per_day', rule ->> 'amount_per_day')::numeric
+                           * div(unused_us, 86400000000) * (10000 + bonus), 10000) END
            WHEN 'DISCOUNT' THEN least(cap, 1)
          END AS plain,
          (SELECT (offered ->> 'basis_points')::numeric FROM jsonb_array_elements(segment_terms -> 'units') AS offered
@@ -442,6 +443,12 @@ FROM (
              p.document #> ARRAY['tiers', c.tier] AS tier_terms,
              p.document #> ARRAY['segments', n.receipt #>> '{card,segment}'] AS segment_terms,
              coalesce(n.receipt #>> '{input,2}', p.document #>> '{compensation,unit}') AS asked_unit,
+             -- Whole basis points, and no more than the revision allows.
+             least(coalesce((SELECT div(q.bonus::numeric, 1000000) FROM price AS q
+                             WHERE (q.platform, q.tier) = (c.platform, c.tier)
+                               AND q.from_time <= r.create_time AND r.create_time < q.until_time
+                             ORDER BY q.from_time DESC LIMIT 1), 0),
+                   coalesce((p.document #>> '{pricing,bonus_max_basis_points}')::numeric, 0)) AS bonus,
              EXISTS (SELECT FROM posting AS paid
                      WHERE (paid.account_id, paid.request_id, paid.recycling_id)
                            = (r.account_id, r.request_id, r.recycling_id)) AS paid_at_once,
@@ -615,6 +622,28 @@ JOIN card AS c USING (account_id, card_id)
 LEFT JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
 WHERE r.platform <> c.platform OR p.revision IS NULL;
 
+-- name: prices_follow_from_markets (14)
+-- Each bonus is what its market and the bonus before it make by the rule of its policy revision.
+SELECT platform, tier, from_time, demand, supply, waiting, prior_bonus, bonus, wanted_bonus
+FROM (
+  SELECT q.*,
+         least(greatest(q.prior + floor((target - q.prior) * smoothing / 10000), 0), bonus_max) AS wanted_bonus
+  FROM (
+    SELECT r.*, least(r.prior_bonus, r.bonus_max) AS prior,
+           CASE WHEN r.demand + r.supply = 0 THEN 0
+                ELSE div(r.bonus_max * greatest(r.demand - r.supply, 0) * greatest(r.capacity - r.waiting, 0),
+                         (r.demand + r.supply) * r.capacity) END AS target
+    FROM (
+      SELECT p.*, (v.document #>> '{pricing,bonus_max_basis_points}')::numeric * 1000000 AS bonus_max,
+             (v.document #>> '{pricing,pool_capacity}')::numeric AS capacity,
+             (v.document #>> '{pricing,smoothing_basis_points}')::numeric AS smoothing
+      FROM price AS p
+      LEFT JOIN policy_revision AS v ON (v.platform, v.revision) = (p.platform, p.policy_revision)
+    ) AS r
+  ) AS q
+) AS w
+WHERE bonus IS DISTINCT FROM wanted_bonus;
+
 -- name: decided_by_the_policy_in_force (14)
 -- Each recycling was decided by the revision of its platform that governed at that moment.
 SELECT r.account_id, r.recycling_id, r.platform, r.policy_revision, r.create_time, a.revision AS in_force
@@ -652,7 +681,7 @@ WHERE (o.platform, o.policy_revision, o.model_version, o.risk_score)
 SELECT recorded.relation::text, privilege
 FROM (
   SELECT to_regclass(name) AS relation
-  FROM unnest(ARRAY['policy_revision', 'policy_activation', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
+  FROM unnest(ARRAY['policy_revision', 'policy_activation', 'price', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
                     'risk_pair', 'risk_link', 'risk_label', 'list_entry', 'outcome']) AS name
   UNION ALL
   SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'risk_event'::regclass

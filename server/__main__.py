@@ -63,10 +63,12 @@ from server.engine.model_gauges import ModelGauges, keep_gauges
 from server.engine.model_health import ModelHealthReporter
 from server.engine.outcomes import OutcomeRecorder
 from server.engine.policies import PolicyKeeper
+from server.engine.pricing import keep_making_prices
 from server.measurer import GrpcHealthMeasurer
 from server.scorer import GrpcFraudScorer
 from server.store.policies import PostgresPolicies
 from server.store.policy_document import PolicyInvalid, put_policies, read_document
+from server.store.prices import PostgresPrices
 from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, connect
 
@@ -207,6 +209,7 @@ async def serve(config: Config) -> None:
     background = [
         asyncio.create_task(watch_health(store, health)),
         asyncio.create_task(keep_recording_lapses(PostgresReviews(store), engine)),
+        asyncio.create_task(keep_making_prices(PostgresPrices(store))),
     ]
     if config.model_health_every_s > 0:
         reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))

@@ -21,13 +21,15 @@ class Terms:
 
     base_minor: int
     fee_minor: int
+    bonus_basis_points: int
     compensation: Compensation | None
     change_time: datetime | None
 
 
-def terms(card: Card, policy: Policy, now: datetime, unit: Unit | None = None) -> Terms:
+def terms(card: Card, policy: Policy, now: datetime, unit: Unit | None = None, *, bonus_basis_points: int = 0) -> Terms:
     """Prices `card` at `now`, by the policy of its tier. An amount that comes out as 0 means no compensation.
-    `unit`: another one than the policy's, which must be offered to the card's segment.
+    `unit`: another one than the policy's, which must be offered to the card's segment. `bonus_basis_points`: what
+    dynamic pricing adds, of the base or of the points.
 
     base = floor(paid * unused / duration); fee = ceil(base * fee rate), in exact integers of microseconds.
     Raises Refusal LIMIT_EXCEEDED above the policy's `amount_max`.
@@ -35,8 +37,10 @@ def terms(card: Card, policy: Policy, now: datetime, unit: Unit | None = None) -
     unused_us, duration_us = card.unused_at(now) // MICROSECOND, card.duration // MICROSECOND
     base = card.paid_minor * unused_us // duration_us
     fee = -(-base * policy.fee_basis_points // BASIS_POINTS)
+    bonus = min(bonus_basis_points, policy.bonus_max_basis_points)
+    refund = base - fee + base * bonus // BASIS_POINTS
     compensation = _in_unit(
-        _compensation(card, policy.compensation, base - fee, unused_us, now),
+        _compensation(card, policy.compensation, refund, bonus, unused_us, now),
         unit,
         policy.share_of_unit(unit, card.segment),
     )
@@ -45,13 +49,14 @@ def terms(card: Card, policy: Policy, now: datetime, unit: Unit | None = None) -
     return Terms(
         base_minor=base,
         fee_minor=fee,
+        bonus_basis_points=bonus,
         compensation=compensation,
         change_time=_change_time(card, policy.compensation, base, unused_us, now) if compensation or fee else None,
     )
 
 
 def _compensation(
-    card: Card, rule: CompensationRule, refund: int, unused_us: int, now: datetime
+    card: Card, rule: CompensationRule, refund: int, bonus: int, unused_us: int, now: datetime
 ) -> Compensation | None:
     pending = CompensationState.PENDING
     match rule.kind:
@@ -60,7 +65,7 @@ def _compensation(
         case CompensationKind.PER_UNUSED_DAY:
             whole_days = unused_us // (DAY // MICROSECOND)
             earns = rule.renewed_card_earns or card.renewals_used == 0
-            amount = rule.amount_per_day * whole_days if earns else 0
+            amount = rule.amount_per_day * whole_days * (BASIS_POINTS + bonus) // BASIS_POINTS if earns else 0
             return Compensation(unit=rule.unit, amount=amount, state=pending) if amount > 0 else None
         case CompensationKind.DISCOUNT:
             cap = card.paid_minor * rule.basis_points // BASIS_POINTS

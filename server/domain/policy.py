@@ -16,6 +16,8 @@ from server.domain.recycling import DegradedMode, Disposition, RecycleReason, Un
 BASIS_POINTS = 10_000
 """The whole."""
 
+TIERS = ("BASIC", "PREMIUM")
+
 
 class CompensationKind(StrEnum):
     """How a compensation is computed."""
@@ -176,6 +178,17 @@ class SegmentTerms:
 PLAIN = SegmentTerms()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricingRule:
+    """How the bonus on top of the plain terms floats: see `pricing`. Basis points are of the base (of the points, where
+    those are paid); `pool_capacity` counts waiting cards."""
+
+    bonus_max_basis_points: int
+    period_minutes: int
+    pool_capacity: int
+    smoothing_basis_points: int
+
+
 class BenefitKind(StrEnum):
     """What an offer gives."""
 
@@ -246,6 +259,8 @@ class Policy:
     """The greatest amount that is settled with its recycle."""
     face_value_per_day_min: int = 0
     """Cards are issued with a face value of so many minor units a day, at least."""
+    pricing: PricingRule | None = None
+    """None: no bonus."""
     offers: tuple[Offer, ...] = ()
     exchange: tuple[ExchangeRate, ...] = ()
 
@@ -267,6 +282,11 @@ class Policy:
     def for_segment(self, segment: str | None) -> SegmentTerms:
         """What accounts of a segment have beside the plain terms."""
         return self.segments.get(segment or "", PLAIN)
+
+    @property
+    def bonus_max_basis_points(self) -> int:
+        """The greatest bonus that pricing may add."""
+        return self.pricing.bonus_max_basis_points if self.pricing else 0
 
     def share_of_unit(self, unit: Unit | None, segment: str | None) -> int | None:
         """How many basis points of the plain amount `unit` pays (none: the plain one); None when not offered."""
@@ -304,6 +324,8 @@ class Policy:
         self._check_tiers()
         self._check_segments()
         self._check_ecosystem()
+        if self.pricing and self.compensation.kind is CompensationKind.DISCOUNT:
+            raise ValueError("pricing adds to what is counted, and a coupon is not")
 
     def _check_tiers(self) -> None:
         for tier, terms in self.tiers.items():

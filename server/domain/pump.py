@@ -21,10 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from server.domain.policy import BASIS_POINTS, PLAIN, CompensationKind, Policy, RestoredValidity
+from server.domain.policy import BASIS_POINTS, PLAIN, TIERS, CompensationKind, Policy, RestoredValidity
 from server.domain.recycling import Unit
-
-TIERS = ("BASIC", "PREMIUM")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,9 +171,11 @@ def _payout(policy: Policy, unit: Unit, share: Fraction, worth: Mapping[_Holding
     value = known.value if known else Fraction(1 if unit is Unit.COIN else 0)
     match rule.kind:
         case CompensationKind.REFUND:
-            return Fraction(BASIS_POINTS - policy.fee_basis_points, BASIS_POINTS) * share * value
+            paid = BASIS_POINTS - policy.fee_basis_points + policy.bonus_max_basis_points
+            return Fraction(paid, BASIS_POINTS) * share * value
         case CompensationKind.PER_UNUSED_DAY:
-            a_day = rule.amount_per_day * share * value
+            paid = BASIS_POINTS + policy.bonus_max_basis_points
+            a_day = rule.amount_per_day * Fraction(paid, BASIS_POINTS) * share * value
             if a_day == 0:
                 return Fraction(0)
             return a_day / policy.face_value_per_day_min if policy.face_value_per_day_min else None

@@ -11,6 +11,7 @@ from server.domain.commands import Recycle
 from server.domain.compensation import Terms, terms
 from server.domain.errors import Reason, Refusal
 from server.domain.policy import BASIS_POINTS, Policy, RevenueBasis
+from server.domain.pricing import SCALE, period_of
 from server.domain.quote import QuoteSigner, quote_expire_time
 from server.domain.recycling import PRIORITY_OF, Alternative, Disposition, Recycling, RecyclingState, RiskBand
 from server.domain.review import Review, ReviewKind, opened
@@ -42,7 +43,7 @@ def check_recycle(command: Recycle, snapshot: Snapshot, signer: QuoteSigner) -> 
             f"{policy.platform} does not compensate this account in {command.unit}",
             fields=(("compensation_unit", f"must be {policy.compensation.unit} or left out"),),
         )
-    price = terms(card, policy, now, command.unit)
+    price = terms(card, policy, now, command.unit, bonus_basis_points=snapshot.bonus // SCALE)
     if command.quote_token and not signer.holds(
         command.quote_token, card, command.reason, snapshot.revision_name, price, now
     ):
@@ -53,8 +54,9 @@ def decide_recycle(
     command: Recycle, snapshot: Snapshot, score: Score | None, recycling_id: UUID, review_id: UUID, signer: QuoteSigner
 ) -> Change:
     card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
-    stands_until = _earliest(card.valid_until(now), snapshot.policy_until)
-    price = terms(card, policy, now, command.unit)
+    price_until = period_of(now, policy.pricing)[1] if policy.pricing else None
+    stands_until = _earliest(card.valid_until(now), snapshot.policy_until, price_until)
+    price = terms(card, policy, now, command.unit, bonus_basis_points=snapshot.bonus // SCALE)
     verdict = judge(
         score,
         snapshot.facts,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from server.domain.policy import Policy
+from server.domain.policy import TIERS, Policy
 
 ACTIVATION_LEAD = timedelta(seconds=10)
 """So far ahead is an activation at least: whatever is decided by then has read of it."""
@@ -76,5 +76,5 @@ def lingers(policy: Policy, superseded: datetime, now: datetime) -> bool:
     after the other, a year of them, is reckoned with."""
     if policy.reactivation is None:
         return False
-    window = max(policy.for_tier(tier).reactivation.window_days for tier in ("BASIC", "PREMIUM"))  # type: ignore[union-attr]
+    window = max(policy.for_tier(tier).reactivation.window_days for tier in TIERS)  # type: ignore[union-attr]
     return now < superseded + timedelta(days=window + 366)

@@ -64,7 +64,7 @@ class Snapshot:
     else the one in force; it has the terms of the card's tier. `recycling` is the one named, or the live one of the
     card, or the one it is held for.
     `reviews`: the card's open ones, and the one named. `policy_until`: when another revision takes over from the one in
-    force; None when none is planned."""
+    force; None when none is planned. `bonus`: what dynamic pricing adds now, in millionths of a basis point."""
 
     now: datetime
     card: Card | None
@@ -75,6 +75,7 @@ class Snapshot:
     facts: RiskFacts = RiskFacts()
     reviews: tuple[Review, ...] = ()
     policy_until: datetime | None = None
+    bonus: int = 0
 
     def known_card(self) -> Card:
         """The card. Raises Refusal when the account has no such card."""

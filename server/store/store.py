@@ -358,6 +358,7 @@ class PostgresStore:
             facts=rows.risk_facts(row["list_hits"], features) if command.reads_lists else RiskFacts(),
             reviews=rows.reviews(row["reviews"]),
             policy_until=row["policy_until"],
+            bonus=row["bonus"] or 0,
         )
 
     async def _learn_policies(self, found: Iterable[asyncpg.Record]) -> None:

@@ -53,6 +53,7 @@ def reactivation_without_clawback(bodies: Bodies) -> None:
         "fee_basis_points": 0,
         "compensation": bodies["netflix"]["compensation"],
         "segments": {},
+        "pricing": None,
         "tiers": {},
     }
 
@@ -63,6 +64,7 @@ def points_earned_again_each_cycle(bodies: Bodies) -> None:
 
 def premium_fee_against_a_segment_multiplier(bodies: Bodies) -> None:
     """0.92 x 1.05 = 0.966 is sound while a point is worth a coin, 0.98 x 1.05 is not."""
+    bodies["iqiyi"]["pricing"] = None
     bodies["iqiyi"]["exchange"] = [way("GROWTH_POINT", "iqiyi COIN", 1, 1)]
     bodies["iqiyi"]["tiers"]["PREMIUM"]["fee_basis_points"] = 200
 

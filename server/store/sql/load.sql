@@ -17,6 +17,10 @@ found AS MATERIALIZED (
            SELECT p.effective_time FROM policy_activation AS p
            WHERE p.platform = c.platform AND p.effective_time > moment.now
            ORDER BY p.effective_time, p.activation LIMIT 1) END AS policy_until,
+         CASE WHEN i.recycling_id IS NULL AND i.reason IS NOT NULL THEN (
+           SELECT p.bonus FROM price AS p
+           WHERE p.platform = c.platform AND p.tier = c.tier AND p.from_time <= moment.now AND moment.now < p.until_time
+           ORDER BY p.from_time DESC LIMIT 1) END AS bonus,
          CASE WHEN i.wants_wallet THEN (
            SELECT json_agg(json_build_object('platform', w.platform, 'unit', w.unit, 'amount', w.amount)
                            ORDER BY w.platform, w.unit)
@@ -79,7 +83,7 @@ judged AS (
   WHERE risk_kind IS NOT NULL AND risk_kind <> 'COMPENSATE' AND input_hash IS NULL
 )
 SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
-       found.c AS card, found.r AS recycling, found.policy_revision, found.policy_until, found.balances, found.coupons,
+       found.c AS card, found.r AS recycling, found.policy_revision, found.policy_until, found.bonus, found.balances, found.coupons,
        found.list_hits, found.reviews, feature.*
 FROM found
 LEFT JOIN (
