@@ -60,9 +60,11 @@ FROM (VALUES
   ('command', 'account_id, request_id', NULL),
   ('coupon', 'account_id, coupon_id', NULL),
   ('list_entry', 'subject_kind, subject, list, version', NULL),
+  ('policy_activation', 'platform, activation', NULL),
   ('policy_revision', 'platform, revision', NULL),
   ('posting', 'account_id, request_id, ledger, platform, unit', NULL),
   ('posting', 'account_id, recycling_id, kind, ledger', NULL),
+  ('price', 'platform, tier, from_time', NULL),
   ('recycling', 'account_id, recycling_id', NULL),
   ('recycling', 'account_id, card_id, generation', '(state = ANY (ARRAY[''APPROVED''::text, ''IN_REVIEW''::text]))'),
   ('review', 'account_id, review_id', NULL),
@@ -381,12 +383,13 @@ WHERE NOT coalesce(c.create_time = e.event_time AND c.method = ANY (CASE e.kind
    OR e.twins > 1;
 
 -- name: postings_have_commands (4)
--- Each transfer stems from an accepted command of that moment: a Compensate, a Reactivate, or the verdict for one.
+-- Each transfer stems from an accepted command of that moment: a Compensate, a Recycle that was settled at once, a
+-- Reactivate, or the verdict for one.
 SELECT p.account_id, p.request_id, p.recycling_id, p.ledger, p.kind, c.method
 FROM posting AS p
 LEFT JOIN command AS c USING (account_id, request_id)
 WHERE NOT coalesce(c.create_time = p.create_time AND c.method = ANY (
-        CASE p.kind WHEN 'SETTLEMENT' THEN ARRAY['Compensate']
+        CASE p.kind WHEN 'SETTLEMENT' THEN ARRAY['Compensate', 'Recycle']
                     WHEN 'CLAWBACK' THEN ARRAY['Reactivate', 'ResolveReview'] END), false);
 
 -- name: events_name_commands (4)
@@ -417,49 +420,75 @@ FROM wallet_balance
 WHERE amount < 0;
 
 -- name: terms_match_policy (6)
--- Each recycling that was not refused pays, keeps back and waits exactly as its policy revision prices its card.
+-- Each recycling that was not refused pays, keeps back and waits exactly as its policy revision prices its card, with the
+-- terms of the card's tier and of the segment that its owner was in.
 SELECT account_id, recycling_id, paid_minor, unused_us, base, fee, fee_minor, payout, amount, cap, max_discount_minor
 FROM (
   SELECT priced.*, rule ->> 'kind' AS rule_kind, (rule ->> 'amount_max')::numeric AS amount_max,
-         NULLIF(CASE rule ->> 'kind'
-           WHEN 'REFUND' THEN base - fee
+         NULLIF(CASE WHEN unit_share IS NULL THEN plain ELSE div(plain * unit_share, 10000) END, 0) AS payout
+  FROM (
+   SELECT charged.*,
+         CASE rule ->> 'kind'
+           WHEN 'REFUND' THEN base - fee + div(base * bonus, 10000)
            WHEN 'PER_UNUSED_DAY' THEN
              CASE WHEN renewals_used = 0 OR coalesce((rule ->> 'renewed_card_earns')::boolean, true)
-                  THEN (rule ->> 'amount_per_day')::numeric * div(unused_us, 86400000000) END
+                  THEN div(coalesce(tier_terms ->> 'amount_per_day', rule ->> 'amount_per_day')::numeric
+                           * div(unused_us, 86400000000) * (10000 + bonus), 10000) END
            WHEN 'DISCOUNT' THEN least(cap, 1)
-         END, 0) AS payout
-  FROM (
-    SELECT based.*, div(base * (document ->> 'fee_basis_points')::numeric + 9999, 10000) AS fee,
+         END AS plain,
+         (SELECT (offered ->> 'basis_points')::numeric FROM jsonb_array_elements(segment_terms -> 'units') AS offered
+          WHERE offered ->> 'unit' = asked_unit AND asked_unit <> rule ->> 'unit') AS unit_share
+   FROM (
+    SELECT based.*,
+           div(base * coalesce(tier_terms ->> 'fee_basis_points', document ->> 'fee_basis_points')::numeric + 9999,
+               10000) AS fee,
            CASE WHEN rule ->> 'kind' = 'DISCOUNT'
                 THEN div(paid_minor * (rule ->> 'basis_points')::numeric, 10000) END AS cap
     FROM (
       SELECT r.*, c.paid_minor, e.renewals_used, p.document, p.document -> 'compensation' AS rule,
+             p.document #> ARRAY['tiers', c.tier] AS tier_terms,
+             p.document #> ARRAY['segments', n.receipt #>> '{card,segment}'] AS segment_terms,
+             coalesce(n.receipt #>> '{input,2}', p.document #>> '{compensation,unit}') AS asked_unit,
+             -- Whole basis points, and no more than the revision allows.
+             least(coalesce((SELECT div(q.bonus::numeric, 1000000) FROM price AS q
+                             WHERE (q.platform, q.tier) = (c.platform, c.tier)
+                               AND q.from_time <= r.create_time AND r.create_time < q.until_time
+                             ORDER BY q.from_time DESC LIMIT 1), 0),
+                   coalesce((p.document #>> '{pricing,bonus_max_basis_points}')::numeric, 0)) AS bonus,
+             EXISTS (SELECT FROM posting AS paid
+                     WHERE (paid.account_id, paid.request_id, paid.recycling_id)
+                           = (r.account_id, r.request_id, r.recycling_id)) AS paid_at_once,
              div(c.paid_minor::numeric * r.unused_us, c.duration_days * 86400000000::numeric) AS base
       FROM recycling AS r
       JOIN card AS c USING (account_id, card_id)
       JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
+      LEFT JOIN command AS n ON (n.account_id, n.request_id) = (r.account_id, r.request_id)
       LEFT JOIN card_event AS e
         ON (e.account_id, e.recycling_id) = (r.account_id, r.recycling_id)
        AND e.kind = CASE r.state WHEN 'IN_REVIEW' THEN 'HELD' ELSE 'RECYCLED' END
       WHERE r.state <> 'REJECTED'
     ) AS based
+   ) AS charged
   ) AS priced
 ) AS r
 WHERE (fee_minor, amount, settle_after_time)
       IS DISTINCT FROM
       (fee, payout,
-       create_time + ((document ->> 'settle_after_days')::integer
+       create_time + CASE WHEN paid_at_once THEN 0 ELSE 1 END
+                   * ((document ->> 'settle_after_days')::integer
                       + CASE WHEN (decision ->> 'explored')::boolean
                              THEN (document #>> '{risk,exploration,settle_after_days}')::integer ELSE 0 END)
                      * interval '24 hours')
    OR amount > amount_max
+   OR (paid_at_once AND NOT coalesce((segment_terms ->> 'settle_with_recycle')::boolean
+                                     AND amount <= (document ->> 'instant_settlement_max')::bigint, false))
    OR NOT document -> 'trigger' -> 'reasons' ? reason
    OR NOT document -> 'trigger' -> 'card_states' ? prior_state
    OR NOT document -> 'dispositions' @> jsonb_build_array(jsonb_build_object('disposition', disposition))
    OR (payout IS NOT NULL
        AND (unit, basis_points, max_discount_minor, coupon_expire_time)
            IS DISTINCT FROM
-           (rule ->> 'unit', CASE WHEN rule_kind = 'DISCOUNT' THEN (rule ->> 'basis_points')::integer END, cap,
+           (asked_unit, CASE WHEN rule_kind = 'DISCOUNT' THEN (rule ->> 'basis_points')::integer END, cap,
             CASE WHEN rule_kind = 'DISCOUNT'
                  THEN create_time + (rule ->> 'valid_days')::integer * interval '24 hours' END));
 
@@ -599,6 +628,39 @@ JOIN card AS c USING (account_id, card_id)
 LEFT JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
 WHERE r.platform <> c.platform OR p.revision IS NULL;
 
+-- name: prices_follow_from_markets (14)
+-- Each bonus is what its market and the bonus before it make by the rule of its policy revision.
+SELECT platform, tier, from_time, demand, supply, waiting, prior_bonus, bonus, wanted_bonus
+FROM (
+  SELECT q.*,
+         least(greatest(q.prior + floor((target - q.prior) * smoothing / 10000), 0), bonus_max) AS wanted_bonus
+  FROM (
+    SELECT r.*, least(r.prior_bonus, r.bonus_max) AS prior,
+           CASE WHEN r.demand + r.supply = 0 THEN 0
+                ELSE div(r.bonus_max * greatest(r.demand - r.supply, 0) * greatest(r.capacity - r.waiting, 0),
+                         (r.demand + r.supply) * r.capacity) END AS target
+    FROM (
+      SELECT p.*, (v.document #>> '{pricing,bonus_max_basis_points}')::numeric * 1000000 AS bonus_max,
+             (v.document #>> '{pricing,pool_capacity}')::numeric AS capacity,
+             (v.document #>> '{pricing,smoothing_basis_points}')::numeric AS smoothing
+      FROM price AS p
+      LEFT JOIN policy_revision AS v ON (v.platform, v.revision) = (p.platform, p.policy_revision)
+    ) AS r
+  ) AS q
+) AS w
+WHERE bonus IS DISTINCT FROM wanted_bonus;
+
+-- name: decided_by_the_policy_in_force (14)
+-- Each recycling was decided by the revision of its platform that governed at that moment.
+SELECT r.account_id, r.recycling_id, r.platform, r.policy_revision, r.create_time, a.revision AS in_force
+FROM recycling AS r
+LEFT JOIN LATERAL (
+  SELECT revision FROM policy_activation
+  WHERE platform = r.platform AND effective_time <= r.create_time
+  ORDER BY effective_time DESC, activation DESC LIMIT 1
+) AS a ON true
+WHERE r.policy_revision IS DISTINCT FROM a.revision;
+
 -- name: outcomes_name_recyclings (14)
 -- Each outcome is of a recycling that exists.
 SELECT o.account_id, o.recycling_id, o.kind, o.outcome_time
@@ -625,7 +687,7 @@ WHERE (o.platform, o.policy_revision, o.model_version, o.risk_score)
 SELECT recorded.relation::text, privilege
 FROM (
   SELECT to_regclass(name) AS relation
-  FROM unnest(ARRAY['policy_revision', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
+  FROM unnest(ARRAY['policy_revision', 'policy_activation', 'price', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
                     'risk_pair', 'risk_link', 'risk_label', 'list_entry', 'outcome']) AS name
   UNION ALL
   SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'risk_event'::regclass

@@ -26,6 +26,8 @@ from card_recycling.v1 import (
     card_service_pb2_grpc,
     insights_service_pb2,
     insights_service_pb2_grpc,
+    policy_service_pb2,
+    policy_service_pb2_grpc,
     recycling_service_pb2,
     recycling_service_pb2_grpc,
     review_service_pb2,
@@ -46,6 +48,7 @@ from server.api.guard import BATCH_BYTES_MAX, Guard
 from server.api.insights_service import InsightsServicer
 from server.api.list_service import ListEntries
 from server.api.messages import CommandParser, MessageRenderer
+from server.api.policy_service import PolicyServicer
 from server.api.recycling_service import RecyclingServicer
 from server.api.review_service import ReviewServicer
 from server.api.wallet_service import WalletServicer
@@ -59,9 +62,13 @@ from server.engine.lists import ListKeeper
 from server.engine.model_gauges import ModelGauges, keep_gauges
 from server.engine.model_health import ModelHealthReporter
 from server.engine.outcomes import OutcomeRecorder
+from server.engine.policies import PolicyKeeper
+from server.engine.pricing import keep_making_prices
 from server.measurer import GrpcHealthMeasurer
 from server.scorer import GrpcFraudScorer
-from server.store.policy_document import PolicyInvalid, put_policies
+from server.store.policies import PostgresPolicies
+from server.store.policy_document import PolicyInvalid, put_policies, read_document
+from server.store.prices import PostgresPrices
 from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, connect
 
@@ -77,6 +84,7 @@ SERVICES = tuple(
         (review_service_pb2, "ReviewService"),
         (wallet_service_pb2, "WalletService"),
         (insights_service_pb2, "InsightsService"),
+        (policy_service_pb2, "PolicyService"),
     )
 )
 
@@ -157,6 +165,10 @@ def assemble(
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
     reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
     insights_service_pb2_grpc.add_InsightsServiceServicer_to_server(InsightsServicer(reporter, parser), server)
+    policies = PostgresPolicies(store)
+    policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(
+        PolicyServicer(PolicyKeeper(policies, read_document), policies), server
+    )
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         offer_reflection(server, (*SERVICES, "grpc.health.v1.Health"))
@@ -197,6 +209,7 @@ async def serve(config: Config) -> None:
     background = [
         asyncio.create_task(watch_health(store, health)),
         asyncio.create_task(keep_recording_lapses(PostgresReviews(store), engine)),
+        asyncio.create_task(keep_making_prices(PostgresPrices(store))),
     ]
     if config.model_health_every_s > 0:
         reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))

@@ -154,7 +154,7 @@ class Account:
             now=self.now,
             card=card,
             recycling=recycling,
-            policy=self.policies[card.platform] if card else None,
+            policy=self.policies[card.platform].for_tier(card.tier) if card else None,
             policy_revision=1 if card else None,
             wallet=self.wallet,
             facts=self.facts,

@@ -33,11 +33,13 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.REVIEW_CLAIMED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.LIMIT_EXCEEDED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.QUOTE_STALE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.POLICY_PUMPABLE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.METHOD_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
     Reason.CARD_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.RECYCLING_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.LIST_ENTRY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.REVIEW_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Reason.POLICY_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.FRAUD_SCORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
@@ -58,8 +60,11 @@ def status(refusal: Refusal) -> status_pb2.Status:
         ]
         details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
     if code is grpc.StatusCode.FAILED_PRECONDITION:
-        violation = error_details_pb2.PreconditionFailure.Violation(type=refusal.reason, description=refusal.message)
-        details.append(_packed(error_details_pb2.PreconditionFailure(violations=[violation])))
+        steps = [
+            error_details_pb2.PreconditionFailure.Violation(type=refusal.reason, description=step)
+            for step in refusal.steps or (refusal.message,)
+        ]
+        details.append(_packed(error_details_pb2.PreconditionFailure(violations=steps)))
     if refusal.reason in _RETRYABLE:
         delay = Duration(nanos=RETRY_AFTER_MS * 1_000_000)
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))

@@ -26,11 +26,13 @@ class Reason(StrEnum):
     LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
     ETAG_MISMATCH = "ETAG_MISMATCH"
     QUOTE_STALE = "QUOTE_STALE"
+    POLICY_PUMPABLE = "POLICY_PUMPABLE"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     CARD_NOT_FOUND = "CARD_NOT_FOUND"
     RECYCLING_NOT_FOUND = "RECYCLING_NOT_FOUND"
     LIST_ENTRY_NOT_FOUND = "LIST_ENTRY_NOT_FOUND"
     REVIEW_NOT_FOUND = "REVIEW_NOT_FOUND"
+    POLICY_NOT_FOUND = "POLICY_NOT_FOUND"
     REVIEW_STATE_INVALID = "REVIEW_STATE_INVALID"
     REVIEW_CLAIMED = "REVIEW_CLAIMED"
     OVERLOADED = "OVERLOADED"
@@ -41,10 +43,19 @@ class Reason(StrEnum):
 
 
 class Refusal(Exception):
-    """A rule said no. Carries the reason, a sentence for people, and the fields at fault as (field, description)."""
+    """A rule said no. Carries the reason, a sentence for people, the fields at fault as (field, description), and the
+    steps that led there, where there are several."""
 
-    def __init__(self, reason: Reason, message: str, *, fields: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        fields: tuple[tuple[str, str], ...] = (),
+        steps: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.fields = fields
+        self.steps = steps

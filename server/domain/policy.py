@@ -6,11 +6,17 @@ A day is 86,400 seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from server.domain.card import CardState
 from server.domain.recycling import DegradedMode, Disposition, RecycleReason, Unit
+
+BASIS_POINTS = 10_000
+"""The whole."""
+
+TIERS = ("BASIC", "PREMIUM")
 
 
 class CompensationKind(StrEnum):
@@ -152,6 +158,98 @@ class ReviewRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierTerms:
+    """What one tier has in place of the plain terms; None keeps the plain one."""
+
+    fee_basis_points: int | None = None
+    amount_per_day: int | None = None
+    window_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitTerms:
+    """Another unit that may be taken: so many basis points of the plain amount, floored."""
+
+    unit: Unit
+    basis_points: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentTerms:
+    """What one segment's accounts have beside the plain terms.
+
+    `settle_with_recycle`: settled at once, in the LOW band and up to the policy's `instant_settlement_max`. `units`:
+    what `compensation_unit` may name beside the plain unit.
+    """
+
+    settle_with_recycle: bool = False
+    units: tuple[UnitTerms, ...] = ()
+
+
+PLAIN = SegmentTerms()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricingRule:
+    """How the bonus on top of the plain terms floats: see `pricing`. Basis points are of the base (of the points, where
+    those are paid); `pool_capacity` counts waiting cards."""
+
+    bonus_max_basis_points: int
+    period_minutes: int
+    pool_capacity: int
+    smoothing_basis_points: int
+
+
+class BenefitKind(StrEnum):
+    """What an offer gives."""
+
+    COUPON = "COUPON"  # a coupon of the offering platform, into the wallet
+    PARTNER = "PARTNER"  # something of the partner's, which is told of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benefit:
+    """What an offer gives, worth at most `value_minor`: a coupon's greatest discount, or what the partner asks for it.
+    The last two fields are a coupon's."""
+
+    kind: BenefitKind
+    value_minor: int
+    basis_points: int = 0
+    valid_days: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """Something that `price` of the platform's `unit` buys from a partner. `account_max`: how often an account may take
+    it in 30 days; None: as often as it can pay."""
+
+    offer_id: str
+    partner: str
+    title: str
+    unit: Unit
+    price: int
+    benefit: Benefit
+    account_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeRate:
+    """What the platform's `unit` is changed into: `give` of it for `get` of the other, less the spread, floored."""
+
+    unit: Unit
+    to_platform: str
+    to_unit: Unit
+    give: int
+    get: int
+    spread_basis_points: int
+    amount_max: int
+
+    def changed(self, amount: int) -> int:
+        """What `amount` is changed into."""
+        return amount * self.get * (BASIS_POINTS - self.spread_basis_points) // (self.give * BASIS_POINTS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """One platform's rules. Raises ValueError where single fields are fine but together make no sound policy."""
 
@@ -166,6 +264,47 @@ class Policy:
     risk: RiskRule
     review: ReviewRule = ReviewRule(hold_days=7)
     """The default is for revisions from before there were reviews."""
+    tiers: Mapping[str, TierTerms] = field(default_factory=dict)
+    segments: Mapping[str, SegmentTerms] = field(default_factory=dict)
+    instant_settlement_max: int = 0
+    """The greatest amount that is settled with its recycle."""
+    face_value_per_day_min: int = 0
+    """Cards are issued with a face value of so many minor units a day, at least."""
+    pricing: PricingRule | None = None
+    """None: no bonus."""
+    offers: tuple[Offer, ...] = ()
+    exchange: tuple[ExchangeRate, ...] = ()
+
+    def for_tier(self, tier: str) -> Policy:
+        """The policy with the terms of one tier."""
+        terms = self.tiers.get(tier)
+        if terms is None:
+            return self
+        fee, per_day, window = terms.fee_basis_points, terms.amount_per_day, terms.window_days
+        pays, comes_back = self.compensation, self.reactivation
+        return replace(
+            self,
+            tiers={},
+            fee_basis_points=self.fee_basis_points if fee is None else fee,
+            compensation=pays if per_day is None else replace(pays, amount_per_day=per_day),
+            reactivation=replace(comes_back, window_days=window) if comes_back and window else comes_back,
+        )
+
+    def for_segment(self, segment: str | None) -> SegmentTerms:
+        """What accounts of a segment have beside the plain terms."""
+        return self.segments.get(segment or "", PLAIN)
+
+    @property
+    def bonus_max_basis_points(self) -> int:
+        """The greatest bonus that pricing may add."""
+        return self.pricing.bonus_max_basis_points if self.pricing else 0
+
+    def share_of_unit(self, unit: Unit | None, segment: str | None) -> int | None:
+        """How many basis points of the plain amount `unit` pays (none: the plain one); None when not offered."""
+        if unit is None or unit is self.compensation.unit:
+            return BASIS_POINTS
+        offered = self.for_segment(segment).units
+        return next((terms.basis_points for terms in offered if terms.unit is unit), None)
 
     def renewals_exhausted(self, renewals_used: int) -> bool:
         """Whether a card with so many renewals behind it can no longer come back."""
@@ -193,20 +332,54 @@ class Policy:
         if len({(cap.counter, cap.action) for cap in self.risk.velocity}) != len(self.risk.velocity):
             raise ValueError("each counter may have one cap for each action")
         self._check_reactivation(offered - {Disposition.CANCEL})
+        self._check_tiers()
+        self._check_segments()
+        self._check_ecosystem()
+        if self.pricing and self.compensation.kind is CompensationKind.DISCOUNT:
+            raise ValueError("pricing adds to what is counted, and a coupon is not")
+
+    def _check_tiers(self) -> None:
+        for tier, terms in self.tiers.items():
+            if terms.amount_per_day is not None and self.compensation.kind is not CompensationKind.PER_UNUSED_DAY:
+                raise ValueError(f"{tier}: amount_per_day is for PER_UNUSED_DAY")
+            if terms.window_days is not None and self.reactivation is None:
+                raise ValueError(f"{tier}: there is no window where no card comes back")
+            self.for_tier(tier)
+
+    def _check_segments(self) -> None:
+        for segment, terms in self.segments.items():
+            units = {offered.unit for offered in terms.units}
+            if len(units) != len(terms.units) or self.compensation.unit in units:
+                raise ValueError(f"{segment}: each unit may be offered once, beside the plain one")
+            if units and (Unit.COUPON in units or self.compensation.unit is Unit.COUPON):
+                raise ValueError(f"{segment}: a coupon stands for no other unit")
+            if terms.settle_with_recycle and not self.instant_settlement_max:
+                raise ValueError(f"{segment}: settle_with_recycle needs an instant_settlement_max")
+
+    def _check_ecosystem(self) -> None:
+        if len({offer.offer_id for offer in self.offers}) != len(self.offers):
+            raise ValueError("each offer_id may be listed once")
+        for offer in self.offers:
+            is_coupon = offer.benefit.kind is BenefitKind.COUPON
+            if is_coupon and (offer.benefit.basis_points < 1 or offer.benefit.valid_days < 1):
+                raise ValueError(f"{offer.offer_id}: basis_points and valid_days are required with COUPON")
+            if offer.unit is Unit.COUPON:
+                raise ValueError(f"{offer.offer_id}: a coupon pays for no offer")
+        ways = {(rate.unit, rate.to_platform, rate.to_unit) for rate in self.exchange}
+        if len(ways) != len(self.exchange):
+            raise ValueError("each exchange may be listed once")
+        for rate in self.exchange:
+            if (rate.to_platform, rate.to_unit) == (self.platform, rate.unit):
+                raise ValueError("an exchange must lead to another unit")
 
     def _check_reactivation(self, waiting: set[Disposition]) -> None:
-        """A card that waits must be able to come back, and must not earn by coming back."""
+        """A card that waits must be able to come back."""
         rule = self.reactivation
         if waiting != set(rule.dispositions if rule else ()):
             raise ValueError("reactivation must name exactly the dispositions offered other than CANCEL")
         if rule is None:
             return
-        if self.compensation.kind is CompensationKind.DISCOUNT:
-            raise ValueError("a coupon cannot be taken back, so a policy that gives one cannot reactivate")
-        if rule.validity is RestoredValidity.FULL:
-            if rule.renewals_max is None:
-                raise ValueError("renewals_max is required where reactivation gives the full validity")
-            if self.compensation.kind is not CompensationKind.PER_UNUSED_DAY or self.compensation.renewed_card_earns:
-                raise ValueError("where reactivation gives the full validity, a renewed card must not earn")
+        if rule.validity is RestoredValidity.FULL and rule.renewals_max is None:
+            raise ValueError("renewals_max is required where reactivation gives the full validity")
         if rule.renewals_max is not None and len(self.dispositions) == len(waiting):
             raise ValueError("CANCEL must be offered, for cards whose renewals are used up")

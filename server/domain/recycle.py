@@ -8,13 +8,15 @@ from uuid import UUID
 
 from server.domain.card import DAY, Card, CardEventKind, CardState
 from server.domain.commands import Recycle
-from server.domain.compensation import BASIS_POINTS, Terms, terms
+from server.domain.compensation import Terms, terms
 from server.domain.errors import Reason, Refusal
-from server.domain.policy import Policy, RevenueBasis
+from server.domain.policy import BASIS_POINTS, Policy, RevenueBasis
+from server.domain.pricing import SCALE, period_of
 from server.domain.quote import QuoteSigner, quote_expire_time
-from server.domain.recycling import PRIORITY_OF, Alternative, Disposition, Recycling, RecyclingState
+from server.domain.recycling import PRIORITY_OF, Alternative, Disposition, Recycling, RecyclingState, RiskBand
 from server.domain.review import Review, ReviewKind, opened
 from server.domain.risk import Action, decision, judge
+from server.domain.settlement import settled
 from server.domain.snapshot import Change, Score, Snapshot
 
 
@@ -35,13 +37,13 @@ def check_recycle(command: Recycle, snapshot: Snapshot, signer: QuoteSigner) -> 
         assert expired_since is not None
         if now < expired_since + wait:
             raise Refusal(Reason.TRIGGER_NOT_ALLOWED, "the wait after the card's expiry is not over")
-    price = terms(card, policy, now)
-    if command.unit is not None and command.unit is not policy.compensation.unit:
+    if policy.share_of_unit(command.unit, card.segment) is None:
         raise Refusal(
             Reason.FIELD_INVALID,
-            f"{policy.platform} does not compensate in {command.unit}",
+            f"{policy.platform} does not compensate this account in {command.unit}",
             fields=(("compensation_unit", f"must be {policy.compensation.unit} or left out"),),
         )
+    price = terms(card, policy, now, command.unit, bonus_basis_points=snapshot.bonus // SCALE)
     if command.quote_token and not signer.holds(
         command.quote_token, card, command.reason, snapshot.revision_name, price, now
     ):
@@ -52,7 +54,9 @@ def decide_recycle(
     command: Recycle, snapshot: Snapshot, score: Score | None, recycling_id: UUID, review_id: UUID, signer: QuoteSigner
 ) -> Change:
     card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
-    price = terms(card, policy, now)
+    price_until = period_of(now, policy.pricing)[1] if policy.pricing else None
+    stands_until = _earliest(card.valid_until(now), snapshot.policy_until, price_until)
+    price = terms(card, policy, now, command.unit, bonus_basis_points=snapshot.bonus // SCALE)
     verdict = judge(
         score,
         snapshot.facts,
@@ -80,14 +84,17 @@ def decide_recycle(
         settlement_held=verdict.settlement_held,
         platform=policy.platform,
         policy_revision=snapshot.known_revision(),
-        decision=decision(snapshot, score, verdict, alternatives, _earliest(card.valid_until(now), price.change_time)),
+        decision=decision(snapshot, score, verdict, alternatives, _earliest(stands_until, price.change_time)),
         create_time=now,
         version=1,
         hold_until=now + policy.review.hold_days * DAY if held else None,
     )
+    transfer = None
+    if _settles_at_once(recycling, policy, card.segment):
+        recycling, transfer = settled(replace(recycling, settle_after_time=now), recycling_id)
     token, expire_time = "", None
     if command.quote and not refused:
-        expire_time = quote_expire_time(price, now, card.valid_until(now))
+        expire_time = quote_expire_time(price, now, stands_until)
         token = signer.sign(card, command.reason, snapshot.revision_name, price, expire_time)
     quoted_until = (
         signer.holds(command.quote_token, card, command.reason, snapshot.revision_name, price, now)
@@ -100,13 +107,27 @@ def decide_recycle(
         card_event=_EVENT_OF[verdict.action],
         recycling=recycling,
         recycling_changed=True,
+        transfer=transfer,
         decision=recycling.decision,
         refused=refused,
         held=held,
         reviews=_reviews(recycling, recycling_id, review_id),
-        valid_until=_earliest(card.valid_until(now), quoted_until),
+        valid_until=_earliest(stands_until, quoted_until),
         quote_token=token,
         quote_expire_time=expire_time,
+    )
+
+
+def _settles_at_once(recycling: Recycling, policy: Policy, segment: str | None) -> bool:
+    """What waits for nothing and nobody, and is not too much to lose."""
+    owed = recycling.compensation
+    return (
+        policy.for_segment(segment).settle_with_recycle
+        and owed is not None
+        and owed.amount <= policy.instant_settlement_max
+        and recycling.state is RecyclingState.APPROVED
+        and recycling.decision.risk_band is RiskBand.LOW
+        and not recycling.settlement_held
     )
 
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from server.domain.compensation import BASIS_POINTS
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit, ListKind
-from server.domain.policy import ExplorationRule, Policy, VelocityCap, WithoutDevice
+from server.domain.policy import BASIS_POINTS, ExplorationRule, Policy, VelocityCap, WithoutDevice
 from server.domain.recycling import Alternative, Decision, DegradedMode, RiskBand
 from server.domain.snapshot import RiskFacts, Score, Snapshot
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from uuid import UUID
 
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListKind
-from server.domain.recycling import CompensationState, Coupon, RecyclingState
+from server.domain.recycling import CompensationState, Coupon, Recycling, RecyclingState
 from server.domain.snapshot import Change, Snapshot, Transfer
 
 
@@ -30,33 +31,33 @@ def check_compensate(snapshot: Snapshot) -> None:
 
 
 def decide_compensate(snapshot: Snapshot) -> Change:
-    recycling, card = snapshot.known_recycling(), snapshot.known_card()
+    recycling = snapshot.known_recycling()
+    assert recycling.recycling_id is not None
+    paid, transfer = settled(recycling, recycling.recycling_id)
+    return Change(
+        now=snapshot.now,
+        card=snapshot.known_card(),
+        recycling=replace(paid, version=recycling.version + 1),
+        recycling_changed=True,
+        wallet=snapshot.wallet.after(transfer.platform, transfer.unit, transfer.amount, transfer.coupon),
+        transfer=transfer,
+    )
+
+
+def settled(recycling: Recycling, recycling_id: UUID) -> tuple[Recycling, Transfer]:
+    """The recycling with its compensation paid, and what moves for it."""
     owed = recycling.compensation
-    assert owed is not None and recycling.recycling_id is not None
+    assert owed is not None
     coupon = None
     if owed.basis_points is not None and owed.expire_time is not None and owed.max_discount_minor is not None:
         coupon = Coupon(
-            coupon_id=recycling.recycling_id,
+            coupon_id=recycling_id,
             platform=recycling.platform,
             basis_points=owed.basis_points,
             max_discount_minor=owed.max_discount_minor,
             expire_time=owed.expire_time,
         )
-    return Change(
-        now=snapshot.now,
-        card=card,
-        recycling=replace(
-            recycling,
-            compensation=replace(owed, state=CompensationState.SETTLED),
-            version=recycling.version + 1,
-        ),
-        recycling_changed=True,
-        wallet=snapshot.wallet.after(recycling.platform, owed.unit, owed.amount, coupon),
-        transfer=Transfer(
-            platform=recycling.platform,
-            unit=owed.unit,
-            amount=owed.amount,
-            recycling_id=recycling.recycling_id,
-            coupon=coupon,
-        ),
+    transfer = Transfer(
+        platform=recycling.platform, unit=owed.unit, amount=owed.amount, recycling_id=recycling_id, coupon=coupon
     )
+    return replace(recycling, compensation=replace(owed, state=CompensationState.SETTLED)), transfer

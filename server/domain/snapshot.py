@@ -63,9 +63,11 @@ class RiskFacts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """All that a decision may read, as of `now`. `policy` is the recycling's own where the command names one,
-    else the one in force. `recycling` is the one named, or the live one of the card, or the one it is held for.
-    `reviews`: the card's open ones, and the one named. `charged_back`: whether a chargeback of `recycling` was told
-    already; looked up only where the card is VOID."""
+    else the one in force; it has the terms of the card's tier. `recycling` is the one named, or the live one of the
+    card, or the one it is held for. `reviews`: the card's open ones, and the one named. `charged_back`: whether a
+    chargeback of `recycling` was told already; looked up only where the card is VOID. `policy_until`: when another
+    revision takes over from the one in force; None when none is planned. `bonus`: what dynamic pricing adds now, in
+    millionths of a basis point."""
 
     now: datetime
     card: Card | None
@@ -76,6 +78,8 @@ class Snapshot:
     facts: RiskFacts = RiskFacts()
     reviews: tuple[Review, ...] = ()
     charged_back: bool = False
+    policy_until: datetime | None = None
+    bonus: int = 0
 
     def known_card(self) -> Card:
         """The card. Raises Refusal when the account has no such card."""

@@ -113,6 +113,8 @@ def check_item(item: IssueItem, found: LoadedItem) -> None:
         problem = ("platform", "no policy of this name")
     elif item.currency != found.policy.currency:
         problem = ("currency", f"must be {found.policy.currency} on {item.platform}")
+    elif item.face_value_minor < found.policy.face_value_per_day_min * item.duration_days:
+        problem = ("face_value_minor", f"must be {found.policy.face_value_per_day_min} a day, at least")
     elif found.serial_taken:
         problem = ("external_serial", f"registered already on {item.platform}")
     elif item.activate_by_time is not None and item.activate_by_time <= found.now:

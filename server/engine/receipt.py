@@ -36,6 +36,10 @@ def receipt(
         "reviews": snapshot.reviews,
         "policy_revision": snapshot.revision_name,
     }
+    if snapshot.policy_until is not None:
+        body["policy_until"] = snapshot.policy_until
+    if snapshot.bonus:
+        body["bonus"] = snapshot.bonus
     if command.reads_lists:
         body["list_hits"] = snapshot.facts.list_hits
     if command.scored:

@@ -14,6 +14,8 @@ import jsonschema
 import msgspec
 
 from server.domain.policy import Policy
+from server.domain.pump import find_pump
+from server.domain.revision import lingers
 from server.store.statements import statement
 
 
@@ -35,6 +37,11 @@ def parse_policy(document: str) -> Policy:
         raise PolicyInvalid("nested too deeply") from error
     except ValueError as error:
         raise PolicyInvalid(str(error)) from error
+
+
+def read_document(document: str) -> tuple[str, str]:
+    """The platform of a JSON document, and the text that is kept of it. Raises PolicyInvalid."""
+    return parse_policy(document).platform, json.dumps(json.loads(document), sort_keys=True)
 
 
 def _no_constant(name: str) -> None:
@@ -59,11 +66,9 @@ def _documents(folder: Path) -> list[tuple[str, str]]:
         if file.name == "policy.schema.json":
             continue
         try:
-            text = file.read_text("utf-8")
-            platform = parse_policy(text).platform
+            documents.append(read_document(file.read_text("utf-8")))
         except ValueError as error:
             raise PolicyInvalid(f"{file.name}: {error}") from error
-        documents.append((platform, json.dumps(json.loads(text), sort_keys=True)))
     if not documents:
         raise PolicyInvalid(f"{folder} holds no policy (*.json)")
     return documents
@@ -71,11 +76,13 @@ def _documents(folder: Path) -> list[tuple[str, str]]:
 
 async def put_policies(url: str, folder: Path) -> dict[str, int]:
     """Makes every *.json policy of `folder` its platform's newest revision, unless it is already; returns the revision
-    of each platform. Raises PolicyInvalid before anything is written."""
+    of each platform. Raises PolicyInvalid before anything is written, also when they, with what else governs or is
+    planned to, would be a money pump."""
     documents = _documents(folder)
     connection = await asyncpg.connect(url, server_settings={"role": "recycling_server"})
     try:
         async with connection.transaction():
+            await _refuse_pumps(connection, documents)
             return {
                 platform: await connection.fetchval(
                     statement("policy_put").text, platform, document, hashlib.sha256(document.encode()).digest()
@@ -84,3 +91,21 @@ async def put_policies(url: str, folder: Path) -> dict[str, int]:
             }
     finally:
         await connection.close()
+
+
+async def _refuse_pumps(connection: asyncpg.Connection[asyncpg.Record], documents: list[tuple[str, str]]) -> None:
+    """As the activation of one revision is checked, with all others that count."""
+    given = [parse_policy(document) for _, document in documents]
+    governing, lingering = list(given), []
+    now = await connection.fetchval("SELECT service_clock()")
+    for row in await connection.fetch(statement("policies_live").text):
+        if row["platform"] is None:
+            continue
+        text = await connection.fetchval(statement("policy").text, row["platform"], row["revision"])
+        policy = parse_policy(text)
+        if row["superseded"] is None and all(policy.platform != new.platform for new in given):
+            governing.append(policy)
+        elif lingers(policy, row["superseded"] or now, now):
+            lingering.append(policy)
+    if (pump := find_pump(governing, lingering)) is not None:
+        raise PolicyInvalid(f"there would be a way to gain: {pump}")

@@ -146,7 +146,7 @@ class PostgresStore:
         policies = []
         for item, row in zip(items, found, strict=True):
             revision = row["policy_revision"]
-            policies.append(None if revision is None else await self._policy(item.platform, revision))
+            policies.append(None if revision is None else await self.policy(item.platform, revision))
         return [
             LoadedItem(
                 answered=_answered(row),
@@ -343,7 +343,11 @@ class PostgresStore:
         card = rows.card(row["card"], row["segment"]) if row["card"] is not None else None
         recycling = rows.recycling(row["recycling"]) if row["recycling"] is not None else None
         revision = row["policy_revision"]
-        policy = self._policies[card.platform, revision] if card is not None and revision is not None else None
+        policy = (
+            self._policies[card.platform, revision].for_tier(card.tier)
+            if card is not None and revision is not None
+            else None
+        )
         return Snapshot(
             now=row["now"],
             card=card,
@@ -354,15 +358,17 @@ class PostgresStore:
             facts=rows.risk_facts(command, row["list_hits"], features) if command.reads_lists else RiskFacts(),
             reviews=rows.reviews(row["reviews"]),
             charged_back=bool(row["charged_back"]),  # null without a card
+            policy_until=row["policy_until"],
+            bonus=row["bonus"] or 0,
         )
 
     async def _learn_policies(self, found: Iterable[asyncpg.Record]) -> None:
         for platform, revision in {(row["card"]["platform"], row["policy_revision"]) for row in found}:
             if revision is not None:
-                await self._policy(platform, revision)
+                await self.policy(platform, revision)
 
-    async def _policy(self, platform: str, revision: int) -> Policy:
-        """A revision never changes, so it is read once."""
+    async def policy(self, platform: str, revision: int) -> Policy:
+        """A revision's rules. It never changes, so it is read once."""
         key = (platform, revision)
         if key not in self._policies:
             (found,) = await self._run(statement("policy").text, platform, revision)

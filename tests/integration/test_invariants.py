@@ -419,7 +419,7 @@ VIOLATIONS = {
     ),
     "a recycling of another command": (
         "UPDATE recycling SET request_id = id(122) WHERE recycling_id = id(12)",
-        {"commands_have_effects", "recyclings_have_commands", "recyclings_match_events"},
+        {"commands_have_effects", "recyclings_have_commands", "recyclings_match_events", "terms_match_policy"},
     ),
     "an event of no command": (
         "UPDATE card_event SET request_id = id(999) WHERE request_id = id(107)",
@@ -433,7 +433,7 @@ VIOLATIONS = {
     ),
     "a transfer of another command": (
         "UPDATE posting SET request_id = id(111) WHERE request_id = id(131)",
-        {"postings_have_commands"},
+        {"postings_have_commands", "terms_match_policy"},
     ),
     "points a hundredfold": (
         """UPDATE recycling SET amount = 29000 WHERE recycling_id = id(16);

@@ -4,8 +4,9 @@ WITH moment AS MATERIALIZED (
   SELECT service_clock() AS now
 )
 SELECT moment.now, a.segment, d.input_hash, d.response, s.card_id IS NOT NULL AS serial_taken,
-       (SELECT max(p.revision) FROM policy_revision AS p
-        WHERE p.platform = i.platform AND p.effective_time <= moment.now) AS policy_revision
+       (SELECT p.revision FROM policy_activation AS p
+        WHERE p.platform = i.platform AND p.effective_time <= moment.now
+        ORDER BY p.effective_time DESC, p.activation DESC LIMIT 1) AS policy_revision
 FROM (SELECT item.*, row_number() OVER () AS position
       FROM :item(account_id text, request_id uuid, platform text, external_serial text)) AS i
 CROSS JOIN moment

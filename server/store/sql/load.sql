@@ -10,8 +10,17 @@ WITH moment AS MATERIALIZED (
 found AS MATERIALIZED (
   SELECT i.*, moment.now, a.version AS account_version, a.segment, d.input_hash, d.response, c, r,
          CASE WHEN i.recycling_id IS NOT NULL THEN r.policy_revision ELSE (
-           SELECT max(p.revision) FROM policy_revision AS p
-           WHERE p.platform = c.platform AND p.effective_time <= moment.now) END AS policy_revision,
+           SELECT p.revision FROM policy_activation AS p
+           WHERE p.platform = c.platform AND p.effective_time <= moment.now
+           ORDER BY p.effective_time DESC, p.activation DESC LIMIT 1) END AS policy_revision,
+         CASE WHEN i.recycling_id IS NULL THEN (
+           SELECT p.effective_time FROM policy_activation AS p
+           WHERE p.platform = c.platform AND p.effective_time > moment.now
+           ORDER BY p.effective_time, p.activation LIMIT 1) END AS policy_until,
+         CASE WHEN i.recycling_id IS NULL AND i.reason IS NOT NULL THEN (
+           SELECT p.bonus FROM price AS p
+           WHERE p.platform = c.platform AND p.tier = c.tier AND p.from_time <= moment.now AND moment.now < p.until_time
+           ORDER BY p.from_time DESC LIMIT 1) END AS bonus,
          CASE WHEN i.wants_wallet THEN (
            SELECT json_agg(json_build_object('platform', w.platform, 'unit', w.unit, 'amount', w.amount)
                            ORDER BY w.platform, w.unit)
@@ -77,8 +86,8 @@ judged AS (
   WHERE risk_kind IS NOT NULL AND risk_kind <> 'COMPENSATE' AND input_hash IS NULL
 )
 SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
-       found.c AS card, found.r AS recycling, found.policy_revision, found.balances, found.coupons,
-       found.list_hits, found.reviews, found.charged_back, feature.*
+       found.c AS card, found.r AS recycling, found.policy_revision, found.policy_until, found.bonus, found.balances,
+       found.coupons, found.list_hits, found.reviews, found.charged_back, feature.*
 FROM found
 LEFT JOIN (
   SELECT judged.positions[f.feature_position] AS position, f.*

@@ -1,4 +1,5 @@
--- Adds a policy document as its platform's next revision, in force at once, unless it is the newest already. A platform's
+-- Adds a policy document as its platform's next revision, in force at once (a trigger activates it), unless it is the
+-- newest already. A platform's
 -- first revision is in force for all time. $1 platform  $2 document  $3 its SHA-256. Returns the revision in force.
 WITH newest AS (
   SELECT max(revision) AS revision,
