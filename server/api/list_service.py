@@ -11,6 +11,7 @@ from card_recycling.v1 import review_service_pb2 as pb
 from card_recycling.v1 import types_pb2
 
 from migrations.risk_log import TraceHasher
+from migrations.spelling import host_address
 from server.api import paging
 from server.api.guard import Context, Served
 from server.api.messages import Names, optional_time, timestamp
@@ -92,20 +93,28 @@ def subject(hasher: TraceHasher, kind: SubjectKind, text: str) -> Subject:
 _WORDS = {
     SubjectKind.ACCOUNT: "account id",
     SubjectKind.DEVICE: "device id",
-    SubjectKind.ADDRESS: "IP address, nor an IPv4 range of /24 or an IPv6 range of /48",
+    SubjectKind.ADDRESS: "IP address, nor an IPv4 range of /24 or an IPv6 range of /48 or /64",
     SubjectKind.PAYOUT: "payout id",
 }
 
 
 def _address_key(hasher: TraceHasher, text: str) -> bytes | None:
     """The hash of an address, or of a range that requests leave a hash of."""
+    if host_address(text) is not None:
+        return hasher.traces(device_id=None, ip=text, profile={}).address_hash
     try:
         # Strict: 10.0.0.7/24 could mean the address as well as the range.
-        network = ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text.strip())
     except ValueError:
         return None
-    traces = hasher.traces(device_id=None, ip=str(network.network_address), profile={})
+    first = str(network.network_address)
+    traces = hasher.traces(device_id=None, ip=first, profile={})
     if network.prefixlen == network.max_prefixlen:
+        return traces.address_hash
+    host = host_address(first)
+    if host is None or host.version != network.version:
+        return None  # requests from there leave the hashes of IPv4 addresses
+    if network.version == 6 and network.prefixlen == 64:
         return traces.address_hash
     is_range = network.prefixlen == (24 if network.version == 4 else 48)
     return traces.prefix_hash if is_range else None

@@ -715,8 +715,9 @@ class PutListEntryRequest(message.Message):
     subject_kind: types_pb2.SubjectKind.ValueType
     """What the entry is about."""
     subject: builtins.str
-    """In clear: an account's id; a device's `device_id`; an IP address, or a range: IPv4 /24, IPv6 /48; a `payout_id`.
-    A single IPv6 address stands for its /64, which is what one subscriber has.
+    """In clear: an account's id; a device's `device_id`; an IP address, or a range: IPv4 /24, IPv6 /48 or /64; a `payout_id`.
+    A single IPv6 address stands for its /64, which is what one subscriber has. Ids are matched as requests' are: whatever
+    their case and width, and white space about them; addresses in whichever notation.
     """
     actor: builtins.str
     """Who puts it."""
