@@ -152,7 +152,7 @@ def assemble(
     card_service_pb2_grpc.add_CardServiceServicer_to_server(CardServicer(engine, issuer, store, parser), server)
     lists = ListEntries(ListKeeper(store, new_id), store, hasher)
     review_service_pb2_grpc.add_ReviewServiceServicer_to_server(
-        ReviewServicer(engine, PostgresReviews(store), parser, lists), server
+        ReviewServicer(engine, PostgresReviews(store, claims_max=config.review_claims_max), parser, lists), server
     )
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
     reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))

@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from process.addresses import is_loopback
+from server.domain.review import CLAIMS_MAX
 
 
 class DatabaseConfig(BaseSettings):
@@ -38,6 +39,9 @@ class Config(DatabaseConfig):
     score_timeout_ms: int = Field(250, ge=1, le=10_000, description="How long a batch waits for its scores.")
     batch_max: int = Field(256, ge=1, le=1000, description="Commands decided and recorded together.")
     queue_max: int = Field(8192, ge=1000, description="Commands that may wait; beyond it calls are OVERLOADED.")
+    review_claims_max: int = Field(
+        CLAIMS_MAX, ge=1, le=1000, description="Reviews that one reviewer may have claimed at once."
+    )
     drain_s: float = Field(20.0, ge=0, le=600, description="How long calls in progress may still take at shutdown.")
     metrics_listen: str = Field("", description="HOST:PORT at which Prometheus may read metrics; empty: nowhere.")
     model_health_every_s: float = Field(

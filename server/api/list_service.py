@@ -63,9 +63,9 @@ class ListEntries:
             ),
             active_only=request.active_only,
         )
-        size = request.page_size or paging.PAGE_SIZE_DEFAULT
-        found = await self._reader.entries(wanted, paging.position(request.page_token), size + 1)
-        shown, token = paging.page(found, size, _position)
+        size = paging.size(request)
+        found = await self._reader.entries(wanted, paging.position(request), size + 1)
+        shown, token = paging.page(request, found, size, _position)
         return pb.ListEntriesResponse(entries=map(entry_message, shown), next_page_token=token)
 
 

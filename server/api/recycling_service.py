@@ -60,9 +60,9 @@ class RecyclingServicer(recycling_service_pb2_grpc.RecyclingServiceServicer):
 
     async def ListRecyclings(self, request: pb.ListRecyclingsRequest, context: Context) -> Served:
         """See the proto."""
-        size = request.page_size or paging.PAGE_SIZE_DEFAULT
-        found = await self._reader.recyclings(request.account_id, paging.position(request.page_token), size + 1)
-        shown, token = paging.page(found, size, _position)
+        size = paging.size(request)
+        found = await self._reader.recyclings(request.account_id, paging.position(request), size + 1)
+        shown, token = paging.page(request, found, size, _position)
         return pb.ListRecyclingsResponse(recyclings=map(recycling_message, shown), next_page_token=token)
 
     async def RecordOutcome(self, request: pb.RecordOutcomeRequest, context: Context) -> Served:

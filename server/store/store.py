@@ -241,6 +241,11 @@ class PostgresStore:
         """The rows of a statement that neither loads nor records commands."""
         return await self._query(name, *arguments)
 
+    async def query_alone(self, what: str, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        """As `query`, but on all servers only one at a time of those that name the same `what`: each sees what the one
+        before it did. Two round trips."""
+        return await self._run_beside(statement(name).text, *arguments, alone=what)
+
     # What became of recyclings
 
     async def load_outcome(self, told: NewOutcome) -> OutcomeContext | None:
@@ -308,23 +313,23 @@ class PostgresStore:
     async def _query(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
         return await self._run_beside(statement(name).text, *arguments)
 
-    async def _run_beside(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _run_beside(self, text: str, *arguments: Any, alone: str | None = None) -> list[asyncpg.Record]:
         """Readers and issuers share what the engine's batches leave: they cannot starve them of connections."""
         try:
             await asyncio.wait_for(self._others.acquire(), ACQUIRE_TIMEOUT_S)
         except TimeoutError:
             raise StoreUnavailable("all connections are busy") from None
         try:
-            return await self._run(text, *arguments)
+            return await self._run(text, *arguments, alone=alone)
         finally:
             self._others.release()
 
-    async def _run(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _run(self, text: str, *arguments: Any, alone: str | None = None) -> list[asyncpg.Record]:
         try:
             try:
-                return await self._run_once(text, *arguments)
+                return await self._run_once(text, *arguments, alone=alone)
             except asyncpg.OutdatedSchemaCacheError:  # a migration has added a column
-                return await self._run_once(text, *arguments)
+                return await self._run_once(text, *arguments, alone=alone)
         except asyncpg.DeadlockDetectedError:
             raise
         except _CANNOT_REACH as error:
@@ -334,10 +339,17 @@ class PostgresStore:
         except asyncpg.PostgresError as error:
             raise StatementFailed(error) from None
 
-    async def _run_once(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _run_once(self, text: str, *arguments: Any, alone: str | None) -> list[asyncpg.Record]:
+        fetched: list[asyncpg.Record]
         async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-            fetched: list[asyncpg.Record] = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
-            return fetched
+            if alone is None:
+                fetched = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
+                return fetched
+            async with connection.transaction():
+                # A statement of its own: the next one then sees what whoever held the lock has committed.
+                await connection.execute(statement("lock").text, alone, timeout=STATEMENT_TIMEOUT_S)
+                fetched = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
+                return fetched
 
     def _snapshot(self, command: Command, row: asyncpg.Record, features: Features) -> Snapshot:
         card = rows.card(row["card"], row["segment"]) if row["card"] is not None else None

@@ -309,7 +309,7 @@ def test_report_of_wrong_fields_is_bounded() -> None:
 )
 def test_page_token_not_of_ours_is_refused_or_harmless(token: str) -> None:
     """Any text is either a position in time or FIELD_INVALID naming the token."""
-    refusal = refusal_of(lambda: paging.position(token))
+    refusal = refusal_of(lambda: paging.position(recycling_service_pb2.ListRecyclingsRequest(page_token=token)))
     assert refusal is None or (refusal.reason, refusal.fields[0][0]) == (Reason.FIELD_INVALID, "page_token")
 
 

@@ -447,13 +447,13 @@ class ListReviewsRequest(message.Message):
     platform: builtins.str
     """Only those of this platform; of all when left out."""
     review_id: builtins.str
-    """Only this one."""
+    """Only this one, if it is in this state and of this platform."""
     view: ReviewView.ValueType
     """How much to tell of each. A FULL page holds at most 20."""
     page_size: builtins.int
     """At most so many; 50 when left out."""
     page_token: builtins.str
-    """`next_page_token` of the page before. Opaque."""
+    """`next_page_token` of the page before, with the same other fields but `page_size`. Opaque."""
     def __init__(
         self,
         *,
@@ -843,7 +843,7 @@ class ListEntriesRequest(message.Message):
     page_size: builtins.int
     """At most so many; 50 when left out."""
     page_token: builtins.str
-    """`next_page_token` of the page before. Opaque."""
+    """`next_page_token` of the page before, with the same other fields but `page_size`. Opaque."""
     def __init__(
         self,
         *,
