@@ -288,7 +288,9 @@ class ReviewEvidence(message.Message):
     REQUESTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def signals(self) -> containers.RepeatedCompositeFieldContainer[Signal]:
-        """What the score was computed from; what spoke most against the request first, where the scorer could tell."""
+        """What the score was computed from; what spoke most against the request first, where the scorer could tell. Where it
+        could not, all that is known of the request, in no particular order.
+        """
 
     @builtins.property
     def similar(self) -> containers.RepeatedCompositeFieldContainer[SimilarCase]:
