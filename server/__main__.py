@@ -289,7 +289,7 @@ def _settings(kind: type[SomeConfig]) -> SomeConfig | None:
     except ValidationError as error:
         for problem in error.errors():
             setting = ".".join(str(part) for part in problem["loc"]).upper() or "settings"
-            print(f"{setting}: {problem['msg']}", file=sys.stderr)
+            print(f"{setting}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return None
 
 

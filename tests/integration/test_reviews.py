@@ -511,8 +511,8 @@ async def test_lists_by_state_and_platform(new_world: MakeWorld) -> None:
 
 
 async def test_evidence_shows_what_a_person_needs(new_world: MakeWorld) -> None:
-    """Without the scorer's explanation features are told in words; other accounts on the same device and address are shown,
-    and the account's own history, capped."""
+    """Without the scorer's explanation features are told in words; other accounts on the same device and address are
+    shown, and the account's own history, capped."""
     world = await new_world()
     world.scorer.mute = True
     shared: dict[str, Any] = {"device": "a shared one", "ip": "203.0.113.7"}
