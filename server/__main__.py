@@ -126,7 +126,8 @@ def assemble(
 ) -> tuple[grpc.aio.Server, Engine, health_aio.HealthServicer]:
     """A server with all its services, not yet started; the engine behind it, and its health."""
     hasher = TraceHasher(_key(config, "trace"))
-    renderer, parser = MessageRenderer(), CommandParser(hasher)
+    guard = Guard(store)
+    renderer, parser = MessageRenderer(), CommandParser(hasher, guard.now)
     engine = Engine(
         store,
         GrpcFraudScorer(channel, timeout_ms=config.score_timeout_ms),
@@ -142,7 +143,7 @@ def assemble(
     server = grpc.aio.server(
         interceptors=[
             aio_server_interceptor(filter_=_is_traced),  # type: ignore[no-untyped-call]
-            Guard(store),
+            guard,
         ],
         options=SERVER_OPTIONS,
     )

@@ -92,7 +92,7 @@ _SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full
 
 
 def _problem_of_url(url: str) -> str | None:
-    """What the driver would say only when it first connects, and to the log alone. Never tells the URL: it is secret."""
+    """What the driver would say only when it first connects, and to the log alone. Never tells the URL itself."""
     if not url.startswith(("postgresql://", "postgres://")):
         return "must be postgresql://..."
     if re.search(r"\s", url):

@@ -188,13 +188,11 @@ class CommandParser:
 
     def outcome(self, request: recycling_service_pb2.RecordOutcomeRequest) -> NewOutcome:
         """RecordOutcome."""
-        time = optional_time(request, "time")
-        assert time is not None, "the schema requires it"
         return NewOutcome(
             account_id=request.account_id if request.HasField("account_id") else None,
             recycling_id=UUID(request.recycling_id),
             kind=OutcomeKind(_outcome_kind.name(request.kind)),
-            time=time,
+            time=optional_time(request, "time"),
         )
 
     def health_question(self, request: insights_service_pb2.GetModelHealthRequest) -> HealthQuestion:

@@ -262,7 +262,11 @@ class PostgresStore:
 
     async def record_outcome(self, account_id: str, told: NewOutcome) -> None:
         """Keeps an outcome, once."""
-        await self._query("outcome_record", account_id, told.recycling_id, told.kind, told.time)
+        arguments = (account_id, told.recycling_id, told.kind, told.time)
+        if told.time is not None:
+            await self._query("outcome_record", *arguments)
+        else:
+            await self.query_alone(f"outcomes of {told.recycling_id}", "outcome_record", *arguments)
 
     # How models fare
 

@@ -649,7 +649,9 @@ class RecordOutcomeRequest(message.Message):
     """What became of it."""
     @builtins.property
     def time(self) -> timestamp_pb2.Timestamp:
-        """When it happened: not before the recycling, nor in the future. Kept to the microsecond."""
+        """When it happened: not before the recycling, nor in the future. Kept to the microsecond. Left out, it happened now, by
+        the service's clock, unless one of this kind is recorded already: then that is meant, so that a call may be repeated.
+        """
 
     def __init__(
         self,
