@@ -45,8 +45,9 @@ from server.api.card_service import CardServicer
 from server.api.guard import BATCH_BYTES_MAX, Guard
 from server.api.insights_service import InsightsServicer
 from server.api.list_service import ListEntries
-from server.api.messages import CommandParser, MessageRenderer
+from server.api.messages import MessageRenderer
 from server.api.recycling_service import RecyclingServicer
+from server.api.requests import CommandParser
 from server.api.review_service import ReviewServicer
 from server.api.wallet_service import WalletServicer
 from server.config import Config, DatabaseConfig

@@ -10,8 +10,9 @@ from card_recycling.v1 import card_service_pb2_grpc, types_pb2
 
 from server.api import answers, errors, paging
 from server.api.guard import Context, Served
-from server.api.messages import CommandParser, card_message
+from server.api.messages import card_message
 from server.api.ports import Reader
+from server.api.requests import CommandParser
 from server.domain.card import Card
 from server.domain.errors import Reason, Refusal
 from server.engine.engine import Engine

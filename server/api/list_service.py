@@ -8,21 +8,18 @@ from datetime import datetime
 from uuid import UUID
 
 from card_recycling.v1 import review_service_pb2 as pb
-from card_recycling.v1 import types_pb2
 
 from migrations.risk_log import TraceHasher
 from migrations.spelling import host_address
-from server.api import paging
+from server.api import names, paging
 from server.api.guard import Context, Served
-from server.api.messages import Names, optional_time, timestamp
 from server.api.ports import ListReader
+from server.api.times import optional_time, timestamp
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import EntryDraft, ListEntry, ListFilter, ListKind, Subject, SubjectKind
 from server.engine.lists import ListKeeper
 
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
-_list = Names(types_pb2.ListKind, "LIST_KIND_")
-_subject_kind = Names(types_pb2.SubjectKind, "SUBJECT_KIND_")
 
 
 class ListEntries:
@@ -36,8 +33,8 @@ class ListEntries:
     async def PutListEntry(self, request: pb.PutListEntryRequest, context: Context) -> Served:
         """See the proto."""
         draft = EntryDraft(
-            list=ListKind(_list.name(request.list)),
-            subject=subject(self._hasher, SubjectKind(_subject_kind.name(request.subject_kind)), request.subject),
+            list=ListKind(names.LIST_KIND.name(request.list)),
+            subject=subject(self._hasher, SubjectKind(names.SUBJECT_KIND.name(request.subject_kind)), request.subject),
             expire_time=optional_time(request, "expire_time"),
             actor=request.actor,
             reason=request.reason,
@@ -52,7 +49,7 @@ class ListEntries:
 
     async def ListEntries(self, request: pb.ListEntriesRequest, context: Context) -> Served:
         """See the proto."""
-        kind, subject_kind = _list.known(request.list), _subject_kind.known(request.subject_kind)
+        kind, subject_kind = names.LIST_KIND.known(request.list), names.SUBJECT_KIND.known(request.subject_kind)
         wanted = ListFilter(
             list=ListKind(kind) if kind else None,
             subject_kind=SubjectKind(subject_kind) if subject_kind else None,
@@ -124,8 +121,8 @@ def entry_message(entry: ListEntry) -> pb.ListEntry:
     """A list entry."""
     return pb.ListEntry(
         entry_id=str(entry.entry_id),
-        list=_list.number(entry.list),  # type: ignore[arg-type]
-        subject_kind=_subject_kind.number(entry.subject.kind),  # type: ignore[arg-type]
+        list=names.LIST_KIND.number(entry.list),  # type: ignore[arg-type]
+        subject_kind=names.SUBJECT_KIND.number(entry.subject.kind),  # type: ignore[arg-type]
         subject=entry.subject.shown,
         expire_time=timestamp(entry.expire_time),
         actor=entry.actor,

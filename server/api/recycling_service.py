@@ -10,8 +10,9 @@ from card_recycling.v1 import recycling_service_pb2_grpc
 
 from server.api import answers, errors, paging
 from server.api.guard import Context, Served
-from server.api.messages import CommandParser, outcome_message, recycling_message
+from server.api.messages import outcome_message, recycling_message
 from server.api.ports import Reader
+from server.api.requests import CommandParser
 from server.domain.errors import Reason, Refusal
 from server.domain.recycling import Recycling
 from server.engine.engine import Engine

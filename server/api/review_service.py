@@ -8,12 +8,13 @@ from uuid import UUID
 from card_recycling.v1 import review_service_pb2 as pb
 from card_recycling.v1 import review_service_pb2_grpc
 
-from server.api import answers, paging
+from server.api import answers, names, paging
 from server.api.evidence import evidence_message
 from server.api.guard import Context, Served
 from server.api.list_service import ListEntries
-from server.api.messages import CommandParser, review_message, review_state
+from server.api.messages import review_message
 from server.api.ports import Reviews
+from server.api.requests import CommandParser
 from server.domain.errors import Reason, Refusal
 from server.domain.evidence import ENTRIES_MAX
 from server.domain.review import Review, ReviewState
@@ -34,7 +35,7 @@ class ReviewServicer(review_service_pb2_grpc.ReviewServiceServicer):
         full = request.view == pb.REVIEW_VIEW_FULL
         size = min(paging.size(request), ENTRIES_MAX) if full else paging.size(request)
         after = paging.position(request, paging.OLDEST)
-        wanted = review_state.known(request.state)
+        wanted = names.REVIEW_STATE.known(request.state)
         state = ReviewState(wanted) if wanted else None
         platform = request.platform or None
         if request.review_id:

@@ -14,7 +14,7 @@ from card_recycling.v1 import types_pb2
 
 from server.api.guard import Context
 from server.api.list_service import ListEntries
-from server.api.messages import CommandParser
+from server.api.requests import CommandParser
 from server.api.review_service import ReviewServicer
 from server.domain.errors import Reason, Refusal
 from server.domain.review import CLAIM_LEASE, Review, ReviewVerdict

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from migrations.risk_log import TraceHasher
 from server.api import errors, paging
-from server.api.messages import CommandParser
+from server.api.requests import CommandParser
 from server.api.shape import FIELDS_REPORTED_MAX, check_shape
 from server.domain.commands import Command, IssueItem
 from server.domain.errors import Reason, Refusal
