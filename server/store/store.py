@@ -36,7 +36,7 @@ from server.engine.ports import (
     PutEntry,
     StoreUnavailable,
 )
-from server.store import rows
+from server.store import inputs, rows
 from server.store.policy_document import parse_policy
 from server.store.statements import statement
 
@@ -102,7 +102,7 @@ class PostgresStore:
     async def load(self, commands: Sequence[Command]) -> list[Loaded]:
         """All that the decisions may read, in one round trip."""
         with tracer.start_as_current_span("store.load", attributes=_span("load")):
-            found = await self._fetch("load", command=[rows.command_row(command) for command in commands])
+            found = await self._fetch("load", command=[inputs.command_row(command) for command in commands])
         await self._learn_policies(row for row in found if row["card"] is not None)
         names = list(found[0].keys())
         first_feature = names.index("feature_position") + 1
@@ -125,7 +125,7 @@ class PostgresStore:
         dry = {position for position, entry in enumerate(entries) if entry.command.dry_run}
         with tracer.start_as_current_span("store.record", attributes=_span("record")):
             try:
-                claimed = await self._fetch("record", **rows.entry_rows(entries))
+                claimed = await self._fetch("record", **inputs.entry_rows(entries))
             except asyncpg.DeadlockDetectedError:  # everyone in it lost a race
                 return set()
         return dry | {row["position"] for row in claimed}
@@ -306,13 +306,13 @@ class PostgresStore:
 
     # Inside
 
-    async def _fetch(self, name: str, **inputs: Sequence[rows.Row]) -> list[asyncpg.Record]:
+    async def _fetch(self, name: str, **row_sets: Sequence[rows.Row]) -> list[asyncpg.Record]:
         wanted = statement(name)
-        return await self._run(wanted.text, *wanted.arguments(**inputs))
+        return await self._run(wanted.text, *wanted.arguments(**row_sets))
 
-    async def _fetch_beside(self, name: str, **inputs: Sequence[rows.Row]) -> list[asyncpg.Record]:
+    async def _fetch_beside(self, name: str, **row_sets: Sequence[rows.Row]) -> list[asyncpg.Record]:
         wanted = statement(name)
-        return await self._run_beside(wanted.text, *wanted.arguments(**inputs))
+        return await self._run_beside(wanted.text, *wanted.arguments(**row_sets))
 
     async def _query(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
         return await self._run_beside(statement(name).text, *arguments)

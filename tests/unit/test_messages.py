@@ -33,7 +33,7 @@ from server.domain.recycling import (
 from server.domain.review import ReviewKind, ReviewState, ReviewVerdict
 from server.engine.ports import Entry, Loaded
 from server.engine.receipt import receipt
-from server.store import rows
+from server.store import inputs
 from tests.builders import ACCOUNT_ID, CARD_ID, LOW, MICROSECOND, NOW, RECYCLING_ID, REQUEST_ID, Account, active, issued
 
 HASHER = TraceHasher(b"a trace key of tests")
@@ -397,7 +397,7 @@ def test_raw_device_never_leaves_the_edge() -> None:
         response=MessageRenderer().answer(command, change),
         receipt=receipt(command, loaded, LOW, change),
     )
-    kept = repr((command, rows.command_row(command), rows.entry_rows([entry]), entry))
+    kept = repr((command, inputs.command_row(command), inputs.entry_rows([entry]), entry))
     assert command.circumstances.payout_hash is not None
     for value in (*RAW.values(), PAYOUT):
         assert value not in kept

@@ -25,7 +25,7 @@ from server.api.requests import CommandParser
 from server.api.shape import FIELDS_REPORTED_MAX, check_shape
 from server.domain.commands import Command, IssueItem
 from server.domain.errors import Reason, Refusal
-from server.store import rows
+from server.store import inputs
 from tests.builders import ACCOUNT_ID, CARD_ID, RECYCLING_ID, REQUEST_ID
 
 DEVICE: dict[str, Any] = {
@@ -379,7 +379,7 @@ def test_message_that_passes_is_parsed(good: Message, data: st.DataObject) -> No
     if isinstance(command, Command | IssueItem):
         assert len(command.input_hash()) == 32
     if isinstance(command, Command):
-        rows.command_row(command)
+        inputs.command_row(command)
 
 
 @given(data=st.binary(max_size=200))
