@@ -16,8 +16,8 @@ setup: ## make .venv with everything the project needs
 demo: setup ## start everything, show what it does, stop
 	@$(PYTHON) -m local demo
 
-run: setup ## start everything and keep it running
-	@$(PYTHON) -m local run
+run: setup ## start everything and keep it running; CHALLENGER=MODEL_DIR scores beside the model, and decides nothing
+	@$(PYTHON) -m local run $(if $(CHALLENGER),--challenger "$(CHALLENGER)")
 
 replay: setup ## play an event log through the running system: make replay EVENTS=log.csv
 	@test -n "$(EVENTS)" || { echo 'make replay needs EVENTS=FILE, a CSV or Parquet event log' >&2; exit 2; }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from process.addresses import is_loopback
+from process.addresses import PORT_MAX, is_address, is_loopback
 
 if TYPE_CHECKING:
     from fraud_worker.scorer import Manifest
@@ -207,13 +207,15 @@ def serve(
     Another good model in MODEL_DIR takes the place of the one in use within seconds, on SIGHUP at once; a bad one is
     refused and logged, and the one in use goes on.
     """
-    for option, address in (("--listen", listen), ("--metrics-listen", metrics_listen)):
-        if address and not insecure_plaintext and not is_loopback(address):
+    for option, address, any_port in (("--listen", listen, True), ("--metrics-listen", metrics_listen, False)):
+        if option == "--metrics-listen" and not address:
+            continue
+        if not insecure_plaintext and not is_loopback(address):
             why = f"{option} {address}: without TLS only a loopback address may be listened on, unless"
             raise _stopped(f"{why} --insecure-plaintext is given", code=2)
-    port = metrics_listen.rpartition(":")[2]
-    if metrics_listen and not (port.isdigit() and int(port) <= 65535):
-        raise _stopped(f"--metrics-listen {metrics_listen}: must be HOST:PORT", code=2)
+        if not is_address(address, any_port=any_port):
+            ports = f"the port from {0 if any_port else 1} to {PORT_MAX}"
+            raise _stopped(f"{option} {address}: must be HOST:PORT, {ports}", code=2)
     from fraud_worker.models import ModelShelf
     from fraud_worker.scorer import ModelRefused
     from fraud_worker.serving import ListenError, Settings, run

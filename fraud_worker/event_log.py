@@ -11,8 +11,8 @@ A log holds raw values, or, where it was exported from production, the keyed has
 signals that followed from them. Where both are given, hash and signal win.
 
 A label of abuse is known to later events from `label_time` on, or, where the log has none, from `LABEL_DELAY` after its
-event: so long a chargeback takes, and a feature must not know more than serving will. Where a log tells `abuse_time`,
-as an export does, abuse was known from then on, whatever was found out afterwards.
+event: so long a chargeback takes, and a feature must not know more than serving will. A log that tells any
+`abuse_time`, as an export does, tells all: abuse became known at those times, once each, whatever its labels say.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ COLUMNS: Final = (
 )
 """The columns of a log, in the order in which the simulator writes them. Features ignore the last four: what an event
 belonged to, and how many like it its label stands for in training (1 where nothing is said)."""
+
+_OF_EVENTS: Final = tuple(name for name in COLUMNS if name != "abuse_time")
 
 _RANGES: Final = {feature.name: (feature.lowest, feature.highest) for feature in FEATURES}
 _FLAG_WORDS: Final = {
@@ -197,7 +199,8 @@ def merged_logs(events: Sequence[Path], history: Sequence[Path]) -> pl.DataFrame
     judged = pl.concat([read_log(path).with_columns(judged=pl.lit(True)) for path in events])
     past = [
         read_log(path)
-        .join(judged, on=COLUMNS, how="anti", nulls_equal=True, maintain_order="left")
+        # Of when abuse became known logs of the same events may tell more and less.
+        .join(judged, on=_OF_EVENTS, how="anti", nulls_equal=True, maintain_order="left")
         .with_columns(judged=pl.lit(False))
         for path in history
         if path.resolve() not in judged_files
@@ -255,13 +258,9 @@ async def load(
         ]
         await connection.copy_records_to_table("risk_event", records=records, columns=columns)
         advance(part.height)
-    known_time = pl.max_horizontal("event_time", pl.coalesce("label_time", pl.col("event_time") + LABEL_DELAY))
-    abuse = log.select(
-        "account_id",
-        label=pl.lit(1, dtype=pl.Int16),
-        source=pl.lit("log"),
-        label_time=pl.coalesce("abuse_time", pl.when("label").then(known_time)),
-    ).filter(pl.col("label_time").is_not_null())
+    abuse = log.filter(pl.col("abuse_time").is_not_null()).select(
+        "account_id", label=pl.lit(1, dtype=pl.Int16), source=pl.lit("log"), label_time="abuse_time"
+    )
     await connection.copy_records_to_table("risk_label", records=abuse.iter_rows(), columns=abuse.columns)
     await connection.execute("ANALYZE risk_event, risk_pair, risk_link, risk_label")
 
@@ -372,7 +371,8 @@ def progress_bars() -> Progress:
 
 
 def read_log(path: Path) -> pl.DataFrame:
-    """The log at `path` with all of `COLUMNS`, typed (times aware UTC), and `row`, from 0. Raises `EventLogError`."""
+    """The log at `path` with all of `COLUMNS`, typed (times aware UTC), and `row`, from 0. Without any `abuse_time`
+    each event's follows from its label. Raises `EventLogError`."""
     try:
         if path.suffix == ".parquet":
             frame = pl.read_parquet(path).fill_nan(None)
@@ -386,10 +386,14 @@ def read_log(path: Path) -> pl.DataFrame:
     if missing:
         raise EventLogError(f"{path}: the column {missing[0]} is missing")
     first_line = 1 if path.suffix == ".parquet" else 2
-    return pl.DataFrame(
+    log = pl.DataFrame(
         {"row": np.arange(frame.height, dtype=np.int64)}
         | {name: _column(path, first_line, name, frame) for name in COLUMNS}
     )
+    if log["abuse_time"].null_count() < log.height:
+        return log
+    known_time = pl.max_horizontal("event_time", pl.coalesce("label_time", pl.col("event_time") + LABEL_DELAY))
+    return log.with_columns(abuse_time=pl.when("label").then(known_time))
 
 
 def _column(path: Path, first_line: int, name: str, frame: pl.DataFrame) -> pl.Series:

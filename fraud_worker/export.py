@@ -42,18 +42,36 @@ _AFTER_SIGNALS: Final = (
     *("recycling_id", "policy_revision", "model_version", "explored", "propensity"),
 )
 COLUMNS: Final = (*_BEFORE_SIGNALS, *SIGNALS, *_AFTER_SIGNALS, "weight")
-"""What an export holds, in order. `label_source` says which evidence the label rests on; `abuse_time` since when the
-request's abuse is known to features, whatever was found out afterwards."""
+"""What an export holds, in order. `label_source` says which evidence the label rests on; `abuse_time` since when
+features know of the request's abuse, whatever was found out afterwards; or, on one event for each such time, of the
+account's."""
 
 _OWN_TYPES: Final = {"propensity": pl.Float64, "weight": pl.Float64, "explored": pl.Boolean} | dict.fromkeys(
     _HASHES, pl.String
 )
 
 _WITHIN: Final = "($1::timestamptz IS NULL OR e.event_time >= $1) AND ($2::timestamptz IS NULL OR e.event_time < $2)"
+# A log has no place for what is known of an account as a whole. Features count how often its abuse became known, so
+# each time goes with one event, the first of those whose own request is not known as abuse.
 _QUERY: Final = f"""
+WITH of_account AS MATERIALIZED (
+  SELECT l.account_id, l.label_time, carrier.event_time, carrier.seq
+  FROM (
+    SELECT account_id, label_time, row_number() OVER (PARTITION BY account_id ORDER BY label_time, seq) AS place
+    FROM risk_label WHERE label = 1 AND recycling_id IS NULL
+  ) AS l
+  CROSS JOIN LATERAL (
+    SELECT e.event_time, e.seq FROM risk_event AS e
+    WHERE e.account_id = l.account_id AND {_WITHIN}
+      AND NOT EXISTS (SELECT FROM risk_label AS own
+                      WHERE own.account_id = e.account_id AND own.recycling_id = e.recycling_id AND own.label = 1)
+    ORDER BY e.event_time, e.seq OFFSET l.place - 1 LIMIT 1
+  ) AS carrier
+)
 SELECT e.event_time, e.kind AS event_kind, e.account_id, e.card_id, c.platform, e.tier, e.reason, e.amount_minor,
        e.signals, e.outcome, known.label::integer = 1 AS label, known.label_time, known.source AS label_source,
-       abuse.abuse_time, encode(e.device_hash, 'hex') AS device_hash, encode(e.address_hash, 'hex') AS address_hash,
+       coalesce(abuse.abuse_time, of_account.label_time) AS abuse_time,
+       encode(e.device_hash, 'hex') AS device_hash, encode(e.address_hash, 'hex') AS address_hash,
        encode(e.prefix_hash, 'hex') AS prefix_hash, encode(e.profile_hash, 'hex') AS profile_hash,
        encode(e.serial_block, 'hex') AS serial_block, e.recycling_id::text AS recycling_id,
        d.receipt ->> 'policy_revision' AS policy_revision, d.receipt #>> '{{score,model_version}}' AS model_version,
@@ -71,6 +89,8 @@ LEFT JOIN LATERAL (
   WHERE l.account_id = e.account_id AND l.recycling_id = e.recycling_id AND l.label = 1
     AND coalesce(l.request_id, r.request_id) = d.request_id
 ) AS abuse ON d.request_id IS NOT NULL
+LEFT JOIN of_account
+  ON of_account.account_id = e.account_id AND of_account.event_time = e.event_time AND of_account.seq = e.seq
 WHERE {_WITHIN}
 ORDER BY e.event_time, e.seq
 """  # noqa: S608 - its parts are constants

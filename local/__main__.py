@@ -31,13 +31,17 @@ def run(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; when it is taken, a free one.")] = PORT_DEFAULT,
     backtest: Annotated[bool, typer.Option(help="A separate database, whose clock callers may move.")] = False,
     model: Annotated[Path, typer.Option(help="Model directory of the fraud worker.")] = DEFAULT_MODEL,
+    challenger: Annotated[
+        list[Path] | None, typer.Option(help="Directory of a model that scores in shadow; repeatable.")
+    ] = None,
 ) -> None:
     """Serve until Ctrl-C, on the embedded Postgres or on DATABASE_URL."""
     settings = Settings(
         folder=LOCAL / ("backtest" if backtest else "run"),
         backtest=backtest,
         database_url=os.environ.get("DATABASE_URL"),
-        model=model,
+        model=model.resolve(),
+        challengers=[folder.resolve() for folder in challenger or ()],
         listen=f"127.0.0.1:{port if _is_free(port) else 0}",
     )
     url_file = settings.folder / "database_url"

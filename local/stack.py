@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,15 @@ class StackError(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How to run the service. `folder` keeps the database and the secret; `database_url` is another Postgres's owner;
-    `listen` and `worker_listen` are HOST:PORT, port 0 for any. `environment` is added to both processes'."""
+    `challengers` are model folders whose scores decide nothing; `listen` and `worker_listen` are HOST:PORT, port 0 for
+    any. `environment` is added to both processes'."""
 
     folder: Path
     backtest: bool = False
     durable: bool = True
     database_url: str | None = None
     model: Path = DEFAULT_MODEL
+    challengers: Sequence[Path] = ()
     listen: str = "127.0.0.1:0"
     worker_listen: str = "127.0.0.1:0"
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -154,6 +156,8 @@ class Stack:
         """A fraud worker; ask the result for its address."""
         model = str(self.settings.model)
         arguments = ["fraud_worker", "serve", "--model", model, "--listen", listen, "--reflection"]
+        for challenger in self.settings.challengers:
+            arguments += ["--challenger", str(challenger)]
         return self._process("fraud worker", arguments, {})
 
     def start_server(self, listen: str) -> Process:

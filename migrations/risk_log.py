@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from migrations.spelling import host_address, one_spelling
 
 PROFILE_FIELDS = ("model", "os", "screen", "language", "channel", "user_agent", "age")
 """Fields that many devices share and that one hand behind many accounts tends to repeat."""
@@ -55,8 +56,8 @@ class TraceHasher:
 
     def traces(self, *, device_id: str | None, ip: str | None, profile: Mapping[str, str | None]) -> Traces:
         """The hashes of one request. Empty strings count as unknown; `ip` may be IPv4, IPv6 or unparsable (unknown)."""
-        # Ids are hexadecimal or UUIDs: another case or a space about them is the same device, or an attempt to hide it.
-        device = (device_id or "").strip().casefold()
+        # Another spelling of an id is the same device, or an attempt to hide it.
+        device = one_spelling(device_id or "")
         address_hash, prefix_hash = self._address(ip) if ip else (None, None)
         return Traces(
             device_hash=self._hash("device", device) if device else None,
@@ -66,21 +67,20 @@ class TraceHasher:
         )
 
     def payout(self, payout_id: str) -> bytes | None:
-        """The hash of where value finally goes; None when that is empty. Case and space about it do not count."""
-        value = payout_id.strip().casefold()
+        """The hash of where value finally goes; None when that is empty. Its spelling does not count, as
+        that of devices' ids does not."""
+        value = one_spelling(payout_id)
         return self._hash("payout", value) if value else None
 
     def _hash(self, domain: str, value: str) -> bytes:
         return hmac.digest(self._key, f"{domain}\x00{value}".encode("utf-8", "surrogatepass"), "sha256")[:HASH_BYTES]
 
     def _address(self, ip: str) -> tuple[bytes | None, bytes | None]:
-        """An IPv4 address and its /24; an IPv6 address counts as its /64 (one subscriber) and has a /48."""
-        try:
-            address = ipaddress.ip_address(ip)
-        except ValueError:
+        """An IPv4 address, also within one of IPv6, and its /24; an IPv6 address counts as its /64 (one subscriber) and
+        has a /48."""
+        address = host_address(ip)
+        if address is None:
             return None, None
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
         drop_bits, range_bits = (0, 8) if address.version == 4 else (64, 80)
         value = int(address)
         return (

@@ -15,6 +15,8 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Final
 
+from migrations.spelling import host_address
+
 FINGERPRINT_FIELDS: Final = ("os", "model", "screen", "user_agent")
 """What `inconsistencies` compares."""
 
@@ -133,12 +135,9 @@ def _screen_contradicts(width: int, height: int, os_family: str | None) -> bool:
 
 def is_hosting(ip: str) -> bool | None:
     """Whether an address lies in a range of `hosting_ranges.txt`; None for what is no address."""
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
+    address = host_address(ip)
+    if address is None:
         return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
     firsts, lasts = _hosting_ranges()[address.version]
     place = bisect_right(firsts, int(address)) - 1
     return place >= 0 and int(address) <= lasts[place]

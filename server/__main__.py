@@ -47,9 +47,10 @@ from server.api.card_service import CardServicer
 from server.api.guard import BATCH_BYTES_MAX, Guard
 from server.api.insights_service import InsightsServicer
 from server.api.list_service import ListEntries
-from server.api.messages import CommandParser, MessageRenderer
+from server.api.messages import MessageRenderer
 from server.api.policy_service import PolicyServicer
 from server.api.recycling_service import RecyclingServicer
+from server.api.requests import CommandParser
 from server.api.review_service import ReviewServicer
 from server.api.wallet_service import WalletServicer
 from server.config import Config, DatabaseConfig
@@ -134,7 +135,8 @@ def assemble(
 ) -> tuple[grpc.aio.Server, Engine, health_aio.HealthServicer]:
     """A server with all its services, not yet started; the engine behind it, and its health."""
     hasher = TraceHasher(_key(config, "trace"))
-    renderer, parser = MessageRenderer(), CommandParser(hasher)
+    guard = Guard(store)
+    renderer, parser = MessageRenderer(), CommandParser(hasher, guard.now)
     engine = Engine(
         store,
         GrpcFraudScorer(channel, timeout_ms=config.score_timeout_ms),
@@ -150,7 +152,7 @@ def assemble(
     server = grpc.aio.server(
         interceptors=[
             aio_server_interceptor(filter_=_is_traced),  # type: ignore[no-untyped-call]
-            Guard(store),
+            guard,
         ],
         options=SERVER_OPTIONS,
     )
@@ -160,7 +162,7 @@ def assemble(
     card_service_pb2_grpc.add_CardServiceServicer_to_server(CardServicer(engine, issuer, store, parser), server)
     lists = ListEntries(ListKeeper(store, new_id), store, hasher)
     review_service_pb2_grpc.add_ReviewServiceServicer_to_server(
-        ReviewServicer(engine, PostgresReviews(store), parser, lists), server
+        ReviewServicer(engine, PostgresReviews(store, claims_max=config.review_claims_max), parser, lists), server
     )
     wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
     reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
@@ -302,7 +304,7 @@ def _settings(kind: type[SomeConfig]) -> SomeConfig | None:
     except ValidationError as error:
         for problem in error.errors():
             setting = ".".join(str(part) for part in problem["loc"]).upper() or "settings"
-            print(f"{setting}: {problem['msg']}", file=sys.stderr)
+            print(f"{setting}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return None
 
 

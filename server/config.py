@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import parse_qs, urlsplit
+
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from process.addresses import is_loopback
+from process.addresses import PORT_MAX, is_address, is_loopback
+from server.domain.review import CLAIMS_MAX
 
 
 class DatabaseConfig(BaseSettings):
@@ -19,8 +23,8 @@ class DatabaseConfig(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _of_postgres(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("postgresql://", "postgres://")):
-            raise ValueError("must be postgresql://...")
+        if problem := _problem_of_url(value.get_secret_value()):
+            raise ValueError(problem)
         return value
 
 
@@ -37,7 +41,12 @@ class Config(DatabaseConfig):
     database_connections: int = Field(8, ge=3, le=100, description="Greatest number of database connections.")
     score_timeout_ms: int = Field(250, ge=1, le=10_000, description="How long a batch waits for its scores.")
     batch_max: int = Field(256, ge=1, le=1000, description="Commands decided and recorded together.")
-    queue_max: int = Field(8192, ge=1000, description="Commands that may wait; beyond it calls are OVERLOADED.")
+    queue_max: int = Field(
+        8192, ge=1000, le=1_000_000, description="Commands that may wait; beyond it calls are OVERLOADED."
+    )
+    review_claims_max: int = Field(
+        CLAIMS_MAX, ge=1, le=1000, description="Reviews that one reviewer may have claimed at once."
+    )
     drain_s: float = Field(20.0, ge=0, le=600, description="How long calls in progress may still take at shutdown.")
     metrics_listen: str = Field("", description="HOST:PORT at which Prometheus may read metrics; empty: nowhere.")
     model_health_every_s: float = Field(
@@ -48,18 +57,25 @@ class Config(DatabaseConfig):
     @field_validator("secret_key")
     @classmethod
     def _long_enough(cls, value: SecretStr) -> SecretStr:
-        if len(value.get_secret_value()) < 32:
-            raise ValueError("must have at least 32 characters")
+        if len(value.get_secret_value().strip()) < 32:
+            raise ValueError("must have at least 32 characters, white space about it aside")
+        return value
+
+    @field_validator("model_health_every_s")
+    @classmethod
+    def _no_busy_loop(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError("must be 0, or at least 1")
         return value
 
     @field_validator("listen", "fraud_worker", "metrics_listen")
     @classmethod
-    def _has_port(cls, value: str, info: ValidationInfo) -> str:
+    def _is_address(cls, value: str, info: ValidationInfo) -> str:
         if not value and info.field_name == "metrics_listen":
             return value
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError("must be HOST:PORT")
+        if not is_address(value, any_port=info.field_name == "listen"):
+            least = 0 if info.field_name == "listen" else 1
+            raise ValueError(f"must be HOST:PORT, the port from {least} to {PORT_MAX}")
         return value
 
     @model_validator(mode="after")
@@ -70,3 +86,29 @@ class Config(DatabaseConfig):
                     f"{name.upper()} must be a loopback address, since there is no TLS, or INSECURE_PLAINTEXT set"
                 )
         return self
+
+
+_SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
+
+
+def _problem_of_url(url: str) -> str | None:
+    """What the driver would say only when it first connects, and to the log alone. Never tells the URL itself."""
+    if not url.startswith(("postgresql://", "postgres://")):
+        return "must be postgresql://..."
+    if re.search(r"\s", url):
+        return "must not hold white space"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "must be postgresql://..."
+    options = parse_qs(parts.query)
+    hosts = parts.netloc.rpartition("@")[2]
+    if not hosts and "host" not in options:
+        return "must name a host"
+    for host in filter(None, hosts.split(",")):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= PORT_MAX):
+            return f"must have a port from 1 to {PORT_MAX}"
+    if not {*options.get("sslmode", ())} <= _SSL_MODES:
+        return f"must have an sslmode of {', '.join(sorted(_SSL_MODES))}"
+    return None

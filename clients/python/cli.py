@@ -5,7 +5,7 @@ violated, 2 used wrongly. The lists' commands stand in `list_commands`, how answ
 service's rules. Heavy imports happen in the command that needs them.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -243,7 +243,12 @@ async def outcome(
     ],
     time: Annotated[
         datetime | None,
-        typer.Option("--time", metavar="TIME", parser=instant, help="When it happened; now when left out."),
+        typer.Option(
+            "--time",
+            metavar="TIME",
+            parser=instant,
+            help="When it happened; now, by the service's clock, when left out.",
+        ),
     ] = None,
     account_id: Annotated[str, typer.Option("--account", metavar="ACCOUNT", help="Whose recycling it is.")] = "",
 ) -> None:
@@ -253,7 +258,8 @@ async def outcome(
     request = RecordOutcomeRequest(
         account_id=account_id or None, recycling_id=recycling_id, kind=OutcomeKind.Value(f"OUTCOME_KIND_{kind}")
     )
-    request.time.FromDatetime(time or connection.backtest_time or datetime.now(UTC))
+    if time:
+        request.time.FromDatetime(time)
     async with connection.open() as client:
         connection.show((await client.record_outcome(request)).outcome)
 

@@ -6,6 +6,7 @@ or the model. What the log leaves out is left out of the requests, never guessed
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections import Counter
@@ -46,6 +47,9 @@ FAILURES_IN_A_ROW_MAX = 20
 
 BUSINESS_CODES = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ABORTED}
 """Errors that answer an event. Any other means that it was not driven."""
+
+
+_SERIAL = re.compile("[!-~]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,17 +175,22 @@ class _Driver:
     events: Sequence[Event]
     terms: CardTerms
     namespace: uuid.UUID = field(default_factory=uuid.uuid4)
-    """All request ids and serials derive from it and from row numbers, so that a repeated call repeats them."""
+    """All request ids derive from it and from row numbers, so that a repeated call repeats them."""
     card_ids: dict[CardKey, str] = field(default_factory=dict)
     recycling_ids: dict[CardKey, str] = field(default_factory=dict)
     paid_minor: dict[CardKey, int] = field(init=False)
+    serials: dict[CardKey, str] = field(init=False)
+    serials_sent: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         # What a card cost is known from its recycle, which lies ahead when it is issued; else from any of its events.
-        self.paid_minor = {}
+        # So is its serial.
+        self.paid_minor, self.serials = {}, {}
         for event in sorted(self.events, key=lambda event: event.kind != "RECYCLE"):
             if "amount_minor" in event.cells:
                 self.paid_minor.setdefault(event.card, event.cells["amount_minor"])
+            if "serial" in event.cells and event.card[0]:
+                self.serials.setdefault(event.card, event.cells["serial"])
 
     async def drive(self, run: list[Event]) -> list[Outcome]:
         """Drives events of one time and kind; one outcome for each."""
@@ -226,14 +235,24 @@ class _Driver:
             request_id=self._id(event, "issue"),
             account_id=event.account_id,
             platform=cells.get("platform", self.terms.platform),
-            tier=cells.get("tier", TIER_BASIC),
+            tier=cells.get("tier") or TIER_BASIC,
             segment=_segment(cells.get("age", 0)),
             face_value_minor=paid_minor,
             paid_minor=paid_minor,
             currency=cells.get("currency", self.terms.currency),
             duration_days=cells.get("duration_days", self.terms.duration_days),
-            external_serial=self._id(event, "serial"),
+            external_serial=self._serial(event),
         )
+
+    def _serial(self, event: Event) -> str | None:
+        """The card's serial as the log tells it. A platform registers one once, so the next card that shows it has
+        none; nor has one whose serial the contract does not allow."""
+        serial = event.cells.get("serial") or self.serials.get(event.card, "")
+        registered = event.cells.get("platform", self.terms.platform), serial
+        if not _SERIAL.fullmatch(serial) or registered in self.serials_sent:
+            return None
+        self.serials_sent.add(registered)
+        return str(serial)
 
     async def _activate(self, event: Event) -> Outcome:
         request = ActivateCardRequest(
@@ -278,7 +297,7 @@ class _Driver:
             request_id=self._id(event, "recycle"),
             account_id=event.account_id,
             card_id=self.card_ids[event.card],
-            reason=event.cells.get("reason", RECYCLE_REASON_VOLUNTARY),
+            reason=event.cells.get("reason") or RECYCLE_REASON_VOLUNTARY,
             device=event.device(),
             behavior=event.behavior(),
         )

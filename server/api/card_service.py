@@ -10,8 +10,9 @@ from card_recycling.v1 import card_service_pb2_grpc, types_pb2
 
 from server.api import answers, errors, paging
 from server.api.guard import Context, Served
-from server.api.messages import CommandParser, card_message
+from server.api.messages import card_message
 from server.api.ports import Reader
+from server.api.requests import CommandParser
 from server.domain.card import Card
 from server.domain.errors import Reason, Refusal
 from server.engine.engine import Engine
@@ -42,9 +43,9 @@ class CardServicer(card_service_pb2_grpc.CardServiceServicer):
 
     async def ListCards(self, request: pb.ListCardsRequest, context: Context) -> Served:
         """See the proto."""
-        size = request.page_size or paging.PAGE_SIZE_DEFAULT
-        found = await self._reader.cards(request.account_id, paging.position(request.page_token), size + 1)
-        shown, token = paging.page(found, size, _position)
+        size = paging.size(request)
+        found = await self._reader.cards(request.account_id, paging.position(request), size + 1)
+        shown, token = paging.page(request, found, size, _position)
         return pb.ListCardsResponse(cards=[card_message(*entry) for entry in shown], next_page_token=token)
 
     async def ActivateCard(self, request: pb.ActivateCardRequest, context: Context) -> Served:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from card_recycling.v1 import review_service_pb2
 
-from server.api.messages import Names, card_message, recycling_message, review_message, timestamp
+from server.api import names
+from server.api.messages import card_message, recycling_message, review_message
+from server.api.times import timestamp
 from server.domain.evidence import Evidence
-
-_shared_trait = Names(review_service_pb2.SharedTrait, "SHARED_TRAIT_")
 
 
 def evidence_message(evidence: Evidence) -> review_service_pb2.ReviewEvidence:
@@ -25,7 +25,7 @@ def evidence_message(evidence: Evidence) -> review_service_pb2.ReviewEvidence:
         ],
         similar=[
             review_service_pb2.SimilarCase(
-                shared=map(_shared_trait.number, case.shared),  # type: ignore[arg-type]
+                shared=map(names.SHARED_TRAIT.number, case.shared),  # type: ignore[arg-type]
                 recycling=recycling_message(case.recycling),
             )
             for case in evidence.similar

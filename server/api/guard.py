@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeAlias
 
 import grpc
@@ -48,6 +48,11 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._moved_to: datetime | None = None
+
+    def now(self) -> datetime:
+        """What time it is to those who call: in a back-test the latest moment that one of them has told."""
+        return self._moved_to or datetime.now(UTC)
 
     async def intercept_service(
         self,
@@ -100,6 +105,7 @@ class Guard(grpc.aio.ServerInterceptor):
                     raise _metadata_invalid("must be a time of RFC 3339")
                 if not await self._clock.move_clock(moment):
                     raise _metadata_invalid("this database was not created for back-tests")
+                self._moved_to = max(self._moved_to or moment, moment)
 
 
 def _metadata_invalid(text: str) -> Refusal:

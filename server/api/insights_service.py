@@ -8,7 +8,7 @@ from card_recycling.v1 import insights_service_pb2_grpc
 from google.protobuf.json_format import ParseDict
 
 from server.api.guard import Context, Served
-from server.api.messages import CommandParser
+from server.api.requests import CommandParser
 from server.domain.model_health import HealthReport, ModelHealth
 from server.engine.model_health import ModelHealthReporter
 

@@ -8,20 +8,18 @@ from datetime import datetime
 from uuid import UUID
 
 from card_recycling.v1 import review_service_pb2 as pb
-from card_recycling.v1 import types_pb2
 
 from migrations.risk_log import TraceHasher
-from server.api import paging
+from migrations.spelling import host_address
+from server.api import names, paging
 from server.api.guard import Context, Served
-from server.api.messages import Names, optional_time, timestamp
 from server.api.ports import ListReader
+from server.api.times import optional_time, timestamp
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import EntryDraft, ListEntry, ListFilter, ListKind, Subject, SubjectKind
 from server.engine.lists import ListKeeper
 
 _ACCOUNT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
-_list = Names(types_pb2.ListKind, "LIST_KIND_")
-_subject_kind = Names(types_pb2.SubjectKind, "SUBJECT_KIND_")
 
 
 class ListEntries:
@@ -35,8 +33,8 @@ class ListEntries:
     async def PutListEntry(self, request: pb.PutListEntryRequest, context: Context) -> Served:
         """See the proto."""
         draft = EntryDraft(
-            list=ListKind(_list.name(request.list)),
-            subject=subject(self._hasher, SubjectKind(_subject_kind.name(request.subject_kind)), request.subject),
+            list=ListKind(names.LIST_KIND.name(request.list)),
+            subject=subject(self._hasher, SubjectKind(names.SUBJECT_KIND.name(request.subject_kind)), request.subject),
             expire_time=optional_time(request, "expire_time"),
             actor=request.actor,
             reason=request.reason,
@@ -51,7 +49,7 @@ class ListEntries:
 
     async def ListEntries(self, request: pb.ListEntriesRequest, context: Context) -> Served:
         """See the proto."""
-        kind, subject_kind = _list.known(request.list), _subject_kind.known(request.subject_kind)
+        kind, subject_kind = names.LIST_KIND.known(request.list), names.SUBJECT_KIND.known(request.subject_kind)
         wanted = ListFilter(
             list=ListKind(kind) if kind else None,
             subject_kind=SubjectKind(subject_kind) if subject_kind else None,
@@ -62,9 +60,9 @@ class ListEntries:
             ),
             active_only=request.active_only,
         )
-        size = request.page_size or paging.PAGE_SIZE_DEFAULT
-        found = await self._reader.entries(wanted, paging.position(request.page_token), size + 1)
-        shown, token = paging.page(found, size, _position)
+        size = paging.size(request)
+        found = await self._reader.entries(wanted, paging.position(request), size + 1)
+        shown, token = paging.page(request, found, size, _position)
         return pb.ListEntriesResponse(entries=map(entry_message, shown), next_page_token=token)
 
 
@@ -92,20 +90,28 @@ def subject(hasher: TraceHasher, kind: SubjectKind, text: str) -> Subject:
 _WORDS = {
     SubjectKind.ACCOUNT: "account id",
     SubjectKind.DEVICE: "device id",
-    SubjectKind.ADDRESS: "IP address, nor an IPv4 range of /24 or an IPv6 range of /48",
+    SubjectKind.ADDRESS: "IP address, nor an IPv4 range of /24 or an IPv6 range of /48 or /64",
     SubjectKind.PAYOUT: "payout id",
 }
 
 
 def _address_key(hasher: TraceHasher, text: str) -> bytes | None:
     """The hash of an address, or of a range that requests leave a hash of."""
+    if host_address(text) is not None:
+        return hasher.traces(device_id=None, ip=text, profile={}).address_hash
     try:
         # Strict: 10.0.0.7/24 could mean the address as well as the range.
-        network = ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text.strip())
     except ValueError:
         return None
-    traces = hasher.traces(device_id=None, ip=str(network.network_address), profile={})
+    first = str(network.network_address)
+    traces = hasher.traces(device_id=None, ip=first, profile={})
     if network.prefixlen == network.max_prefixlen:
+        return traces.address_hash
+    host = host_address(first)
+    if host is None or host.version != network.version:
+        return None  # requests from there leave the hashes of IPv4 addresses
+    if network.version == 6 and network.prefixlen == 64:
         return traces.address_hash
     is_range = network.prefixlen == (24 if network.version == 4 else 48)
     return traces.prefix_hash if is_range else None
@@ -115,8 +121,8 @@ def entry_message(entry: ListEntry) -> pb.ListEntry:
     """A list entry."""
     return pb.ListEntry(
         entry_id=str(entry.entry_id),
-        list=_list.number(entry.list),  # type: ignore[arg-type]
-        subject_kind=_subject_kind.number(entry.subject.kind),  # type: ignore[arg-type]
+        list=names.LIST_KIND.number(entry.list),  # type: ignore[arg-type]
+        subject_kind=names.SUBJECT_KIND.number(entry.subject.kind),  # type: ignore[arg-type]
         subject=entry.subject.shown,
         expire_time=timestamp(entry.expire_time),
         actor=entry.actor,

@@ -1,296 +1,21 @@
-"""Domain values to messages and back: names and units only. Must not decide or look anything up."""
+"""Domain values to messages: names and units only. Must not decide or look anything up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
-from uuid import UUID, uuid5
+from datetime import datetime
 
-from card_recycling.v1 import (
-    card_service_pb2,
-    insights_service_pb2,
-    recycling_service_pb2,
-    review_service_pb2,
-    types_pb2,
-)
+from card_recycling.v1 import card_service_pb2, recycling_service_pb2, review_service_pb2, types_pb2
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from migrations.risk_log import TraceHasher
-from migrations.risk_signals import clock_skew_seconds, derived_signals
-from server.domain.card import MICROSECOND, Card, VoidReason
-from server.domain.commands import (
-    Activate,
-    Circumstances,
-    Command,
-    Compensate,
-    IssueItem,
-    Lapse,
-    Reactivate,
-    Recycle,
-    Resolve,
-    Void,
-)
-from server.domain.errors import Reason, Refusal
+from server.api import names
+from server.api.times import timestamp
+from server.domain.card import Card
+from server.domain.commands import Activate, Command, Compensate, Lapse, Reactivate, Recycle, Resolve, Void
 from server.domain.lists import ListHit
-from server.domain.model_health import HealthQuestion
-from server.domain.outcome import NewOutcome, Outcome, OutcomeKind
-from server.domain.recycling import Alternative, Compensation, Decision, RecycleReason, Recycling, Unit, Wallet
-from server.domain.review import Review, ReviewVerdict
+from server.domain.outcome import Outcome
+from server.domain.recycling import Alternative, Compensation, Decision, Recycling, Wallet
+from server.domain.review import Review
 from server.domain.snapshot import Change
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SIGNALS_OF_DEVICE = ("emulator", "rooted", "vpn")
-_SIGNALS_OF_BEHAVIOR = (
-    "session_seconds",
-    "page_views",
-    "seconds_since_login",
-    "failed_logins_24h",
-    "captcha_failures",
-    "copy_paste_used",
-    "form_fill_ms",
-    "failed_card_entries_24h",
-)
-
-
-class Names:
-    """An enum's numbers to the domain's names (without the prefix) and back; UNSPECIFIED is None."""
-
-    def __init__(self, enum: Any, prefix: str) -> None:
-        self._name_of: dict[int, str] = {number: name.removeprefix(prefix) for name, number in enum.items()}
-        self._number_of = {name: number for number, name in self._name_of.items()}
-
-    def name(self, number: int) -> str:
-        """The name of a number of the enum."""
-        return self._name_of[number]
-
-    def known(self, number: int) -> str | None:
-        """The name; None when nothing was stated."""
-        return self._name_of[number] if number else None
-
-    def number(self, name: str | None) -> int:
-        """The number of a name; 0 for none."""
-        return self._number_of[name] if name else 0
-
-
-_tier = Names(types_pb2.Tier, "TIER_")
-_segment = Names(types_pb2.Segment, "SEGMENT_")
-_card_state = Names(types_pb2.CardState, "CARD_STATE_")
-_reason = Names(types_pb2.RecycleReason, "RECYCLE_REASON_")
-_priority = Names(types_pb2.Priority, "PRIORITY_")
-_recycling_state = Names(types_pb2.RecyclingState, "RECYCLING_STATE_")
-_disposition = Names(types_pb2.Disposition, "DISPOSITION_")
-_unit = Names(types_pb2.Unit, "UNIT_")
-_compensation_state = Names(types_pb2.CompensationState, "COMPENSATION_STATE_")
-_risk_band = Names(types_pb2.RiskBand, "RISK_BAND_")
-_degraded_mode = Names(types_pb2.DegradedMode, "DEGRADED_MODE_")
-_list_kind = Names(types_pb2.ListKind, "LIST_KIND_")
-_subject_kind = Names(types_pb2.SubjectKind, "SUBJECT_KIND_")
-_review_kind = Names(review_service_pb2.ReviewKind, "REVIEW_KIND_")
-review_state = Names(review_service_pb2.ReviewState, "REVIEW_STATE_")
-_review_verdict = Names(review_service_pb2.ReviewVerdict, "REVIEW_VERDICT_")
-_outcome_kind = Names(recycling_service_pb2.OutcomeKind, "OUTCOME_KIND_")
-_void_reason = Names(card_service_pb2.VoidReason, "VOID_REASON_")
-
-
-# Messages to commands
-
-
-class CommandParser:
-    """Turns checked request messages into commands; raw devices, addresses and payouts end here."""
-
-    def __init__(self, hasher: TraceHasher, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        """`now` tells what devices' clocks are compared with."""
-        self._hasher = hasher
-        self._now = now
-
-    def quote(self, request: recycling_service_pb2.QuoteRecycleRequest) -> Recycle:
-        """A dry run that also makes a token."""
-        return Recycle(
-            request_id=None,
-            account_id=request.account_id,
-            card_id=UUID(request.card_id),
-            reason=RecycleReason(_reason.name(request.reason)),
-            unit=_wanted_unit(request.compensation_unit),
-            dry_run=True,
-            quote=True,
-            circumstances=self._circumstances(request),
-        )
-
-    def recycle(self, request: recycling_service_pb2.RecycleRequest) -> Recycle:
-        """Recycle."""
-        return Recycle(
-            request_id=UUID(request.request_id),
-            account_id=request.account_id,
-            card_id=UUID(request.card_id),
-            reason=RecycleReason(_reason.name(request.reason)),
-            unit=_wanted_unit(request.compensation_unit),
-            quote_token=request.quote_token,
-            dry_run=request.validate_only,
-            circumstances=self._circumstances(request),
-        )
-
-    def reactivate(self, request: recycling_service_pb2.ReactivateRequest) -> Reactivate:
-        """Reactivate."""
-        return Reactivate(
-            request_id=UUID(request.request_id),
-            account_id=request.account_id,
-            recycling_id=UUID(request.recycling_id),
-            dry_run=request.validate_only,
-            circumstances=self._circumstances(request),
-        )
-
-    def compensate(self, request: recycling_service_pb2.CompensateRequest) -> Compensate:
-        """Compensate."""
-        return Compensate(
-            request_id=UUID(request.request_id),
-            account_id=request.account_id,
-            recycling_id=UUID(request.recycling_id),
-            dry_run=request.validate_only,
-            circumstances=Circumstances(payout_hash=self._payout_hash(request)),
-        )
-
-    def activate(self, request: card_service_pb2.ActivateCardRequest) -> Activate:
-        """ActivateCard."""
-        return Activate(
-            request_id=UUID(request.request_id),
-            account_id=request.account_id,
-            card_id=UUID(request.card_id),
-            etag=request.etag,
-            circumstances=self._circumstances(request),
-        )
-
-    def void(self, request: card_service_pb2.VoidCardRequest) -> Void:
-        """VoidCard."""
-        return Void(
-            request_id=UUID(request.request_id),
-            account_id=request.account_id,
-            card_id=UUID(request.card_id),
-            reason=VoidReason(_void_reason.name(request.reason)),
-            etag=request.etag,
-        )
-
-    def resolve(self, request: review_service_pb2.ResolveReviewRequest, review: Review) -> Resolve:
-        """ResolveReview, about `review`. Without an id of the caller's the request's is made of its input."""
-        command = Resolve(
-            request_id=UUID(request.request_id) if request.request_id else None,
-            account_id=review.account_id,
-            recycling_id=review.recycling_id,
-            review_id=review.review_id,
-            verdict=ReviewVerdict(_review_verdict.name(request.verdict)),
-            reviewer=request.reviewer,
-            note=request.note,
-            etag=request.etag,
-        )
-        return replace(command, request_id=command.request_id or uuid5(review.review_id, command.input_hash().hex()))
-
-    def outcome(self, request: recycling_service_pb2.RecordOutcomeRequest) -> NewOutcome:
-        """RecordOutcome."""
-        time = optional_time(request, "time")
-        assert time is not None, "the schema requires it"
-        return NewOutcome(
-            account_id=request.account_id if request.HasField("account_id") else None,
-            recycling_id=UUID(request.recycling_id),
-            kind=OutcomeKind(_outcome_kind.name(request.kind)),
-            time=time,
-        )
-
-    def health_question(self, request: insights_service_pb2.GetModelHealthRequest) -> HealthQuestion:
-        """GetModelHealth."""
-        return HealthQuestion(
-            from_time=optional_time(request, "from_time"),
-            to_time=optional_time(request, "to_time"),
-            platform=request.platform if request.HasField("platform") else None,
-            mature_days=request.mature_days if request.HasField("mature_days") else None,
-        )
-
-    def issue_item(self, item: card_service_pb2.IssueCardsRequest.Item) -> IssueItem:
-        """One item of IssueCards."""
-        return IssueItem(
-            request_id=UUID(item.request_id),
-            account_id=item.account_id,
-            platform=item.platform,
-            tier=_tier.name(item.tier),
-            segment=_segment.known(item.segment),
-            face_value_minor=item.face_value_minor,
-            paid_minor=item.paid_minor,
-            currency=item.currency,
-            duration_days=item.duration_days,
-            external_serial=item.external_serial if item.HasField("external_serial") else None,
-            activate_by_time=optional_time(item, "activate_by_time"),
-        )
-
-    def _circumstances(
-        self,
-        request: recycling_service_pb2.QuoteRecycleRequest
-        | recycling_service_pb2.RecycleRequest
-        | recycling_service_pb2.ReactivateRequest
-        | card_service_pb2.ActivateCardRequest,
-    ) -> Circumstances:
-        device, behavior = request.device, request.behavior
-        profile = {
-            "model": device.model,
-            "os": device.os,
-            "screen": device.screen,
-            "language": device.language,
-            "user_agent": device.user_agent,
-        }
-        traces = self._hasher.traces(device_id=device.device_id, ip=device.ip, profile=profile)
-        signals = _known(device, _SIGNALS_OF_DEVICE) | _known(behavior, _SIGNALS_OF_BEHAVIOR)
-        signals |= derived_signals(
-            fingerprint=profile,
-            emulator=device.emulator if device.HasField("emulator") else None,
-            ip=device.ip,
-            timezone=device.timezone,
-            language=device.language,
-        )
-        clock_time = optional_time(device, "clock_time")
-        if clock_time is not None:
-            signals["clock_skew_seconds"] = clock_skew_seconds(clock_time, self._now())
-        return Circumstances(
-            device_hash=traces.device_hash,
-            address_hash=traces.address_hash,
-            prefix_hash=traces.prefix_hash,
-            profile_hash=traces.profile_hash,
-            payout_hash=(
-                None if isinstance(request, card_service_pb2.ActivateCardRequest) else self._payout_hash(request)
-            ),
-            signals=signals,
-        )
-
-    def _payout_hash(
-        self,
-        request: recycling_service_pb2.QuoteRecycleRequest
-        | recycling_service_pb2.RecycleRequest
-        | recycling_service_pb2.ReactivateRequest
-        | recycling_service_pb2.CompensateRequest,
-    ) -> bytes | None:
-        return self._hasher.payout(request.payout_id)
-
-
-def _known(message: types_pb2.Device | types_pb2.Behavior, fields: tuple[str, ...]) -> dict[str, float | int | bool]:
-    return {field: getattr(message, field) for field in fields if message.HasField(field)}  # type: ignore[arg-type]
-
-
-def _wanted_unit(number: int) -> Unit | None:
-    name = _unit.known(number)
-    return Unit(name) if name else None
-
-
-def optional_time(message: Message, field: str) -> datetime | None:
-    """An optional time. Raises Refusal for nanoseconds that are none; the schema has checked the seconds."""
-    if not message.HasField(field):
-        return None
-    given: Timestamp = getattr(message, field)
-    if not 0 <= given.nanos < 1_000_000_000:
-        text = "nanos must lie between 0 and 999999999"
-        raise Refusal(Reason.FIELD_INVALID, f"{field}: {text}", fields=((field, text),))
-    return _EPOCH + timedelta(seconds=given.seconds, microseconds=given.nanos // 1000)
-
-
-# Domain values to messages
 
 
 class MessageRenderer:
@@ -352,8 +77,8 @@ def card_message(card: Card, now: datetime) -> types_pb2.Card:
         external_serial=card.external_serial,
         account_id=card.account_id,
         platform=card.platform,
-        tier=_tier.number(card.tier),  # type: ignore[arg-type]
-        state=_card_state.number(card.state_at(now)),  # type: ignore[arg-type]
+        tier=names.TIER.number(card.tier),  # type: ignore[arg-type]
+        state=names.CARD_STATE.number(card.state_at(now)),  # type: ignore[arg-type]
         face_value_minor=card.face_value_minor,
         paid_minor=card.paid_minor,
         currency=card.currency,
@@ -362,7 +87,7 @@ def card_message(card: Card, now: datetime) -> types_pb2.Card:
         activate_by_time=timestamp(card.activate_by_time),
         activate_time=timestamp(card.activate_time),
         expire_time=timestamp(card.expire_time),
-        segment=_segment.number(card.segment),  # type: ignore[arg-type]
+        segment=names.SEGMENT.number(card.segment),  # type: ignore[arg-type]
         generation=card.generation,
         renewals_used=card.renewals_used,
         etag=card.etag,
@@ -379,10 +104,10 @@ def recycling_message(recycling: Recycling) -> types_pb2.Recycling:
         account_id=recycling.account_id,
         card_id=str(recycling.card_id),
         generation=recycling.generation,
-        reason=_reason.number(recycling.reason),  # type: ignore[arg-type]
-        priority=_priority.number(recycling.priority),  # type: ignore[arg-type]
-        state=_recycling_state.number(recycling.state),  # type: ignore[arg-type]
-        disposition=_disposition.number(recycling.disposition),  # type: ignore[arg-type]
+        reason=names.REASON.number(recycling.reason),  # type: ignore[arg-type]
+        priority=names.PRIORITY.number(recycling.priority),  # type: ignore[arg-type]
+        state=names.RECYCLING_STATE.number(recycling.state),  # type: ignore[arg-type]
+        disposition=names.DISPOSITION.number(recycling.disposition),  # type: ignore[arg-type]
         fee_minor=recycling.fee_minor,
         compensation=_compensation_message(recycling.compensation) if recycling.compensation else None,
         decision=decision_message(recycling.decision),
@@ -398,14 +123,14 @@ def review_message(review: Review) -> review_service_pb2.Review:
     """A review, without evidence."""
     return review_service_pb2.Review(
         review_id=str(review.review_id),
-        kind=_review_kind.number(review.kind),  # type: ignore[arg-type]
-        state=review_state.number(review.state),  # type: ignore[arg-type]
+        kind=names.REVIEW_KIND.number(review.kind),  # type: ignore[arg-type]
+        state=names.REVIEW_STATE.number(review.state),  # type: ignore[arg-type]
         account_id=review.account_id,
         card_id=str(review.card_id),
         recycling_id=str(review.recycling_id),
         platform=review.platform,
         risk_score=review.risk_score,
-        risk_band=_risk_band.number(review.risk_band),  # type: ignore[arg-type]
+        risk_band=names.RISK_BAND.number(review.risk_band),  # type: ignore[arg-type]
         reason_codes=review.reason_codes,
         create_time=timestamp(review.create_time),
         hold_until=timestamp(review.hold_until),
@@ -424,14 +149,14 @@ def decision_message(decision: Decision) -> types_pb2.Decision:
     """How an answer came about."""
     return types_pb2.Decision(
         risk_score=decision.risk_score,
-        risk_band=_risk_band.number(decision.risk_band),  # type: ignore[arg-type]
+        risk_band=names.RISK_BAND.number(decision.risk_band),  # type: ignore[arg-type]
         reason_codes=decision.reason_codes,
         alternatives=map(_alternative_message, decision.alternatives),
         policy_revision=decision.policy_revision,
         model_version=decision.model_version,
         degraded=decision.degraded,
         valid_until=timestamp(decision.valid_until),
-        degraded_mode=_degraded_mode.number(decision.degraded_mode),  # type: ignore[arg-type]
+        degraded_mode=names.DEGRADED_MODE.number(decision.degraded_mode),  # type: ignore[arg-type]
         list_hits=map(_list_hit_message, decision.list_hits),
         explored=decision.explored,
         propensity=decision.propensity,
@@ -443,7 +168,7 @@ def outcome_message(outcome: Outcome) -> recycling_service_pb2.Outcome:
     return recycling_service_pb2.Outcome(
         account_id=outcome.account_id,
         recycling_id=str(outcome.recycling_id),
-        kind=_outcome_kind.number(outcome.kind),  # type: ignore[arg-type]
+        kind=names.OUTCOME_KIND.number(outcome.kind),  # type: ignore[arg-type]
         time=timestamp(outcome.time),
         record_time=timestamp(outcome.record_time),
         attribution=recycling_service_pb2.Outcome.Attribution(
@@ -451,7 +176,7 @@ def outcome_message(outcome: Outcome) -> recycling_service_pb2.Outcome:
             policy_revision=f"{outcome.platform}@{outcome.policy_revision}",
             model_version=outcome.model_version,
             risk_score=outcome.risk_score,
-            state=_recycling_state.number(outcome.state),  # type: ignore[arg-type]
+            state=names.RECYCLING_STATE.number(outcome.state),  # type: ignore[arg-type]
         ),
     )
 
@@ -463,7 +188,7 @@ def wallet_message(wallet: Wallet) -> types_pb2.Wallet:
         balances=[
             types_pb2.Balance(
                 platform=balance.platform,
-                unit=_unit.number(balance.unit),  # type: ignore[arg-type]
+                unit=names.UNIT.number(balance.unit),  # type: ignore[arg-type]
                 amount=balance.amount,
             )
             for balance in wallet.balances
@@ -483,26 +208,26 @@ def wallet_message(wallet: Wallet) -> types_pb2.Wallet:
 
 def _compensation_message(compensation: Compensation) -> types_pb2.Compensation:
     return types_pb2.Compensation(
-        unit=_unit.number(compensation.unit),  # type: ignore[arg-type]
+        unit=names.UNIT.number(compensation.unit),  # type: ignore[arg-type]
         amount=compensation.amount,
         basis_points=compensation.basis_points,
         expire_time=timestamp(compensation.expire_time),
         max_discount_minor=compensation.max_discount_minor,
-        state=_compensation_state.number(compensation.state),  # type: ignore[arg-type]
+        state=names.COMPENSATION_STATE.number(compensation.state),  # type: ignore[arg-type]
     )
 
 
 def _list_hit_message(hit: ListHit) -> types_pb2.ListHit:
     return types_pb2.ListHit(
-        list=_list_kind.number(hit.list),  # type: ignore[arg-type]
-        subject_kind=_subject_kind.number(hit.subject_kind),  # type: ignore[arg-type]
+        list=names.LIST_KIND.number(hit.list),  # type: ignore[arg-type]
+        subject_kind=names.SUBJECT_KIND.number(hit.subject_kind),  # type: ignore[arg-type]
         entry_id=str(hit.entry_id),
     )
 
 
 def _alternative_message(alternative: Alternative) -> types_pb2.Alternative:
     return types_pb2.Alternative(
-        disposition=_disposition.number(alternative.disposition),  # type: ignore[arg-type]
+        disposition=names.DISPOSITION.number(alternative.disposition),  # type: ignore[arg-type]
         revenue=alternative.revenue,
         probability=alternative.probability,
         cost=alternative.cost,
@@ -510,11 +235,3 @@ def _alternative_message(alternative: Alternative) -> types_pb2.Alternative:
         allowed=alternative.allowed,
         why=alternative.why,
     )
-
-
-def timestamp(moment: datetime | None) -> Timestamp | None:
-    """A time; None where there is none."""
-    if moment is None:
-        return None
-    microseconds = (moment - _EPOCH) // MICROSECOND
-    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)

@@ -11,7 +11,8 @@ from card_recycling.v1 import policy_service_pb2_grpc
 
 from server.api import paging
 from server.api.guard import Context, Served
-from server.api.messages import Names, optional_time, timestamp
+from server.api.names import Names
+from server.api.times import optional_time, timestamp
 from server.domain.errors import Reason, Refusal
 from server.domain.revision import Activation, PolicyRevision
 from server.engine.policies import PolicyKeeper
@@ -56,10 +57,10 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
 
     async def ListPolicies(self, request: pb.ListPoliciesRequest, context: Context) -> Served:
         """See the proto."""
-        size = request.page_size or paging.PAGE_SIZE_DEFAULT
+        size = paging.size(request)
         platform = request.platform if request.HasField("platform") else None
-        found = await self._reader.revisions(platform, paging.position(request.page_token), size + 1)
-        shown, token = paging.page(found, size, lambda row: row[1])
+        found = await self._reader.revisions(platform, paging.position(request), size + 1)
+        shown, token = paging.page(request, found, size, lambda row: row[1])
         return pb.ListPoliciesResponse(policies=[revision_message(row) for row, _ in shown], next_page_token=token)
 
     async def CreatePolicyRevision(self, request: pb.CreatePolicyRevisionRequest, context: Context) -> Served:

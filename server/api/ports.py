@@ -59,7 +59,12 @@ class Reviews(Protocol):
         ...
 
     async def claim(self, review_id: UUID | None, reviewer: str, platform: str | None) -> Review | None:
-        """Gives the review named, or the oldest unclaimed one, to `reviewer` for a while; None if it cannot be had."""
+        """Gives the review named, or the oldest unclaimed one, to `reviewer` for a while; None if it cannot be had, or
+        if the reviewer has as many as one may have."""
+        ...
+
+    async def may_claim(self, reviewer: str) -> bool:
+        """Whether `reviewer` has fewer claimed reviews than one may have at once."""
         ...
 
     async def evidence(self, review: Review) -> Evidence:

@@ -10,8 +10,9 @@ from card_recycling.v1 import recycling_service_pb2_grpc
 
 from server.api import answers, errors, paging
 from server.api.guard import Context, Served
-from server.api.messages import CommandParser, outcome_message, recycling_message
+from server.api.messages import outcome_message, recycling_message
 from server.api.ports import Reader
+from server.api.requests import CommandParser
 from server.domain.errors import Reason, Refusal
 from server.domain.recycling import Recycling
 from server.engine.engine import Engine
@@ -60,9 +61,9 @@ class RecyclingServicer(recycling_service_pb2_grpc.RecyclingServiceServicer):
 
     async def ListRecyclings(self, request: pb.ListRecyclingsRequest, context: Context) -> Served:
         """See the proto."""
-        size = request.page_size or paging.PAGE_SIZE_DEFAULT
-        found = await self._reader.recyclings(request.account_id, paging.position(request.page_token), size + 1)
-        shown, token = paging.page(found, size, _position)
+        size = paging.size(request)
+        found = await self._reader.recyclings(request.account_id, paging.position(request), size + 1)
+        shown, token = paging.page(request, found, size, _position)
         return pb.ListRecyclingsResponse(recyclings=map(recycling_message, shown), next_page_token=token)
 
     async def RecordOutcome(self, request: pb.RecordOutcomeRequest, context: Context) -> Served:

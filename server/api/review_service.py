@@ -8,12 +8,13 @@ from uuid import UUID
 from card_recycling.v1 import review_service_pb2 as pb
 from card_recycling.v1 import review_service_pb2_grpc
 
-from server.api import answers, paging
+from server.api import answers, names, paging
 from server.api.evidence import evidence_message
 from server.api.guard import Context, Served
 from server.api.list_service import ListEntries
-from server.api.messages import CommandParser, review_message, review_state
+from server.api.messages import review_message
 from server.api.ports import Reviews
+from server.api.requests import CommandParser
 from server.domain.errors import Reason, Refusal
 from server.domain.evidence import ENTRIES_MAX
 from server.domain.review import Review, ReviewState
@@ -32,19 +33,18 @@ class ReviewServicer(review_service_pb2_grpc.ReviewServiceServicer):
     async def ListReviews(self, request: pb.ListReviewsRequest, context: Context) -> Served:
         """See the proto."""
         full = request.view == pb.REVIEW_VIEW_FULL
+        size = min(paging.size(request), ENTRIES_MAX) if full else paging.size(request)
+        after = paging.position(request, paging.OLDEST)
+        wanted = names.REVIEW_STATE.known(request.state)
+        state = ReviewState(wanted) if wanted else None
+        platform = request.platform or None
         if request.review_id:
-            found = [await self._known(UUID(request.review_id))]
-            return pb.ListReviewsResponse(reviews=[await self._message(review, full=full) for review in found])
-        size = request.page_size or paging.PAGE_SIZE_DEFAULT
-        size = min(size, ENTRIES_MAX) if full else size
-        state = review_state.known(request.state)
-        found = await self._reviews.reviews(
-            ReviewState(state) if state else None,
-            request.platform or None,
-            paging.position(request.page_token, paging.OLDEST),
-            size + 1,
-        )
-        shown, token = paging.page(found, size, _position)
+            review = await self._known(UUID(request.review_id))
+            fits = state in (None, review.state) and platform in (None, review.platform)
+            found = [review] if fits else []
+        else:
+            found = await self._reviews.reviews(state, platform, after, size + 1)
+        shown, token = paging.page(request, found, size, _position)
         messages = [await self._message(review, full=full) for review in shown]
         return pb.ListReviewsResponse(reviews=messages, next_page_token=token)
 
@@ -80,13 +80,16 @@ class ReviewServicer(review_service_pb2_grpc.ReviewServiceServicer):
         return review
 
     async def _why_not(self, review_id: UUID | None, reviewer: str) -> Refusal:
+        if review_id is not None:
+            review = await self._known(review_id)
+            if review.state not in (ReviewState.OPEN, ReviewState.CLAIMED):
+                return Refusal(Reason.REVIEW_STATE_INVALID, f"the review is {review.state} already")
+            if review.state is ReviewState.CLAIMED and review.claimed_by != reviewer:
+                return Refusal(Reason.REVIEW_CLAIMED, "another reviewer has claimed the review")
+        if not await self._reviews.may_claim(reviewer):
+            return Refusal(Reason.LIMIT_EXCEEDED, "the reviewer has claimed as many reviews as one may have at once")
         if review_id is None:
             return Refusal(Reason.REVIEW_NOT_FOUND, "no review waits to be claimed")
-        review = await self._known(review_id)
-        if review.state not in (ReviewState.OPEN, ReviewState.CLAIMED):
-            return Refusal(Reason.REVIEW_STATE_INVALID, f"the review is {review.state} already")
-        if review.state is ReviewState.CLAIMED and review.claimed_by != reviewer:
-            return Refusal(Reason.REVIEW_CLAIMED, "another reviewer has claimed the review")
         return Refusal(Reason.CONFLICT_RETRY, "the review's account is just being changed; try again")
 
     async def _message(self, review: Review, *, full: bool) -> pb.Review:

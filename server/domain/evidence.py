@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from server.domain.card import Card
+from server.domain.feature_words import sentence
 from server.domain.recycling import Recycling
 from server.domain.review import Review
 
@@ -71,17 +72,11 @@ class Evidence:
 def signals(
     features: Mapping[str, float | int | bool | None], explanation: Sequence[Signal] | None
 ) -> tuple[Signal, ...]:
-    """The scorer's own explanation where it gave one; else each known feature by its name."""
+    """The scorer's own explanation where it gave one; else each known feature in words, in no particular order."""
     if explanation:
         return tuple(explanation[:ENTRIES_MAX])
     return tuple(
-        Signal(feature=name, value=float(value), sentence=f"{name.replace('_', ' ')}: {_told(value)}")
+        Signal(feature=name, value=float(value), sentence=sentence(name, value))
         for name, value in features.items()
         if value is not None
     )
-
-
-def _told(value: float | int | bool) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -24,12 +24,13 @@ class OutcomeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewOutcome:
-    """What a caller tells. `account_id` is None where the recycling is to be found by its id."""
+    """What a caller tells. `account_id` is None where the recycling is to be found by its id; `time` where it happened
+    just now, or is known already."""
 
     account_id: str | None
     recycling_id: UUID
     kind: OutcomeKind
-    time: datetime
+    time: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

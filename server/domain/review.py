@@ -12,6 +12,8 @@ from server.domain.recycling import Decision, Recycling, RiskBand
 
 CLAIM_LEASE = timedelta(minutes=15)
 """How long a claimed review is its reviewer's alone."""
+CLAIMS_MAX = 20
+"""How many reviews one reviewer may have claimed at once, unless told otherwise: nobody keeps the others' work."""
 
 
 class ReviewKind(StrEnum):

@@ -20,7 +20,8 @@ class OutcomeRecorder:
         """The outcome as it was first recorded. Raises Refusal."""
         found = await self._find(told)
         if found.recorded is None:
-            check_time(told.time, recycled=found.recycled, now=found.now)
+            if told.time is not None:
+                check_time(told.time, recycled=found.recycled, now=found.now)
             await self._store.record_outcome(found.account_id, told)
             found = await self._find(told)  # somebody else may have been first
         assert found.recorded is not None, "what was recorded is there"

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from server.domain.evidence import ENTRIES_MAX, AccountRequest, Evidence, SharedTrait, Signal, SimilarCase, signals
-from server.domain.review import CLAIM_LEASE, Review, ReviewState
+from server.domain.review import CLAIM_LEASE, CLAIMS_MAX, Review, ReviewState
 from server.store import rows
 from server.store.store import PostgresStore
 
@@ -35,10 +35,12 @@ _requests = msgspec.json.Decoder(tuple[AccountRequest, ...])
 
 
 class PostgresReviews:
-    """Reviews over the same connections as `store`."""
+    """Reviews over the same connections as `store`. A reviewer has at most `claims_max` claimed at once."""
 
-    def __init__(self, store: PostgresStore) -> None:
+    def __init__(self, store: PostgresStore, *, claims_max: int = CLAIMS_MAX) -> None:
         self._query = store.query
+        self._query_alone = store.query_alone
+        self._claims_max = claims_max
 
     async def review(self, review_id: UUID) -> Review | None:
         """A review as it stands; None when there is no such."""
@@ -54,9 +56,16 @@ class PostgresReviews:
         return [rows.review(row["review"]).at(row["now"]) for row in found]
 
     async def claim(self, review_id: UUID | None, reviewer: str, platform: str | None) -> Review | None:
-        """Claims a review, or renews the claim; None when it, or any, could not be had."""
-        found = await self._query("claim_review", review_id, reviewer, CLAIM_LEASE, platform)
+        """Claims a review, or renews the claim; None when it, or any, could not be had, or the reviewer has enough."""
+        found = await self._query_alone(
+            f"claims of {reviewer}", "claim_review", review_id, reviewer, CLAIM_LEASE, platform, self._claims_max
+        )
         return rows.review(found[0]["review"]).at(found[0]["now"]) if found else None
+
+    async def may_claim(self, reviewer: str) -> bool:
+        """Whether a reviewer has fewer claims than one may have."""
+        (found,) = await self._query("claims", reviewer)
+        return int(found["claims"]) < self._claims_max
 
     async def due_holds(self, how_many: int) -> list[Review]:
         """Lapsed holds that nobody has recorded yet, reserved for the caller for a minute."""

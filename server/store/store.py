@@ -36,7 +36,7 @@ from server.engine.ports import (
     PutEntry,
     StoreUnavailable,
 )
-from server.store import rows
+from server.store import inputs, rows
 from server.store.policy_document import parse_policy
 from server.store.statements import statement
 
@@ -102,7 +102,7 @@ class PostgresStore:
     async def load(self, commands: Sequence[Command]) -> list[Loaded]:
         """All that the decisions may read, in one round trip."""
         with tracer.start_as_current_span("store.load", attributes=_span("load")):
-            found = await self._fetch("load", command=[rows.command_row(command) for command in commands])
+            found = await self._fetch("load", command=[inputs.command_row(command) for command in commands])
         await self._learn_policies(row for row in found if row["card"] is not None)
         names = list(found[0].keys())
         first_feature = names.index("feature_position") + 1
@@ -125,7 +125,7 @@ class PostgresStore:
         dry = {position for position, entry in enumerate(entries) if entry.command.dry_run}
         with tracer.start_as_current_span("store.record", attributes=_span("record")):
             try:
-                claimed = await self._fetch("record", **rows.entry_rows(entries))
+                claimed = await self._fetch("record", **inputs.entry_rows(entries))
             except asyncpg.DeadlockDetectedError:  # everyone in it lost a race
                 return set()
         return dry | {row["position"] for row in claimed}
@@ -241,6 +241,11 @@ class PostgresStore:
         """The rows of a statement that neither loads nor records commands."""
         return await self._query(name, *arguments)
 
+    async def query_alone(self, what: str, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        """As `query`, but on all servers only one at a time of those that name the same `what`: each sees what the one
+        before it did. Two round trips."""
+        return await self._run_beside(statement(name).text, *arguments, alone=what)
+
     # What became of recyclings
 
     async def load_outcome(self, told: NewOutcome) -> OutcomeContext | None:
@@ -257,7 +262,11 @@ class PostgresStore:
 
     async def record_outcome(self, account_id: str, told: NewOutcome) -> None:
         """Keeps an outcome, once."""
-        await self._query("outcome_record", account_id, told.recycling_id, told.kind, told.time)
+        arguments = (account_id, told.recycling_id, told.kind, told.time)
+        if told.time is not None:
+            await self._query("outcome_record", *arguments)
+        else:
+            await self.query_alone(f"outcomes of {told.recycling_id}", "outcome_record", *arguments)
 
     # How models fare
 
@@ -297,34 +306,34 @@ class PostgresStore:
 
     # Inside
 
-    async def _fetch(self, name: str, **inputs: Sequence[rows.Row]) -> list[asyncpg.Record]:
+    async def _fetch(self, name: str, **row_sets: Sequence[rows.Row]) -> list[asyncpg.Record]:
         wanted = statement(name)
-        return await self._run(wanted.text, *wanted.arguments(**inputs))
+        return await self._run(wanted.text, *wanted.arguments(**row_sets))
 
-    async def _fetch_beside(self, name: str, **inputs: Sequence[rows.Row]) -> list[asyncpg.Record]:
+    async def _fetch_beside(self, name: str, **row_sets: Sequence[rows.Row]) -> list[asyncpg.Record]:
         wanted = statement(name)
-        return await self._run_beside(wanted.text, *wanted.arguments(**inputs))
+        return await self._run_beside(wanted.text, *wanted.arguments(**row_sets))
 
     async def _query(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
         return await self._run_beside(statement(name).text, *arguments)
 
-    async def _run_beside(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _run_beside(self, text: str, *arguments: Any, alone: str | None = None) -> list[asyncpg.Record]:
         """Readers and issuers share what the engine's batches leave: they cannot starve them of connections."""
         try:
             await asyncio.wait_for(self._others.acquire(), ACQUIRE_TIMEOUT_S)
         except TimeoutError:
             raise StoreUnavailable("all connections are busy") from None
         try:
-            return await self._run(text, *arguments)
+            return await self._run(text, *arguments, alone=alone)
         finally:
             self._others.release()
 
-    async def _run(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _run(self, text: str, *arguments: Any, alone: str | None = None) -> list[asyncpg.Record]:
         try:
             try:
-                return await self._run_once(text, *arguments)
+                return await self._run_once(text, *arguments, alone=alone)
             except asyncpg.OutdatedSchemaCacheError:  # a migration has added a column
-                return await self._run_once(text, *arguments)
+                return await self._run_once(text, *arguments, alone=alone)
         except asyncpg.DeadlockDetectedError:
             raise
         except _CANNOT_REACH as error:
@@ -334,10 +343,17 @@ class PostgresStore:
         except asyncpg.PostgresError as error:
             raise StatementFailed(error) from None
 
-    async def _run_once(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def _run_once(self, text: str, *arguments: Any, alone: str | None) -> list[asyncpg.Record]:
+        fetched: list[asyncpg.Record]
         async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-            fetched: list[asyncpg.Record] = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
-            return fetched
+            if alone is None:
+                fetched = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
+                return fetched
+            async with connection.transaction():
+                # A statement of its own: the next one then sees what whoever held the lock has committed.
+                await connection.execute(statement("lock").text, alone, timeout=STATEMENT_TIMEOUT_S)
+                fetched = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
+                return fetched
 
     def _snapshot(self, command: Command, row: asyncpg.Record, features: Features) -> Snapshot:
         card = rows.card(row["card"], row["segment"]) if row["card"] is not None else None

@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import polars as pl
 import pytest
+from fraud_scoring.v1.fraud_scoring_service_pb2 import GetModelRequest
+from fraud_scoring.v1.fraud_scoring_service_pb2_grpc import FraudScoringServiceStub
 
 from local.stack import Process, Settings, Stack, StackError, private_file, running
 from migrations.postgres import EmbeddedPostgres
+from tests.fraud_models import write_model
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -111,6 +115,20 @@ def test_dead_postgres_is_noticed(open_folder: Path) -> None:
         while stack.dead() is None:
             pass
         assert stack.dead() == "embedded Postgres"
+
+
+def test_challenger_is_told_to_the_worker(open_folder: Path) -> None:
+    """A service that is run with a challenger has a worker in which it scores beside the model."""
+    challenger = write_model(open_folder / "challenger", 3)
+    settings = Settings(
+        folder=open_folder / "challenged",
+        durable=False,
+        challengers=[open_folder / "challenger"],
+        log=open_folder / "challenged.log",
+    )
+    with running(settings) as stack, grpc.insecure_channel(stack.worker_address) as channel:
+        used = FraudScoringServiceStub(channel).GetModel(GetModelRequest(), timeout=10)
+    assert [each.model_version for each in used.challengers] == [challenger] != [used.model_version]
 
 
 def test_silent_process_has_no_address() -> None:

@@ -150,7 +150,8 @@ async def test_full_pages_are_short(service: Service, suspicious: tuple[Recyclin
     first = await client.list_reviews(pb.ListReviewsRequest(view=pb.REVIEW_VIEW_FULL, page_size=1000))
     assert len(first.reviews) == 20 and first.next_page_token
     assert all(review.evidence.signals for review in first.reviews)
-    second = await client.list_reviews(pb.ListReviewsRequest(page_token=first.next_page_token))
+    request = pb.ListReviewsRequest(view=pb.REVIEW_VIEW_FULL, page_token=first.next_page_token)
+    second = await client.list_reviews(request)
     ids = [review.review_id for review in (*first.reviews, *second.reviews)]
     assert len(ids) == len(set(ids)) >= 21
 

@@ -73,15 +73,40 @@ async def lived(fresh_database: FreshDatabase) -> AsyncIterator[World]:
                 account_id=card.account_id, recycling_id=live["recycling_id"], kind=kind, time=live["create_time"]
             )
             await recorder.record(told)
-            if place == 1 and hour % 6 == 0:
+            if place in (1, 3) and hour % 6 == 0 and not (place == 3 and hour % 4 == 0):
                 returned = types_pb2.Recycling(account_id=card.account_id, recycling_id=str(live["recycling_id"]))
                 await world.answer(reactivate(returned, circumstances=theirs(draw, hour, place)))
+                await world.move(timedelta(minutes=1))
+                another = await world.issue(account_id=card.account_id)
+                await world.recycled(another, circumstances=theirs(draw, hour, place))
+    await investigated(world, draw)
     await world.move(timedelta(days=2))
     await world.issue(account_id="the last")
     yield world
     broken = await world.broken()
     await world.close()
     assert not broken
+
+
+async def investigated(world: World, draw: random.Random) -> None:
+    """Two findings about an account as a whole, which nobody told of its requests; it goes on for some days. One that
+    was cleared again, too."""
+    for account_id, label in (("ringleader", 1), ("cleared", 1), ("ringleader", 1), ("cleared", 0)):
+        for _ in range(2):
+            card = await world.issue(account_id=account_id)
+            await world.answer(
+                recycle(card, circumstances=circumstances(f"of-{account_id}", rooted=draw.random() < 0.5))
+            )
+            await world.move(timedelta(hours=5))
+        await world.owner.execute(
+            "INSERT INTO risk_label (account_id, label, source, label_time) VALUES ($1, $2, 'audit', service_clock())",
+            account_id,
+            label,
+        )
+        await world.move(timedelta(hours=1))
+    await world.recycled(await world.issue(account_id="ringleader"), circumstances=circumstances("of-ringleader"))
+    # Another account that is seen on the same device.
+    await world.recycled(await world.issue(), circumstances=circumstances("of-ringleader"))
 
 
 def theirs(draw: random.Random, hour: int, place: int) -> Circumstances:
@@ -175,7 +200,12 @@ async def test_labels_are_what_became_of_the_requests(lived: World, log: Path) -
     counts = dict(frame.group_by("label_source").len().iter_rows())
     complained_of, cleared = ROUNDS // 4, ROUNDS // 8
     fraud, genuine = ROUNDS - cleared, 3 * ROUNDS - complained_of + cleared
-    assert counts == {"CONFIRMED_FRAUD": fraud, "CONFIRMED_GENUINE": genuine, None: complained_of}
+    # Who got his card back recycled another; so did one on the ringleader's device.
+    returned = pl.read_parquet(log).filter(pl.col("event_kind") == "REACTIVATE").height
+    of_accounts = {"ACCOUNT": 9, "SILENCE": 1 + returned}
+    told = {"CONFIRMED_FRAUD": fraud, "CONFIRMED_GENUINE": genuine, None: complained_of}
+    assert counts == told | of_accounts
+    frame = frame.filter(pl.col("label_source").is_null() | ~pl.col("label_source").is_in(list(of_accounts)))
     abuse = frame.filter(pl.col("label"))
     assert abuse.height == fraud
     assert abuse.filter(pl.col("abuse_time") <= pl.col("label_time")).height == fraud
@@ -183,6 +213,30 @@ async def test_labels_are_what_became_of_the_requests(lived: World, log: Path) -
     assert frame["policy_revision"].unique().to_list() == ["iqiyi@1"]
     assert frame["model_version"].unique().to_list() == ["fake"]
     assert frame["platform"].unique().to_list() == ["iqiyi"]
+
+
+async def test_finding_about_an_account_is_known_of_its_requests(log: Path) -> None:
+    """What was found of an account as a whole labels its requests, of which nothing else is known, before and after;
+    and each time that its abuse became known stands on one of its events."""
+    frame = pl.read_parquet(log).filter(pl.col("account_id").is_in(["ringleader", "cleared"]))
+    judged = frame.filter(pl.col("event_kind") == "RECYCLE")
+    labels = {
+        account_id: set(judged.filter(pl.col("account_id") == account_id)["label"])
+        for account_id in ("ringleader", "cleared")
+    }
+    assert labels == {"ringleader": {True}, "cleared": {False}}
+    assert judged.filter(pl.col("label_time") < pl.col("event_time")).is_empty()
+    known = frame.filter(pl.col("abuse_time").is_not_null()).group_by("account_id").len()
+    assert dict(known.iter_rows()) == {"ringleader": 2, "cleared": 1}
+
+
+async def test_finding_labels_a_reactivation_and_is_known_once(lived: World, log: Path) -> None:
+    """Abuse that is found of a recycling labels what undid it as well, but became known only once."""
+    frame = pl.read_parquet(log)
+    undone = frame.filter(pl.col("event_kind") == "REACTIVATE", pl.col("label"))
+    assert undone.height and undone["abuse_time"].null_count() == undone.height
+    known = await lived.owner.fetchval("SELECT count(*) FROM risk_label WHERE label = 1")
+    assert frame["abuse_time"].drop_nulls().len() == known
 
 
 async def test_dry_runs_are_history_only(log: Path) -> None:

@@ -149,6 +149,21 @@ async def test_impossible_time_is_invalid(world: World, after: timedelta) -> Non
     assert await world.count("outcome", recycling.account_id) == 0
 
 
+async def test_outcome_without_a_time_is_of_now(world: World) -> None:
+    """What is told without a time happened now, by the service's clock, however far that is from ours; told again, even
+    by several at once, it is the same."""
+    recycling = await recycled(world)
+    told = news(recycling, OutcomeKind.COMPLAINT, time=None)
+    outcomes = await asyncio.gather(*(recorded(world, told) for _ in range(4)))
+    now = await world.store.now()
+    assert {(outcome.time, outcome.record_time) for outcome in outcomes} == {(now, now)}
+    await world.move(DAY)
+    assert await recorded(world, told) == outcomes[0]
+    assert await world.count("outcome", recycling.account_id) == 1
+    earlier = await recorded(world, news(recycling, OutcomeKind.COMPLAINT))
+    assert earlier != outcomes[0] and await recorded(world, told) == outcomes[0]
+
+
 async def test_outcome_moves_no_value(world: World) -> None:
     """A chargeback that is only told changes neither card nor recycling nor wallet."""
     recycling = await recycled(world)

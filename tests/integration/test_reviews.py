@@ -521,8 +521,8 @@ async def test_lists_by_state_and_platform(new_world: MakeWorld) -> None:
 
 
 async def test_evidence_shows_what_a_person_needs(new_world: MakeWorld) -> None:
-    """Without the scorer's explanation features go by name; other accounts on the same device and address are shown,
-    and the account's own history, capped."""
+    """Without the scorer's explanation features are told in words; other accounts on the same device and address are
+    shown, and the account's own history, capped."""
     world = await new_world()
     world.scorer.mute = True
     shared: dict[str, Any] = {"device": "a shared one", "ip": "203.0.113.7"}
@@ -533,8 +533,8 @@ async def test_evidence_shows_what_a_person_needs(new_world: MakeWorld) -> None:
     review = await world.held(card, circumstances=circumstances(emulator=True, **shared))
     evidence = await world.reviews.evidence(review)
     told = {signal.feature: signal.sentence for signal in evidence.signals}
-    assert told["device_accounts_24h"] == "device accounts 24h: 1"
-    assert told["emulator"] == "emulator: yes"
+    assert told["device_accounts_24h"] == "Other accounts first seen on this device in the last 24 hours: 1."
+    assert told["emulator"] == "The device is an emulator: yes."
     (similar,) = evidence.similar
     assert [str(trait) for trait in similar.shared] == ["ADDRESS", "DEVICE"]
     assert str(similar.recycling.recycling_id) == other.recycling_id

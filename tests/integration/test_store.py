@@ -17,7 +17,7 @@ from card_recycling.v1 import recycling_service_pb2, types_pb2
 
 from migrations.postgres import EmbeddedPostgres
 from migrations.runner import migrate
-from server.api.messages import CommandParser
+from server.api.requests import CommandParser
 from server.domain.errors import Reason
 from server.engine.ports import StoreUnavailable
 from server.store import store as store_module

@@ -6,6 +6,8 @@ from typing import Any
 import grpc
 import polars as pl
 import pytest
+from card_recycling.v1.card_service_pb2 import IssueCardsRequest
+from card_recycling.v1.recycling_service_pb2 import RecycleRequest
 
 from clients.python import Retries
 from clients.python.card_terms import CardTerms
@@ -17,10 +19,10 @@ HEADER = "event_time,event_kind,account_id,card_id,amount_minor,device_id,ip,age
 AWAY = failure(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 
 
-def log(folder: Path, *rows: str) -> list[Event]:
+def log(folder: Path, *rows: str, header: str = HEADER) -> list[Event]:
     """The events of a CSV log with these rows."""
     path = folder / "log.csv"
-    path.write_text(HEADER + "".join(f"{row}\n" for row in rows))
+    path.write_text(header + "".join(f"{row}\n" for row in rows))
     return read_events(path)
 
 
@@ -64,6 +66,34 @@ async def test_price_is_known_from_the_recycle_ahead(tmp_path: Path) -> None:
     ]
     await driven(service, log(tmp_path, *rows))
     assert [call.request.items[0].paid_minor for call in service.calls[:2]] == [1400, 500]
+
+
+async def test_serials_are_those_of_the_log(tmp_path: Path) -> None:
+    """A card is issued with the serial that any of its events tells, once a platform; no other serial is made up."""
+    service = FakeService()
+    rows = [
+        "2026-01-01T00:00:00Z,ISSUE,a,c1,iqiyi,",
+        "2026-01-01T00:01:00Z,RECYCLE,a,c1,iqiyi,S-1201",
+        "2026-01-01T00:02:00Z,ISSUE,b,c2,iqiyi,S-1201",
+        "2026-01-01T00:03:00Z,ISSUE,b,c3,tencent,S-1201",
+        "2026-01-01T00:04:00Z,ISSUE,c,c4,iqiyi,no serial",
+        "2026-01-01T00:05:00Z,ISSUE,d,c5,iqiyi,",
+        "2026-01-01T00:06:00Z,ISSUE,e,,iqiyi,S-1202",
+    ]
+    await driven(service, log(tmp_path, *rows, header="event_time,event_kind,account_id,card_id,platform,serial\n"))
+    items = [call.request.items[0] for call in service.calls if isinstance(call.request, IssueCardsRequest)]
+    assert [item.external_serial for item in items] == ["S-1201", "", "S-1201", "", "", "S-1202"]
+    assert [item.HasField("external_serial") for item in items] == [True, False, True, False, False, True]
+
+
+async def test_devices_clock_is_as_far_off_as_the_log_says(tmp_path: Path) -> None:
+    """A request tells its device's clock where the log tells how far it was off, and none where it does not."""
+    service = FakeService()
+    rows = ["2026-01-01T00:00:00Z,RECYCLE,a,c1,d,90.5", "2026-01-01T00:01:00Z,RECYCLE,b,c2,d,"]
+    header = "event_time,event_kind,account_id,card_id,device_id,clock_skew_seconds\n"
+    await driven(service, log(tmp_path, *rows, header=header))
+    told, silent = (call.request.device for call in service.calls if isinstance(call.request, RecycleRequest))
+    assert told.clock_time.ToJsonString() == "2026-01-01T00:01:30.500Z" and not silent.HasField("clock_time")
 
 
 async def test_recycles_of_one_moment_go_in_one_batch(tmp_path: Path) -> None:
@@ -198,6 +228,7 @@ def test_other_formats_read_alike(tmp_path: Path, name: str) -> None:
         ("2026-01-01T00:00:00Z,ISSUE,a,,2.7,,,,,", "row 0: column amount_minor: 2.7 is not a whole number"),
         ("2026-01-01T00:00:00Z,ISSUE,a,,,,,,,7", "row 0: column label: 7 is neither true nor false"),
         ("2026-01-01T00:00:00Z,ISSUE,a,,,,,,perhaps,", "row 0.*perhaps"),
+        ("2026-01-01T00:00:00Z,ISSUE,a,,-1,,,,,", "row 0: column amount_minor: -1 is out of range"),
     ],
 )
 def test_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:

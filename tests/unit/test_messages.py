@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrations.risk_log import TraceHasher
-from server.api.messages import CommandParser, MessageRenderer, card_message, recycling_message, wallet_message
+from server.api.messages import MessageRenderer, card_message, recycling_message, wallet_message
+from server.api.requests import CommandParser
 from server.domain.card import DAY, CardState, VoidReason
 from server.domain.commands import Circumstances, Recycle
 from server.domain.errors import Refusal
@@ -32,7 +33,7 @@ from server.domain.recycling import (
 from server.domain.review import ReviewKind, ReviewState, ReviewVerdict
 from server.engine.ports import Entry, Loaded
 from server.engine.receipt import receipt
-from server.store import rows
+from server.store import inputs
 from tests.builders import ACCOUNT_ID, CARD_ID, LOW, MICROSECOND, NOW, RECYCLING_ID, REQUEST_ID, Account, active, issued
 
 HASHER = TraceHasher(b"a trace key of tests")
@@ -396,7 +397,7 @@ def test_raw_device_never_leaves_the_edge() -> None:
         response=MessageRenderer().answer(command, change),
         receipt=receipt(command, loaded, LOW, change),
     )
-    kept = repr((command, rows.command_row(command), rows.entry_rows([entry]), entry))
+    kept = repr((command, inputs.command_row(command), inputs.entry_rows([entry]), entry))
     assert command.circumstances.payout_hash is not None
     for value in (*RAW.values(), PAYOUT):
         assert value not in kept

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from migrations.risk_log import TraceHasher
 from server.api import errors, paging
-from server.api.messages import CommandParser
+from server.api.requests import CommandParser
 from server.api.shape import FIELDS_REPORTED_MAX, check_shape
 from server.domain.commands import Command, IssueItem
 from server.domain.errors import Reason, Refusal
-from server.store import rows
+from server.store import inputs
 from tests.builders import ACCOUNT_ID, CARD_ID, RECYCLING_ID, REQUEST_ID
 
 DEVICE: dict[str, Any] = {
@@ -309,7 +309,7 @@ def test_report_of_wrong_fields_is_bounded() -> None:
 )
 def test_page_token_not_of_ours_is_refused_or_harmless(token: str) -> None:
     """Any text is either a position in time or FIELD_INVALID naming the token."""
-    refusal = refusal_of(lambda: paging.position(token))
+    refusal = refusal_of(lambda: paging.position(recycling_service_pb2.ListRecyclingsRequest(page_token=token)))
     assert refusal is None or (refusal.reason, refusal.fields[0][0]) == (Reason.FIELD_INVALID, "page_token")
 
 
@@ -379,7 +379,7 @@ def test_message_that_passes_is_parsed(good: Message, data: st.DataObject) -> No
     if isinstance(command, Command | IssueItem):
         assert len(command.input_hash()) == 32
     if isinstance(command, Command):
-        rows.command_row(command)
+        inputs.command_row(command)
 
 
 @given(data=st.binary(max_size=200))

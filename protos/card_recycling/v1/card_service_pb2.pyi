@@ -252,7 +252,7 @@ class ListCardsRequest(message.Message):
     page_size: builtins.int
     """At most so many; 50 when left out."""
     page_token: builtins.str
-    """`next_page_token` of the page before. Opaque."""
+    """`next_page_token` of the page before, with the same other fields but `page_size`. Opaque."""
     def __init__(
         self,
         *,

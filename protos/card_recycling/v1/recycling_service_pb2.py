@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)card_recycling/v1/recycling_service.proto\x12\x11\x63\x61rd_recycling.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1d\x63\x61rd_recycling/v1/types.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x85\x03\n\x13QuoteRecycleRequest\x12\x43\n\naccount_id\x18\x01 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\x1d\n\x07\x63\x61rd_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12@\n\x06reason\x18\x03 \x01(\x0e\x32 .card_recycling.v1.RecycleReasonB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12)\n\x06\x64\x65vice\x18\x04 \x01(\x0b\x32\x19.card_recycling.v1.Device\x12-\n\x08\x62\x65havior\x18\x05 \x01(\x0b\x32\x1b.card_recycling.v1.Behavior\x12<\n\x11\x63ompensation_unit\x18\x06 \x01(\x0e\x32\x17.card_recycling.v1.UnitB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\"\n\tpayout_id\x18\x07 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x88\x01\x01\x42\x0c\n\n_payout_id\"\x93\x01\n\x14QuoteRecycleResponse\x12/\n\trecycling\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\x12\x13\n\x0bquote_token\x18\x02 \x01(\t\x12\x35\n\x11quote_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd8\x03\n\x0eRecycleRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x43\n\naccount_id\x18\x02 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\x1d\n\x07\x63\x61rd_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12@\n\x06reason\x18\x04 \x01(\x0e\x32 .card_recycling.v1.RecycleReasonB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12)\n\x06\x64\x65vice\x18\x05 \x01(\x0b\x32\x19.card_recycling.v1.Device\x12-\n\x08\x62\x65havior\x18\x06 \x01(\x0b\x32\x1b.card_recycling.v1.Behavior\x12<\n\x11\x63ompensation_unit\x18\x07 \x01(\x0e\x32\x17.card_recycling.v1.UnitB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\x0bquote_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x15\n\rvalidate_only\x18\t \x01(\x08\x12\"\n\tpayout_id\x18\n \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x88\x01\x01\x42\x0c\n\n_payout_id\"B\n\x0fRecycleResponse\x12/\n\trecycling\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\"\xd2\x01\n\x13\x42\x61tchRecycleRequest\x12?\n\x08requests\x18\x01 \x03(\x0b\x32!.card_recycling.v1.RecycleRequestB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03:z\xbaHw\x1au\n\x16\x62\x61tch_recycle.requests\x12\"requests must hold 1 to 1000 items\x1a\x37size(this.requests) >= 1 && size(this.requests) <= 1000\"\xc5\x01\n\x14\x42\x61tchRecycleResponse\x12?\n\x07results\x18\x01 \x03(\x0b\x32..card_recycling.v1.BatchRecycleResponse.Result\x1al\n\x06Result\x12\x31\n\trecycling\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.RecyclingH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xc1\x02\n\x11ReactivateRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x43\n\naccount_id\x18\x02 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\"\n\x0crecycling_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12)\n\x06\x64\x65vice\x18\x04 \x01(\x0b\x32\x19.card_recycling.v1.Device\x12-\n\x08\x62\x65havior\x18\x05 \x01(\x0b\x32\x1b.card_recycling.v1.Behavior\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x12\"\n\tpayout_id\x18\x07 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x88\x01\x01\x42\x0c\n\n_payout_id\"\xd0\x01\n\x12ReactivateResponse\x12\x33\n\x05state\x18\x01 \x01(\x0e\x32$.card_recycling.v1.ReactivationState\x12-\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x1b.card_recycling.v1.Decision\x12%\n\x04\x63\x61rd\x18\x03 \x01(\x0b\x32\x17.card_recycling.v1.Card\x12/\n\trecycling\x18\x04 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\"w\n\x08Goodwill\x12\x31\n\x04unit\x18\x01 \x01(\x0e\x32\x17.card_recycling.v1.UnitB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1e\n\x06\x61mount\x18\x02 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01\x12\x18\n\x04note\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03\"\xa8\x02\n\x11\x43ompensateRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x43\n\naccount_id\x18\x02 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\"\n\x0crecycling_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x32\n\x08goodwill\x18\x04 \x01(\x0b\x32\x1b.card_recycling.v1.GoodwillH\x00\x88\x01\x01\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x12\"\n\tpayout_id\x18\x06 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x01\x88\x01\x01\x42\x0b\n\t_goodwillB\x0c\n\n_payout_id\"p\n\x12\x43ompensateResponse\x12/\n\trecycling\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\x12)\n\x06wallet\x18\x02 \x01(\x0b\x32\x19.card_recycling.v1.Wallet\"~\n\x13GetRecyclingRequest\x12\x43\n\naccount_id\x18\x01 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\"\n\x0crecycling_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\"G\n\x14GetRecyclingResponse\x12/\n\trecycling\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\"\x99\x01\n\x15ListRecyclingsRequest\x12\x43\n\naccount_id\x18\x01 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"c\n\x16ListRecyclingsResponse\x12\x30\n\nrecyclings\x18\x01 \x03(\x0b\x32\x1c.card_recycling.v1.Recycling\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x90\x02\n\x14RecordOutcomeRequest\x12\x44\n\naccount_id\x18\x01 \x01(\tB+\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$H\x00\x88\x01\x01\x12\"\n\x0crecycling_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12<\n\x04kind\x18\x03 \x01(\x0e\x32\x1e.card_recycling.v1.OutcomeKindB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x41\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x17\xe2\x41\x01\x02\xbaH\x10\xb2\x01\n\x1a\x06\x08\x80\x98\xfb\x8ay2\x00\xc8\x01\x01\x42\r\n\x0b_account_id\"\xa5\x03\n\x07Outcome\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0crecycling_id\x18\x02 \x01(\t\x12,\n\x04kind\x18\x03 \x01(\x0e\x32\x1e.card_recycling.v1.OutcomeKind\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecord_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x0b\x61ttribution\x18\x06 \x01(\x0b\x32&.card_recycling.v1.Outcome.Attribution\x1a\xa9\x01\n\x0b\x41ttribution\x12\x10\n\x08platform\x18\x01 \x01(\t\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x17\n\nrisk_score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32!.card_recycling.v1.RecyclingStateB\r\n\x0b_risk_score\"D\n\x15RecordOutcomeResponse\x12+\n\x07outcome\x18\x01 \x01(\x0b\x32\x1a.card_recycling.v1.Outcome*\x9b\x01\n\x11ReactivationState\x12\"\n\x1eREACTIVATION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREACTIVATION_STATE_APPROVED\x10\x01\x12\x1f\n\x1bREACTIVATION_STATE_REJECTED\x10\x02\x12 \n\x1cREACTIVATION_STATE_IN_REVIEW\x10\x03*\xc7\x01\n\x0bOutcomeKind\x12\x1c\n\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_KIND_COMPLAINT\x10\x01\x12\x1b\n\x17OUTCOME_KIND_CONVERSION\x10\x02\x12\x1b\n\x17OUTCOME_KIND_CHARGEBACK\x10\x03\x12 \n\x1cOUTCOME_KIND_CONFIRMED_FRAUD\x10\x04\x12\"\n\x1eOUTCOME_KIND_CONFIRMED_GENUINE\x10\x05\x32\x88\x06\n\x10RecyclingService\x12_\n\x0cQuoteRecycle\x12&.card_recycling.v1.QuoteRecycleRequest\x1a\'.card_recycling.v1.QuoteRecycleResponse\x12P\n\x07Recycle\x12!.card_recycling.v1.RecycleRequest\x1a\".card_recycling.v1.RecycleResponse\x12_\n\x0c\x42\x61tchRecycle\x12&.card_recycling.v1.BatchRecycleRequest\x1a\'.card_recycling.v1.BatchRecycleResponse\x12Y\n\nReactivate\x12$.card_recycling.v1.ReactivateRequest\x1a%.card_recycling.v1.ReactivateResponse\x12Y\n\nCompensate\x12$.card_recycling.v1.CompensateRequest\x1a%.card_recycling.v1.CompensateResponse\x12_\n\x0cGetRecycling\x12&.card_recycling.v1.GetRecyclingRequest\x1a\'.card_recycling.v1.GetRecyclingResponse\x12\x65\n\x0eListRecyclings\x12(.card_recycling.v1.ListRecyclingsRequest\x1a).card_recycling.v1.ListRecyclingsResponse\x12\x62\n\rRecordOutcome\x12\'.card_recycling.v1.RecordOutcomeRequest\x1a(.card_recycling.v1.RecordOutcomeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)card_recycling/v1/recycling_service.proto\x12\x11\x63\x61rd_recycling.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1d\x63\x61rd_recycling/v1/types.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x8f\x03\n\x13QuoteRecycleRequest\x12\x43\n\naccount_id\x18\x01 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\x1d\n\x07\x63\x61rd_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12@\n\x06reason\x18\x03 \x01(\x0e\x32 .card_recycling.v1.RecycleReasonB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12)\n\x06\x64\x65vice\x18\x04 \x01(\x0b\x32\x19.card_recycling.v1.Device\x12-\n\x08\x62\x65havior\x18\x05 \x01(\x0b\x32\x1b.card_recycling.v1.Behavior\x12<\n\x11\x63ompensation_unit\x18\x06 \x01(\x0e\x32\x17.card_recycling.v1.UnitB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12,\n\tpayout_id\x18\x07 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x80\x02\x32\x08^\\P{C}*$H\x00\x88\x01\x01\x42\x0c\n\n_payout_id\"\x93\x01\n\x14QuoteRecycleResponse\x12/\n\trecycling\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\x12\x13\n\x0bquote_token\x18\x02 \x01(\t\x12\x35\n\x11quote_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe2\x03\n\x0eRecycleRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x43\n\naccount_id\x18\x02 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\x1d\n\x07\x63\x61rd_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12@\n\x06reason\x18\x04 \x01(\x0e\x32 .card_recycling.v1.RecycleReasonB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12)\n\x06\x64\x65vice\x18\x05 \x01(\x0b\x32\x19.card_recycling.v1.Device\x12-\n\x08\x62\x65havior\x18\x06 \x01(\x0b\x32\x1b.card_recycling.v1.Behavior\x12<\n\x11\x63ompensation_unit\x18\x07 \x01(\x0e\x32\x17.card_recycling.v1.UnitB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\x0bquote_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x15\n\rvalidate_only\x18\t \x01(\x08\x12,\n\tpayout_id\x18\n \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x80\x02\x32\x08^\\P{C}*$H\x00\x88\x01\x01\x42\x0c\n\n_payout_id\"B\n\x0fRecycleResponse\x12/\n\trecycling\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\"\xd2\x01\n\x13\x42\x61tchRecycleRequest\x12?\n\x08requests\x18\x01 \x03(\x0b\x32!.card_recycling.v1.RecycleRequestB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03:z\xbaHw\x1au\n\x16\x62\x61tch_recycle.requests\x12\"requests must hold 1 to 1000 items\x1a\x37size(this.requests) >= 1 && size(this.requests) <= 1000\"\xc5\x01\n\x14\x42\x61tchRecycleResponse\x12?\n\x07results\x18\x01 \x03(\x0b\x32..card_recycling.v1.BatchRecycleResponse.Result\x1al\n\x06Result\x12\x31\n\trecycling\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.RecyclingH\x00\x12$\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xcb\x02\n\x11ReactivateRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x43\n\naccount_id\x18\x02 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\"\n\x0crecycling_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12)\n\x06\x64\x65vice\x18\x04 \x01(\x0b\x32\x19.card_recycling.v1.Device\x12-\n\x08\x62\x65havior\x18\x05 \x01(\x0b\x32\x1b.card_recycling.v1.Behavior\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x12,\n\tpayout_id\x18\x07 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x80\x02\x32\x08^\\P{C}*$H\x00\x88\x01\x01\x42\x0c\n\n_payout_id\"\xd0\x01\n\x12ReactivateResponse\x12\x33\n\x05state\x18\x01 \x01(\x0e\x32$.card_recycling.v1.ReactivationState\x12-\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x1b.card_recycling.v1.Decision\x12%\n\x04\x63\x61rd\x18\x03 \x01(\x0b\x32\x17.card_recycling.v1.Card\x12/\n\trecycling\x18\x04 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\"w\n\x08Goodwill\x12\x31\n\x04unit\x18\x01 \x01(\x0e\x32\x17.card_recycling.v1.UnitB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1e\n\x06\x61mount\x18\x02 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01\x12\x18\n\x04note\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03\"\xb2\x02\n\x11\x43ompensateRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x43\n\naccount_id\x18\x02 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\"\n\x0crecycling_id\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x32\n\x08goodwill\x18\x04 \x01(\x0b\x32\x1b.card_recycling.v1.GoodwillH\x00\x88\x01\x01\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x12,\n\tpayout_id\x18\x06 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x80\x02\x32\x08^\\P{C}*$H\x01\x88\x01\x01\x42\x0b\n\t_goodwillB\x0c\n\n_payout_id\"p\n\x12\x43ompensateResponse\x12/\n\trecycling\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\x12)\n\x06wallet\x18\x02 \x01(\x0b\x32\x19.card_recycling.v1.Wallet\"~\n\x13GetRecyclingRequest\x12\x43\n\naccount_id\x18\x01 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\"\n\x0crecycling_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\"G\n\x14GetRecyclingResponse\x12/\n\trecycling\x18\x01 \x01(\x0b\x32\x1c.card_recycling.v1.Recycling\"\x99\x01\n\x15ListRecyclingsRequest\x12\x43\n\naccount_id\x18\x01 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"c\n\x16ListRecyclingsResponse\x12\x30\n\nrecyclings\x18\x01 \x03(\x0b\x32\x1c.card_recycling.v1.Recycling\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x02\n\x14RecordOutcomeRequest\x12\x44\n\naccount_id\x18\x01 \x01(\tB+\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$H\x00\x88\x01\x01\x12\"\n\x0crecycling_id\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12<\n\x04kind\x18\x03 \x01(\x0e\x32\x1e.card_recycling.v1.OutcomeKindB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12:\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\xbaH\r\xb2\x01\n\x1a\x06\x08\x80\x98\xfb\x8ay2\x00\x42\r\n\x0b_account_id\"\xa5\x03\n\x07Outcome\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0crecycling_id\x18\x02 \x01(\t\x12,\n\x04kind\x18\x03 \x01(\x0e\x32\x1e.card_recycling.v1.OutcomeKind\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecord_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x0b\x61ttribution\x18\x06 \x01(\x0b\x32&.card_recycling.v1.Outcome.Attribution\x1a\xa9\x01\n\x0b\x41ttribution\x12\x10\n\x08platform\x18\x01 \x01(\t\x12\x17\n\x0fpolicy_revision\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x17\n\nrisk_score\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32!.card_recycling.v1.RecyclingStateB\r\n\x0b_risk_score\"D\n\x15RecordOutcomeResponse\x12+\n\x07outcome\x18\x01 \x01(\x0b\x32\x1a.card_recycling.v1.Outcome*\x9b\x01\n\x11ReactivationState\x12\"\n\x1eREACTIVATION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREACTIVATION_STATE_APPROVED\x10\x01\x12\x1f\n\x1bREACTIVATION_STATE_REJECTED\x10\x02\x12 \n\x1cREACTIVATION_STATE_IN_REVIEW\x10\x03*\xc7\x01\n\x0bOutcomeKind\x12\x1c\n\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_KIND_COMPLAINT\x10\x01\x12\x1b\n\x17OUTCOME_KIND_CONVERSION\x10\x02\x12\x1b\n\x17OUTCOME_KIND_CHARGEBACK\x10\x03\x12 \n\x1cOUTCOME_KIND_CONFIRMED_FRAUD\x10\x04\x12\"\n\x1eOUTCOME_KIND_CONFIRMED_GENUINE\x10\x05\x32\x88\x06\n\x10RecyclingService\x12_\n\x0cQuoteRecycle\x12&.card_recycling.v1.QuoteRecycleRequest\x1a\'.card_recycling.v1.QuoteRecycleResponse\x12P\n\x07Recycle\x12!.card_recycling.v1.RecycleRequest\x1a\".card_recycling.v1.RecycleResponse\x12_\n\x0c\x42\x61tchRecycle\x12&.card_recycling.v1.BatchRecycleRequest\x1a\'.card_recycling.v1.BatchRecycleResponse\x12Y\n\nReactivate\x12$.card_recycling.v1.ReactivateRequest\x1a%.card_recycling.v1.ReactivateResponse\x12Y\n\nCompensate\x12$.card_recycling.v1.CompensateRequest\x1a%.card_recycling.v1.CompensateResponse\x12_\n\x0cGetRecycling\x12&.card_recycling.v1.GetRecyclingRequest\x1a\'.card_recycling.v1.GetRecyclingResponse\x12\x65\n\x0eListRecyclings\x12(.card_recycling.v1.ListRecyclingsRequest\x1a).card_recycling.v1.ListRecyclingsResponse\x12\x62\n\rRecordOutcome\x12\'.card_recycling.v1.RecordOutcomeRequest\x1a(.card_recycling.v1.RecordOutcomeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUOTERECYCLEREQUEST'].fields_by_name['compensation_unit']._loaded_options = None
   _globals['_QUOTERECYCLEREQUEST'].fields_by_name['compensation_unit']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_QUOTERECYCLEREQUEST'].fields_by_name['payout_id']._loaded_options = None
-  _globals['_QUOTERECYCLEREQUEST'].fields_by_name['payout_id']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_QUOTERECYCLEREQUEST'].fields_by_name['payout_id']._serialized_options = b'\272H\021r\017\020\001\030\200\0022\010^\\P{C}*$'
   _globals['_RECYCLEREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_RECYCLEREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
   _globals['_RECYCLEREQUEST'].fields_by_name['account_id']._loaded_options = None
@@ -59,7 +59,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECYCLEREQUEST'].fields_by_name['quote_token']._loaded_options = None
   _globals['_RECYCLEREQUEST'].fields_by_name['quote_token']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_RECYCLEREQUEST'].fields_by_name['payout_id']._loaded_options = None
-  _globals['_RECYCLEREQUEST'].fields_by_name['payout_id']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_RECYCLEREQUEST'].fields_by_name['payout_id']._serialized_options = b'\272H\021r\017\020\001\030\200\0022\010^\\P{C}*$'
   _globals['_BATCHRECYCLEREQUEST'].fields_by_name['requests']._loaded_options = None
   _globals['_BATCHRECYCLEREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002\272H\003\330\001\003'
   _globals['_BATCHRECYCLEREQUEST']._loaded_options = None
@@ -71,7 +71,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REACTIVATEREQUEST'].fields_by_name['recycling_id']._loaded_options = None
   _globals['_REACTIVATEREQUEST'].fields_by_name['recycling_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
   _globals['_REACTIVATEREQUEST'].fields_by_name['payout_id']._loaded_options = None
-  _globals['_REACTIVATEREQUEST'].fields_by_name['payout_id']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_REACTIVATEREQUEST'].fields_by_name['payout_id']._serialized_options = b'\272H\021r\017\020\001\030\200\0022\010^\\P{C}*$'
   _globals['_GOODWILL'].fields_by_name['unit']._loaded_options = None
   _globals['_GOODWILL'].fields_by_name['unit']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_GOODWILL'].fields_by_name['amount']._loaded_options = None
@@ -85,7 +85,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPENSATEREQUEST'].fields_by_name['recycling_id']._loaded_options = None
   _globals['_COMPENSATEREQUEST'].fields_by_name['recycling_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
   _globals['_COMPENSATEREQUEST'].fields_by_name['payout_id']._loaded_options = None
-  _globals['_COMPENSATEREQUEST'].fields_by_name['payout_id']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_COMPENSATEREQUEST'].fields_by_name['payout_id']._serialized_options = b'\272H\021r\017\020\001\030\200\0022\010^\\P{C}*$'
   _globals['_GETRECYCLINGREQUEST'].fields_by_name['account_id']._loaded_options = None
   _globals['_GETRECYCLINGREQUEST'].fields_by_name['account_id']._serialized_options = b'\342A\001\002\272H(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'
   _globals['_GETRECYCLINGREQUEST'].fields_by_name['recycling_id']._loaded_options = None
@@ -103,51 +103,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDOUTCOMEREQUEST'].fields_by_name['kind']._loaded_options = None
   _globals['_RECORDOUTCOMEREQUEST'].fields_by_name['kind']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000'
   _globals['_RECORDOUTCOMEREQUEST'].fields_by_name['time']._loaded_options = None
-  _globals['_RECORDOUTCOMEREQUEST'].fields_by_name['time']._serialized_options = b'\342A\001\002\272H\020\262\001\n\032\006\010\200\230\373\212y2\000\310\001\001'
-  _globals['_REACTIVATIONSTATE']._serialized_start=4010
-  _globals['_REACTIVATIONSTATE']._serialized_end=4165
-  _globals['_OUTCOMEKIND']._serialized_start=4168
-  _globals['_OUTCOMEKIND']._serialized_end=4367
+  _globals['_RECORDOUTCOMEREQUEST'].fields_by_name['time']._serialized_options = b'\272H\r\262\001\n\032\006\010\200\230\373\212y2\000'
+  _globals['_REACTIVATIONSTATE']._serialized_start=4043
+  _globals['_REACTIVATIONSTATE']._serialized_end=4198
+  _globals['_OUTCOMEKIND']._serialized_start=4201
+  _globals['_OUTCOMEKIND']._serialized_end=4400
   _globals['_QUOTERECYCLEREQUEST']._serialized_start=216
-  _globals['_QUOTERECYCLEREQUEST']._serialized_end=605
-  _globals['_QUOTERECYCLERESPONSE']._serialized_start=608
-  _globals['_QUOTERECYCLERESPONSE']._serialized_end=755
-  _globals['_RECYCLEREQUEST']._serialized_start=758
-  _globals['_RECYCLEREQUEST']._serialized_end=1230
-  _globals['_RECYCLERESPONSE']._serialized_start=1232
-  _globals['_RECYCLERESPONSE']._serialized_end=1298
-  _globals['_BATCHRECYCLEREQUEST']._serialized_start=1301
-  _globals['_BATCHRECYCLEREQUEST']._serialized_end=1511
-  _globals['_BATCHRECYCLERESPONSE']._serialized_start=1514
-  _globals['_BATCHRECYCLERESPONSE']._serialized_end=1711
-  _globals['_BATCHRECYCLERESPONSE_RESULT']._serialized_start=1603
-  _globals['_BATCHRECYCLERESPONSE_RESULT']._serialized_end=1711
-  _globals['_REACTIVATEREQUEST']._serialized_start=1714
-  _globals['_REACTIVATEREQUEST']._serialized_end=2035
-  _globals['_REACTIVATERESPONSE']._serialized_start=2038
-  _globals['_REACTIVATERESPONSE']._serialized_end=2246
-  _globals['_GOODWILL']._serialized_start=2248
-  _globals['_GOODWILL']._serialized_end=2367
-  _globals['_COMPENSATEREQUEST']._serialized_start=2370
-  _globals['_COMPENSATEREQUEST']._serialized_end=2666
-  _globals['_COMPENSATERESPONSE']._serialized_start=2668
-  _globals['_COMPENSATERESPONSE']._serialized_end=2780
-  _globals['_GETRECYCLINGREQUEST']._serialized_start=2782
-  _globals['_GETRECYCLINGREQUEST']._serialized_end=2908
-  _globals['_GETRECYCLINGRESPONSE']._serialized_start=2910
-  _globals['_GETRECYCLINGRESPONSE']._serialized_end=2981
-  _globals['_LISTRECYCLINGSREQUEST']._serialized_start=2984
-  _globals['_LISTRECYCLINGSREQUEST']._serialized_end=3137
-  _globals['_LISTRECYCLINGSRESPONSE']._serialized_start=3139
-  _globals['_LISTRECYCLINGSRESPONSE']._serialized_end=3238
-  _globals['_RECORDOUTCOMEREQUEST']._serialized_start=3241
-  _globals['_RECORDOUTCOMEREQUEST']._serialized_end=3513
-  _globals['_OUTCOME']._serialized_start=3516
-  _globals['_OUTCOME']._serialized_end=3937
-  _globals['_OUTCOME_ATTRIBUTION']._serialized_start=3768
-  _globals['_OUTCOME_ATTRIBUTION']._serialized_end=3937
-  _globals['_RECORDOUTCOMERESPONSE']._serialized_start=3939
-  _globals['_RECORDOUTCOMERESPONSE']._serialized_end=4007
-  _globals['_RECYCLINGSERVICE']._serialized_start=4370
-  _globals['_RECYCLINGSERVICE']._serialized_end=5146
+  _globals['_QUOTERECYCLEREQUEST']._serialized_end=615
+  _globals['_QUOTERECYCLERESPONSE']._serialized_start=618
+  _globals['_QUOTERECYCLERESPONSE']._serialized_end=765
+  _globals['_RECYCLEREQUEST']._serialized_start=768
+  _globals['_RECYCLEREQUEST']._serialized_end=1250
+  _globals['_RECYCLERESPONSE']._serialized_start=1252
+  _globals['_RECYCLERESPONSE']._serialized_end=1318
+  _globals['_BATCHRECYCLEREQUEST']._serialized_start=1321
+  _globals['_BATCHRECYCLEREQUEST']._serialized_end=1531
+  _globals['_BATCHRECYCLERESPONSE']._serialized_start=1534
+  _globals['_BATCHRECYCLERESPONSE']._serialized_end=1731
+  _globals['_BATCHRECYCLERESPONSE_RESULT']._serialized_start=1623
+  _globals['_BATCHRECYCLERESPONSE_RESULT']._serialized_end=1731
+  _globals['_REACTIVATEREQUEST']._serialized_start=1734
+  _globals['_REACTIVATEREQUEST']._serialized_end=2065
+  _globals['_REACTIVATERESPONSE']._serialized_start=2068
+  _globals['_REACTIVATERESPONSE']._serialized_end=2276
+  _globals['_GOODWILL']._serialized_start=2278
+  _globals['_GOODWILL']._serialized_end=2397
+  _globals['_COMPENSATEREQUEST']._serialized_start=2400
+  _globals['_COMPENSATEREQUEST']._serialized_end=2706
+  _globals['_COMPENSATERESPONSE']._serialized_start=2708
+  _globals['_COMPENSATERESPONSE']._serialized_end=2820
+  _globals['_GETRECYCLINGREQUEST']._serialized_start=2822
+  _globals['_GETRECYCLINGREQUEST']._serialized_end=2948
+  _globals['_GETRECYCLINGRESPONSE']._serialized_start=2950
+  _globals['_GETRECYCLINGRESPONSE']._serialized_end=3021
+  _globals['_LISTRECYCLINGSREQUEST']._serialized_start=3024
+  _globals['_LISTRECYCLINGSREQUEST']._serialized_end=3177
+  _globals['_LISTRECYCLINGSRESPONSE']._serialized_start=3179
+  _globals['_LISTRECYCLINGSRESPONSE']._serialized_end=3278
+  _globals['_RECORDOUTCOMEREQUEST']._serialized_start=3281
+  _globals['_RECORDOUTCOMEREQUEST']._serialized_end=3546
+  _globals['_OUTCOME']._serialized_start=3549
+  _globals['_OUTCOME']._serialized_end=3970
+  _globals['_OUTCOME_ATTRIBUTION']._serialized_start=3801
+  _globals['_OUTCOME_ATTRIBUTION']._serialized_end=3970
+  _globals['_RECORDOUTCOMERESPONSE']._serialized_start=3972
+  _globals['_RECORDOUTCOMERESPONSE']._serialized_end=4040
+  _globals['_RECYCLINGSERVICE']._serialized_start=4403
+  _globals['_RECYCLINGSERVICE']._serialized_end=5179
 # @@protoc_insertion_point(module_scope)

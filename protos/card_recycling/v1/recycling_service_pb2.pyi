@@ -107,7 +107,8 @@ class QuoteRecycleRequest(message.Message):
     """The unit wanted, where the policy leaves a choice."""
     payout_id: builtins.str
     """Where value finally goes, as the caller names it: a bank account, a wallet. Kept as a keyed hash only, and looked up
-    in the lists. Not input that a request id binds: nothing is paid there by this service.
+    in the lists, whatever its case and width. No control, format or private characters. Not input that a request id
+    binds: nothing is paid there by this service.
     """
     @builtins.property
     def device(self) -> types_pb2.Device:
@@ -202,7 +203,8 @@ class RecycleRequest(message.Message):
     """Runs everything but the transfer, and fails whenever the real call would. Counted like an attempt."""
     payout_id: builtins.str
     """Where value finally goes, as the caller names it: a bank account, a wallet. Kept as a keyed hash only, and looked up
-    in the lists. Not input that a request id binds: nothing is paid there by this service.
+    in the lists, whatever its case and width. No control, format or private characters. Not input that a request id
+    binds: nothing is paid there by this service.
     """
     @builtins.property
     def device(self) -> types_pb2.Device:
@@ -353,7 +355,8 @@ class ReactivateRequest(message.Message):
     """Runs everything but the transfer, and fails whenever the real call would. Counted like an attempt."""
     payout_id: builtins.str
     """Where value finally goes, as the caller names it: a bank account, a wallet. Kept as a keyed hash only, and looked up
-    in the lists. Not input that a request id binds: nothing is paid there by this service.
+    in the lists, whatever its case and width. No control, format or private characters. Not input that a request id
+    binds: nothing is paid there by this service.
     """
     @builtins.property
     def device(self) -> types_pb2.Device:
@@ -470,7 +473,8 @@ class CompensateRequest(message.Message):
     """Runs everything but the transfer, and fails whenever the real call would."""
     payout_id: builtins.str
     """Where value finally goes, as the caller names it: a bank account, a wallet. Kept as a keyed hash only, and looked up
-    in the lists. Not input that a request id binds: nothing is paid there by this service.
+    in the lists, whatever its case and width. No control, format or private characters. Not input that a request id
+    binds: nothing is paid there by this service.
     """
     @builtins.property
     def goodwill(self) -> Goodwill:
@@ -587,7 +591,7 @@ class ListRecyclingsRequest(message.Message):
     page_size: builtins.int
     """At most so many; 50 when left out."""
     page_token: builtins.str
-    """`next_page_token` of the page before. Opaque."""
+    """`next_page_token` of the page before, with the same other fields but `page_size`. Opaque."""
     def __init__(
         self,
         *,
@@ -645,7 +649,9 @@ class RecordOutcomeRequest(message.Message):
     """What became of it."""
     @builtins.property
     def time(self) -> timestamp_pb2.Timestamp:
-        """When it happened: not before the recycling, nor in the future. Kept to the microsecond."""
+        """When it happened: not before the recycling, nor in the future. Kept to the microsecond. Left out, it happened now, by
+        the service's clock, unless one of this kind is recorded already: then that is meant, so that a call may be repeated.
+        """
 
     def __init__(
         self,

@@ -288,7 +288,9 @@ class ReviewEvidence(message.Message):
     REQUESTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def signals(self) -> containers.RepeatedCompositeFieldContainer[Signal]:
-        """What the score was computed from; what spoke most against the request first, where the scorer could tell."""
+        """What the score was computed from; what spoke most against the request first, where the scorer could tell. Where it
+        could not, all that is known of the request, in no particular order.
+        """
 
     @builtins.property
     def similar(self) -> containers.RepeatedCompositeFieldContainer[SimilarCase]:
@@ -447,13 +449,13 @@ class ListReviewsRequest(message.Message):
     platform: builtins.str
     """Only those of this platform; of all when left out."""
     review_id: builtins.str
-    """Only this one."""
+    """Only this one, if it is in this state and of this platform."""
     view: ReviewView.ValueType
     """How much to tell of each. A FULL page holds at most 20."""
     page_size: builtins.int
     """At most so many; 50 when left out."""
     page_token: builtins.str
-    """`next_page_token` of the page before. Opaque."""
+    """`next_page_token` of the page before, with the same other fields but `page_size`. Opaque."""
     def __init__(
         self,
         *,
@@ -715,8 +717,9 @@ class PutListEntryRequest(message.Message):
     subject_kind: types_pb2.SubjectKind.ValueType
     """What the entry is about."""
     subject: builtins.str
-    """In clear: an account's id; a device's `device_id`; an IP address, or a range: IPv4 /24, IPv6 /48; a `payout_id`.
-    A single IPv6 address stands for its /64, which is what one subscriber has.
+    """In clear: an account's id; a device's `device_id`; an IP address, or a range: IPv4 /24, IPv6 /48 or /64; a `payout_id`.
+    A single IPv6 address stands for its /64, which is what one subscriber has. Ids are matched as requests' are: whatever
+    their case and width, and white space about them; addresses in whichever notation.
     """
     actor: builtins.str
     """Who puts it."""
@@ -842,7 +845,7 @@ class ListEntriesRequest(message.Message):
     page_size: builtins.int
     """At most so many; 50 when left out."""
     page_token: builtins.str
-    """`next_page_token` of the page before. Opaque."""
+    """`next_page_token` of the page before, with the same other fields but `page_size`. Opaque."""
     def __init__(
         self,
         *,

@@ -78,7 +78,8 @@ class ReviewServiceServicer:
     """
 
     def ListReviews(self, request, context):
-        """Reviews, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named).
+        """Reviews that all of the request's fields fit, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named that does
+        not exist), FIELD_INVALID (also: a `page_token` of a list with other arguments).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,8 +87,11 @@ class ReviewServiceServicer:
 
     def ClaimReview(self, request, context):
         """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
-        one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
-        Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
+        one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get
+        the same. Claiming one's own again renews the 15 minutes.
+        A reviewer has at most so many at once as the server is told (20); a claim ends with the verdict, or by itself.
+        Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, LIMIT_EXCEEDED (the reviewer has as
+        many as one may have), CONFLICT_RETRY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

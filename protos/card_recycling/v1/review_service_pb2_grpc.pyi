@@ -38,11 +38,16 @@ class ReviewServiceStub:
     @typing.overload
     def __new__(cls, channel: aio.Channel) -> ReviewServiceAsyncStub: ...
     ListReviews: grpc.UnaryUnaryMultiCallable[review_service_pb2.ListReviewsRequest, review_service_pb2.ListReviewsResponse]
-    """Reviews, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named)."""
+    """Reviews that all of the request's fields fit, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named that does
+    not exist), FIELD_INVALID (also: a `page_token` of a list with other arguments).
+    """
     ClaimReview: grpc.UnaryUnaryMultiCallable[review_service_pb2.ClaimReviewRequest, review_service_pb2.ClaimReviewResponse]
     """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
-    one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
-    Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
+    one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get
+    the same. Claiming one's own again renews the 15 minutes.
+    A reviewer has at most so many at once as the server is told (20); a claim ends with the verdict, or by itself.
+    Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, LIMIT_EXCEEDED (the reviewer has as
+    many as one may have), CONFLICT_RETRY.
     """
     ResolveReview: grpc.UnaryUnaryMultiCallable[review_service_pb2.ResolveReviewRequest, review_service_pb2.ResolveReviewResponse]
     """Gives the verdict. Only the one who has claimed the review may, or anyone while nobody has.
@@ -79,11 +84,16 @@ class ReviewServiceAsyncStub(ReviewServiceStub):
 
     def __init__(self, channel: aio.Channel) -> None: ...
     ListReviews: aio.UnaryUnaryMultiCallable[review_service_pb2.ListReviewsRequest, review_service_pb2.ListReviewsResponse]  # type: ignore[assignment]
-    """Reviews, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named)."""
+    """Reviews that all of the request's fields fit, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named that does
+    not exist), FIELD_INVALID (also: a `page_token` of a list with other arguments).
+    """
     ClaimReview: aio.UnaryUnaryMultiCallable[review_service_pb2.ClaimReviewRequest, review_service_pb2.ClaimReviewResponse]  # type: ignore[assignment]
     """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
-    one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
-    Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
+    one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get
+    the same. Claiming one's own again renews the 15 minutes.
+    A reviewer has at most so many at once as the server is told (20); a claim ends with the verdict, or by itself.
+    Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, LIMIT_EXCEEDED (the reviewer has as
+    many as one may have), CONFLICT_RETRY.
     """
     ResolveReview: aio.UnaryUnaryMultiCallable[review_service_pb2.ResolveReviewRequest, review_service_pb2.ResolveReviewResponse]  # type: ignore[assignment]
     """Gives the verdict. Only the one who has claimed the review may, or anyone while nobody has.
@@ -123,7 +133,9 @@ class ReviewServiceServicer(metaclass=abc_1.ABCMeta):
         request: review_service_pb2.ListReviewsRequest,
         context: _ServicerContext,
     ) -> typing.Union[review_service_pb2.ListReviewsResponse, abc.Awaitable[review_service_pb2.ListReviewsResponse]]:
-        """Reviews, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named)."""
+        """Reviews that all of the request's fields fit, the oldest first. Errors: REVIEW_NOT_FOUND (where one is named that does
+        not exist), FIELD_INVALID (also: a `page_token` of a list with other arguments).
+        """
 
     @abc_1.abstractmethod
     def ClaimReview(
@@ -132,8 +144,11 @@ class ReviewServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[review_service_pb2.ClaimReviewResponse, abc.Awaitable[review_service_pb2.ClaimReviewResponse]]:
         """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
-        one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get the same. Claiming one's own again renews the 15 minutes.
-        Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, CONFLICT_RETRY.
+        one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get
+        the same. Claiming one's own again renews the 15 minutes.
+        A reviewer has at most so many at once as the server is told (20); a claim ends with the verdict, or by itself.
+        Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, LIMIT_EXCEEDED (the reviewer has as
+        many as one may have), CONFLICT_RETRY.
         """
 
     @abc_1.abstractmethod

@@ -628,8 +628,9 @@ class Device(message.Message):
     ATTESTATION_FIELD_NUMBER: builtins.int
     CLOCK_TIME_FIELD_NUMBER: builtins.int
     device_id: builtins.str
-    """The fingerprint's stable identifier; case and space about it do not count. A request without one names no device,
-    whatever the other fields say, and policies may hold or refuse it (reason code WITHOUT_DEVICE).
+    """The fingerprint's stable identifier. Opaque, but neither its case nor its width nor white space about it counts.
+    No control, format or private characters. A request without one names no device, whatever the other fields say, and
+    policies may hold or refuse it (reason code WITHOUT_DEVICE).
     """
     os: builtins.str
     """Operating system, e.g. "android"."""
@@ -646,7 +647,9 @@ class Device(message.Message):
     language: builtins.str
     """BCP 47 language, e.g. "zh-CN"."""
     ip: builtins.str
-    """IPv4 or IPv6 address of the owner, as the calling service saw it."""
+    """IPv4 or IPv6 address of the owner, as the calling service saw it. One of IPv6 that carries one of IPv4 (mapped, NAT64,
+    6to4, Teredo) counts as that; zones do not count.
+    """
     network: builtins.str
     """Kind of network, e.g. "wifi"."""
     user_agent: builtins.str
