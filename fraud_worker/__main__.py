@@ -288,7 +288,7 @@ def default_model(
 
 def _trained(manifest: Manifest, out: Path) -> str:
     figures = f"{manifest.trees} trees, AUC {manifest.metrics['auc']:.4f} on rows they had not seen"
-    return f"model {manifest.model_sha256[:12]} in {out}: {figures}"
+    return f"model {manifest.version} in {out}: {figures}"
 
 
 def _stopped(why: object, code: int = 1) -> typer.Exit:

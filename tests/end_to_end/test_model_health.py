@@ -21,6 +21,7 @@ from fraud_worker.health import shares
 from fraud_worker.registry import FEATURE_NAMES
 from local.stack import Settings, Stack, running
 from tests.end_to_end.conftest import ONCE, PATIENCE_S, START, Service, new_item, recycle
+from tests.fraud_models import rewrite
 from tests.unit.test_cli import recycling
 
 WAVE = 120
@@ -100,13 +101,13 @@ async def on_record(service: Service) -> tuple[Any, Any]:
 
 def tell_training(model: Path, rows: Any, scores: Any) -> None:
     """Writes into the model's manifest that training saw these rows and scores."""
-    file = model / "manifest.json"
-    manifest = json.loads(file.read_text())
-    manifest["feature_bins"] = {name: bins(rows[:, column]) for column, name in enumerate(FEATURE_NAMES)}
-    # Scores of few rows are a few values, and quarters would cut right through one of them.
-    manifest["score_bins"] = bins(scores, [0.05, 0.2, 0.5])
-    manifest["alert_rate"] = {"share": 0.01, "low": 0.0, "high": 0.05, "rows": WAVE}
-    file.write_text(json.dumps(manifest))
+    rewrite(
+        model,
+        feature_bins={name: bins(rows[:, column]) for column, name in enumerate(FEATURE_NAMES)},
+        # Scores of few rows are a few values, and quarters would cut right through one of them.
+        score_bins=bins(scores, [0.05, 0.2, 0.5]),
+        alert_rate={"share": 0.01, "low": 0.0, "high": 0.05, "rows": WAVE},
+    )
 
 
 def bins(values: Any, edges: list[float] | None = None) -> dict[str, Any]:
