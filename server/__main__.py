@@ -40,6 +40,7 @@ from pydantic import ValidationError
 
 from migrations.risk_log import TraceHasher
 from process import telemetry
+from process.parsing import RefuseGarbage
 from process.reflection import offer_reflection
 from server.api.card_service import CardServicer
 from server.api.guard import BATCH_BYTES_MAX, Guard
@@ -142,6 +143,7 @@ def assemble(
     server = grpc.aio.server(
         interceptors=[
             aio_server_interceptor(filter_=_is_traced),  # type: ignore[no-untyped-call]
+            RefuseGarbage(),  # of health; ours are parsed by the guard
             Guard(store),
         ],
         options=SERVER_OPTIONS,

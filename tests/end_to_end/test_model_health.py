@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +22,7 @@ from fraud_worker.__main__ import DEFAULT_MODEL
 from fraud_worker.health import shares
 from fraud_worker.registry import FEATURE_NAMES
 from local.stack import Settings, Stack, running
-from tests.end_to_end.conftest import ONCE, PATIENCE_S, START, Service, new_item, recycle
+from tests.end_to_end.conftest import ONCE, PATIENCE_S, START, Service, eventually, new_item, recycle
 from tests.fraud_models import rewrite
 from tests.unit.test_cli import recycling
 
@@ -256,3 +258,17 @@ async def test_without_the_worker_it_is_unavailable(drifting: tuple[Service, dic
         assert refused.value.reason == "FRAUD_SCORE_UNAVAILABLE"
     finally:
         service.stack.restart_worker()
+
+
+async def test_stopped_worker_does_not_use_up_the_callers_time(drifting: tuple[Service, dict[str, Wave]]) -> None:
+    """A worker that hangs is unavailable within the server's own time-out, and the next caller waits for nothing."""
+    service, waves = drifting
+    os.kill(service.stack.worker.pid, signal.SIGSTOP)
+    try:
+        for _ in range(4):
+            with pytest.raises(RecyclingError) as refused:
+                await health(service, waves["shifted"].asked())
+            assert refused.value.reason == "FRAUD_SCORE_UNAVAILABLE"
+    finally:
+        os.kill(service.stack.worker.pid, signal.SIGCONT)
+    await eventually(lambda: health(service, waves["shifted"].asked()))
