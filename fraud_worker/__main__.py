@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,9 @@ app = typer.Typer(
 DEFAULT_MODEL = Path(__file__).parent / "model"
 """The model that is shipped; `default-model` makes it."""
 
+_DAYS_MAX = 3_650
+_HOURS_MAX = 24 * _DAYS_MAX
+_PORT_MAX = 65_535
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
 
 Events = Annotated[
@@ -39,7 +43,9 @@ ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder.", meta
 def train(
     events: Events,
     out: Annotated[Path, typer.Option("--out", help="Where the model folder is written.", metavar="MODEL_DIR")],
-    label_delay_hours: Annotated[float, typer.Option(min=0, help="Only events older than this train.")] = 24.0,
+    label_delay_hours: Annotated[
+        float, typer.Option(min=0, max=_HOURS_MAX, help="Only events older than this train.")
+    ] = 24.0,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     costs: Annotated[
         Path | None,
@@ -85,6 +91,8 @@ def evaluate(
     from fraud_worker.event_log import EventLogError, judged_rows
     from fraud_worker.scorer import Model, ModelRefused
 
+    if scores is not None and (scores.is_dir() or not scores.absolute().parent.is_dir()):
+        raise _stopped(f"--scores {scores}: must be a file in a folder that is there")
     try:
         loaded = Model.load(model)
         judged = judged_rows(events, history or ())
@@ -155,7 +163,8 @@ def export(
         datetime | None, typer.Option("--to", formats=_TIMES, help="Until when, UTC, exclusive.", metavar="TIME")
     ] = None,
     mature_days: Annotated[
-        float, typer.Option(min=0, help="After so many days of silence an approved request counts as honest.")
+        float,
+        typer.Option(min=0, max=_DAYS_MAX, help="After so many days of silence an approved request counts as honest."),
     ] = 30.0,
 ) -> None:
     """Export a live database's risk events as an event log, with what became of the requests."""
@@ -208,12 +217,12 @@ def serve(
     refused and logged, and the one in use goes on.
     """
     for option, address in (("--listen", listen), ("--metrics-listen", metrics_listen)):
+        port = address.rpartition(":")[2]
+        if address and not (port.isascii() and port.isdigit() and int(port) <= _PORT_MAX):
+            raise _stopped(f"{option} {address}: must be HOST:PORT, with a port of at most {_PORT_MAX}", code=2)
         if address and not insecure_plaintext and not is_loopback(address):
             why = f"{option} {address}: without TLS only a loopback address may be listened on, unless"
             raise _stopped(f"{why} --insecure-plaintext is given", code=2)
-    port = metrics_listen.rpartition(":")[2]
-    if metrics_listen and not (port.isdigit() and int(port) <= 65535):
-        raise _stopped(f"--metrics-listen {metrics_listen}: must be HOST:PORT", code=2)
     from fraud_worker.models import ModelShelf
     from fraud_worker.scorer import ModelRefused
     from fraud_worker.serving import ListenError, Settings, run
@@ -239,7 +248,7 @@ def simulate(
     accounts: Annotated[
         int | None, typer.Option(min=1, help="About how many accounts appear; 40000 by default.")
     ] = None,
-    days: Annotated[int, typer.Option(min=1, help="With --events: about how many.")] = 45,
+    days: Annotated[int, typer.Option(min=1, max=_DAYS_MAX, help="With --events: about how many.")] = 45,
     events: Annotated[
         int | None, typer.Option(min=1, help="So many events, instead of --accounts.", metavar="N")
     ] = None,
@@ -247,7 +256,12 @@ def simulate(
 ) -> None:
     """Simulate a population of owners and abusers, and write its event log."""
     from fraud_worker import simulator
+    from fraud_worker.log_reading import SUFFIXES, TIME_MAX, TIME_MIN
 
+    if not out.name.endswith(SUFFIXES):
+        raise _stopped(f"--out {out}: a log ends in {', '.join(SUFFIXES)}", code=2)
+    if start is not None and not TIME_MIN <= start.replace(tzinfo=UTC) < TIME_MAX - timedelta(days=_DAYS_MAX):
+        raise _stopped(f"--start {start:%Y-%m-%d}: no log may begin then", code=2)
     if accounts is not None and events is not None:
         raise _stopped("--accounts and --events: give one of them", code=2)
     first = simulator.DEFAULT_START if start is None else start.replace(tzinfo=UTC)
@@ -292,13 +306,17 @@ def _trained(manifest: Manifest, out: Path) -> str:
 
 
 def _stopped(why: object, code: int = 1) -> typer.Exit:
-    typer.echo(f"fraud-worker: {why}", err=True)
+    # One line, whatever a library has to say.
+    typer.echo(f"fraud-worker: {' '.join(str(why).split())}", err=True)
     return typer.Exit(code)
 
 
 def main() -> None:
-    """The entry point of the `fraud-worker` script."""
-    app()
+    """The entry point of the `fraud-worker` script: what the disk or the system refuses ends it with one line."""
+    try:
+        app()
+    except OSError as error:
+        sys.exit(_stopped(f"{type(error).__name__}: {error}").exit_code)
 
 
 if __name__ == "__main__":
