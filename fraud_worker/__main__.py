@@ -86,7 +86,11 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Judge the labelled events of a log with a model, each as of its own moment."""
+    """Judge the labelled events of a log with a model, each as of its own moment.
+
+    A column `weight` counts: a request of weight 200 is judged as 200 like it. `auc_ci95` is null below five accounts
+    of either kind.
+    """
     from fraud_worker import evaluation
     from fraud_worker.event_log import EventLogError, judged_rows
     from fraud_worker.scorer import Model, ModelRefused

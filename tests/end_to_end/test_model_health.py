@@ -21,9 +21,9 @@ from clients.python import RecyclingClient, RecyclingError
 from fraud_worker.__main__ import DEFAULT_MODEL
 from fraud_worker.health import shares
 from fraud_worker.registry import FEATURE_NAMES
-from local.stack import Settings, Stack, running
-from tests.end_to_end.conftest import ONCE, PATIENCE_S, START, Service, eventually, new_item, recycle
-from tests.fraud_models import rewrite
+from local.stack import Process, Settings, Stack, running
+from tests.end_to_end.conftest import ONCE, PATIENCE_S, START, Service, eventually, new_item, recycle, server_process
+from tests.fraud_models import rewrite, write_model
 from tests.unit.test_cli import recycling
 
 WAVE = 120
@@ -272,3 +272,46 @@ async def test_stopped_worker_does_not_use_up_the_callers_time(drifting: tuple[S
     finally:
         os.kill(service.stack.worker.pid, signal.SIGCONT)
     await eventually(lambda: health(service, waves["shifted"].asked()))
+
+
+async def test_real_challenger_is_measured(drifting: tuple[Service, dict[str, Wave]], tmp_path: Path) -> None:
+    """A challenger in the worker scores real requests in the shadow, and the report compares what the receipts hold."""
+    service, _ = drifting
+    version = write_model(tmp_path / "challenger", 5)
+    serve = ["fraud_worker", "serve", "--listen", "127.0.0.1:0", "--model", str(service.stack.settings.model)]
+    worker = Process("fraud worker", [*serve, "--challenger", str(tmp_path / "challenger")], {}, None)
+    try:
+        with server_process(service.stack.server_url, worker.address()) as process:
+            client = service.another_client(process.address())
+            client.backtest_time = service.now
+            beside = Service(stack=service.stack, client=client, now=service.now)
+            # Late challengers are left out, which on a busy machine may be all of a wave.
+            for _ in range(10):
+                both = await wave(beside)
+                (model,) = (await health(beside, both.asked())).models
+                if model.challengers:
+                    break
+            service.pass_time(beside.now - service.now)
+    finally:
+        worker.stop()
+    async with service.owner() as owner:
+        receipts = [
+            json.loads(row["receipt"])["score"]
+            for row in await owner.fetch(
+                "SELECT receipt FROM command WHERE method = 'Recycle' AND create_time >= $1 AND create_time < $2",
+                both.start,
+                both.end,
+            )
+        ]
+    pairs = [(score, shadow) for score in receipts for shadow in score["shadows"]]
+    (challenger,) = model.challengers
+    assert (challenger.model_version, challenger.rows) == (version, len(pairs))
+    assert challenger.band_agreement == pytest.approx(
+        sum(band(score) == band(shadow) for score, shadow in pairs) / len(pairs)
+    )
+
+
+def band(score: dict[str, float]) -> int:
+    """0 LOW, 1 MEDIUM, 2 HIGH."""
+    at = score["probability"]
+    return (at >= score["medium_threshold"]) + (at >= score["high_threshold"])
