@@ -116,12 +116,12 @@ def _auc_interval(labels: Labels, scores: Scores, accounts: pl.Series, weights: 
 
     One by 200 bootstraps over accounts, since the requests of one account are not independent; where scores part the
     kinds without error, or a kind is rare, it has no width. The other asks which true values would not surprise: by the
-    variance of Hanley and McNeil (1982) at that value, for as many independent rows as there are accounts of each kind
-    (Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic", 2006). None below
+    variance of Hanley and McNeil (1982) at that value, for as many independent rows as the accounts of each kind are
+    worth (Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic", 2006). None below
     `KINDS_MIN` accounts of a kind: then no interval deserves to be believed.
     """
     codes = accounts.rank("dense").to_numpy().astype(np.int64) - 1
-    abusers, honest = (len(np.unique(codes[labels == kind])) for kind in (1, 0))
+    abusers, honest = (_effective(codes[labels == kind], weights[labels == kind]) for kind in (1, 0))
     if min(abusers, honest) < KINDS_MIN:
         return None
     auc = float(roc_auc_score(labels, scores, sample_weight=weights))
@@ -140,7 +140,13 @@ def _auc_interval(labels: Labels, scores: Scores, accounts: pl.Series, weights: 
     return [min(found), max(found)]
 
 
-def _unsurprising(auc: float, positives: int, negatives: int) -> tuple[float, float]:
+def _effective(accounts: npt.NDArray[np.int64], weights: Scores) -> float:
+    """How many accounts that count alike these are worth (Kish 1965): a few that count for most are worth few."""
+    sums = np.bincount(accounts, weights=weights)
+    return float(sums.sum() ** 2 / np.sum(sums**2))
+
+
+def _unsurprising(auc: float, positives: float, negatives: float) -> tuple[float, float]:
     """The least and the greatest true AUC from which `auc` is no more than 1.96 standard errors away."""
 
     def surprise(true: float) -> float:
