@@ -117,8 +117,8 @@ def _auc_interval(labels: Labels, scores: Scores, accounts: pl.Series, weights: 
     One by 200 bootstraps over accounts, since the requests of one account are not independent; where scores part the
     kinds without error, or a kind is rare, it has no width. The other asks which true values would not surprise: by the
     variance of Hanley and McNeil (1982) at that value, for as many independent rows as the accounts of each kind are
-    worth (Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic", 2006). None below
-    `KINDS_MIN` accounts of a kind: then no interval deserves to be believed.
+    worth (Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic", 2006).
+    None below `KINDS_MIN` accounts of a kind: then no interval deserves to be believed.
     """
     codes = accounts.rank("dense").to_numpy().astype(np.int64) - 1
     abusers, honest = (_effective(codes[labels == kind], weights[labels == kind]) for kind in (1, 0))
