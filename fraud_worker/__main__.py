@@ -227,6 +227,9 @@ def serve(
         if address and not insecure_plaintext and not is_loopback(address):
             why = f"{option} {address}: without TLS only a loopback address may be listened on, unless"
             raise _stopped(f"{why} --insecure-plaintext is given", code=2)
+    from fraud_worker import lean
+
+    lean.leave_out_front_ends()
     from fraud_worker.models import ModelShelf
     from fraud_worker.scorer import ModelRefused
     from fraud_worker.serving import ListenError, Settings, run

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from fraud_worker import tree_text
+from fraud_worker import lean, tree_text
 from fraud_worker.registry import FEATURE_NAMES, FEATURES
 
 TIMEOUT_S: Final = 30.0
@@ -32,8 +32,6 @@ _ROWS: Final = 64
 _EXPLAINED_ROWS: Final = 8
 _EXPLANATION_TOLERANCE: Final = 1e-6
 """How far contributions may be off the score that they explain, log odds."""
-_NOT_NEEDED: Final = ("dask", "matplotlib", "pandas", "pyarrow", "sklearn")
-"""What LightGBM imports where it finds it: most of the time that its import takes."""
 
 
 class ProbeFailed(Exception):
@@ -102,8 +100,7 @@ def _tried(content: bytes) -> dict[str, Any]:
         trees = tree_text.read(text, FEATURE_NAMES)
     except ValueError as error:
         return {"why": f"it is no LightGBM model: {error}"}
-    for name in _NOT_NEEDED:
-        sys.modules[name] = None  # type: ignore[assignment]  # to import it is an ImportError
+    lean.leave_out_front_ends()
     import lightgbm as lgb
 
     some = rows()

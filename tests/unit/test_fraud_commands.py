@@ -48,7 +48,6 @@ def folder(tmp_path: Path) -> Path:
         "train --events {0}/one.csv --out {0}/one.csv/model",
         "train --events {0}/missing.csv --out {0}/model",
         "train --events {0}/one.csv --out {0}/model --costs {0}/folder",
-        "serve --model {0}/folder --listen 127.0.0.1:0",
         "export --database-url nothing --out {0}/log.csv",
         "export --database-url postgres://127.0.0.1:1/x --out {0}/log.xls",
     ],
