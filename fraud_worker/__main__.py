@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,8 @@ app = typer.Typer(
 DEFAULT_MODEL = Path(__file__).parent / "model"
 """The model that is shipped; `default-model` makes it."""
 
+_DAYS_MAX = 3_650
+_HOURS_MAX = 24 * _DAYS_MAX
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
 
 Events = Annotated[
@@ -39,7 +42,9 @@ ModelFolder = Annotated[Path, typer.Option("--model", help="Model folder.", meta
 def train(
     events: Events,
     out: Annotated[Path, typer.Option("--out", help="Where the model folder is written.", metavar="MODEL_DIR")],
-    label_delay_hours: Annotated[float, typer.Option(min=0, help="Only events older than this train.")] = 24.0,
+    label_delay_hours: Annotated[
+        float, typer.Option(min=0, max=_HOURS_MAX, help="Only events older than this train.")
+    ] = 24.0,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
     costs: Annotated[
         Path | None,
@@ -80,11 +85,17 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Judge the labelled events of a log with a model, each as of its own moment."""
+    """Judge the labelled events of a log with a model, each as of its own moment.
+
+    A column `weight` counts: a request of weight 200 is judged as 200 like it. `auc_ci95` is null below five accounts
+    of either kind.
+    """
     from fraud_worker import evaluation
     from fraud_worker.event_log import EventLogError, judged_rows
     from fraud_worker.scorer import Model, ModelRefused
 
+    if scores is not None and (scores.is_dir() or not scores.absolute().parent.is_dir()):
+        raise _stopped(f"--scores {scores}: must be a file in a folder that is there")
     try:
         loaded = Model.load(model)
         judged = judged_rows(events, history or ())
@@ -155,7 +166,8 @@ def export(
         datetime | None, typer.Option("--to", formats=_TIMES, help="Until when, UTC, exclusive.", metavar="TIME")
     ] = None,
     mature_days: Annotated[
-        float, typer.Option(min=0, help="After so many days of silence an approved request counts as honest.")
+        float,
+        typer.Option(min=0, max=_DAYS_MAX, help="After so many days of silence an approved request counts as honest."),
     ] = 30.0,
 ) -> None:
     """Export a live database's risk events as an event log, with what became of the requests."""
@@ -216,6 +228,9 @@ def serve(
         if not is_address(address, any_port=any_port):
             ports = f"the port from {0 if any_port else 1} to {PORT_MAX}"
             raise _stopped(f"{option} {address}: must be HOST:PORT, {ports}", code=2)
+    from fraud_worker import lean
+
+    lean.leave_out_front_ends()
     from fraud_worker.models import ModelShelf
     from fraud_worker.scorer import ModelRefused
     from fraud_worker.serving import ListenError, Settings, run
@@ -241,7 +256,7 @@ def simulate(
     accounts: Annotated[
         int | None, typer.Option(min=1, help="About how many accounts appear; 40000 by default.")
     ] = None,
-    days: Annotated[int, typer.Option(min=1, help="With --events: about how many.")] = 45,
+    days: Annotated[int, typer.Option(min=1, max=_DAYS_MAX, help="With --events: about how many.")] = 45,
     events: Annotated[
         int | None, typer.Option(min=1, help="So many events, instead of --accounts.", metavar="N")
     ] = None,
@@ -249,7 +264,12 @@ def simulate(
 ) -> None:
     """Simulate a population of owners and abusers, and write its event log."""
     from fraud_worker import simulator
+    from fraud_worker.log_reading import SUFFIXES, TIME_MAX, TIME_MIN
 
+    if not out.name.endswith(SUFFIXES):
+        raise _stopped(f"--out {out}: a log ends in {', '.join(SUFFIXES)}", code=2)
+    if start is not None and not TIME_MIN <= start.replace(tzinfo=UTC) < TIME_MAX - timedelta(days=_DAYS_MAX):
+        raise _stopped(f"--start {start:%Y-%m-%d}: no log may begin then", code=2)
     if accounts is not None and events is not None:
         raise _stopped("--accounts and --events: give one of them", code=2)
     first = simulator.DEFAULT_START if start is None else start.replace(tzinfo=UTC)
@@ -290,17 +310,21 @@ def default_model(
 
 def _trained(manifest: Manifest, out: Path) -> str:
     figures = f"{manifest.trees} trees, AUC {manifest.metrics['auc']:.4f} on rows they had not seen"
-    return f"model {manifest.model_sha256[:12]} in {out}: {figures}"
+    return f"model {manifest.version} in {out}: {figures}"
 
 
 def _stopped(why: object, code: int = 1) -> typer.Exit:
-    typer.echo(f"fraud-worker: {why}", err=True)
+    # One line, whatever a library has to say.
+    typer.echo(f"fraud-worker: {' '.join(str(why).split())}", err=True)
     return typer.Exit(code)
 
 
 def main() -> None:
-    """The entry point of the `fraud-worker` script."""
-    app()
+    """The entry point of the `fraud-worker` script: what the disk or the system refuses ends it with one line."""
+    try:
+        app()
+    except OSError as error:
+        sys.exit(_stopped(f"{type(error).__name__}: {error}").exit_code)
 
 
 if __name__ == "__main__":

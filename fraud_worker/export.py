@@ -26,9 +26,9 @@ from typing import IO, Any, Final, cast
 import asyncpg
 import polars as pl
 
-from fraud_worker.event_log import SIGNALS, column_type, progress_bars
+from fraud_worker.log_features import progress_bars
+from fraud_worker.log_reading import SIGNALS, SUFFIXES, column_type
 
-SUFFIXES: Final = (".parquet", ".csv", ".csv.gz")
 CHUNK_ROWS: Final = 20_000
 CONNECT_TIMEOUT_S: Final = 10.0
 

@@ -95,7 +95,11 @@ class Fitted:
 
     def score(self, features: npt.NDArray[np.float64]) -> Scores:
         """Calibrated probabilities of abuse."""
-        return self.calibration.probabilities(_raw(self.booster, features))
+        return self.calibration.probabilities(self.raw(features))
+
+    def raw(self, features: npt.NDArray[np.float64]) -> Scores:
+        """Log odds before calibration."""
+        return _raw(self.booster, features)
 
 
 def fit(rows: JudgedRows, seed: int) -> Fitted:

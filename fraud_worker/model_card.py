@@ -62,7 +62,7 @@ def _text(manifest: Manifest, contributions: npt.NDArray[np.float64], left_out: 
     costs = "\n".join(f"| {name.replace('_', ' ')} | {cost:g} |" for name, cost in manifest.costs.items())
     alert, bands = manifest.alert_rate, manifest.thresholds
     assert alert is not None
-    return f"""# Model {manifest.model_sha256[:12]}
+    return f"""# Model {manifest.version}
 
 {manifest.trees} boosted trees over the {len(manifest.features)} features of registry {manifest.feature_registry},
 monotone in every risk count and age, with a score that is the probability that a request to recycle or reactivate a

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -16,6 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fraud_worker import probe
+from fraud_worker.identity import version_of
 from fraud_worker.registry import FEATURE_NAMES, FEATURES, REGISTRY_NAME, registry_sha256
 
 MODEL_FILE: Final = "model.txt"
@@ -26,7 +29,7 @@ _HIGHEST: Final = np.array([feature.highest for feature in FEATURES])
 
 
 class ModelRefused(Exception):
-    """A model folder is incomplete, was changed after training, or follows another feature registry."""
+    """A model folder is incomplete, was changed after training, follows another feature registry, or does not score."""
 
 
 class RowsRefused(ValueError):
@@ -40,6 +43,8 @@ class RowsRefused(ValueError):
 SLOPE_MAX: Final = 100.0
 INTERCEPT_MAX: Final = 100.0
 """A calibration beyond these makes every score 0 or 1."""
+SELF_TEST_TOLERANCE: Final = 1e-6
+"""How far a raw score of the self-test may be off the one in the manifest."""
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +77,10 @@ class Bins(msgspec.Struct, frozen=True, kw_only=True):
     unknown: float
     """Expected share of unknown values: the null rate."""
 
+    def is_sound(self) -> bool:
+        """Whether edges ascend, and each bin has a share."""
+        return list(self.edges) == sorted(set(self.edges)) and len(self.shares) == len(self.edges) + 1
+
     def counts(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """How many of `values` fall into each bin, the unknown (NaN) last."""
         known = values[~np.isnan(values)]
@@ -92,6 +101,8 @@ class AlertRate(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a model: enough to refuse a wrong one, and to train it again."""
 
+    version: str
+    """Of all that stands here but `train_time`; see `identity`."""
     model_sha256: str
     feature_registry: str
     feature_registry_sha256: str
@@ -121,6 +132,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What the trees were grown with."""
     attack_copies: int = 0
     """Made-up abuse of low weight that trained beside the rows of the log."""
+    self_test: Sequence[float] = ()
+    """The raw scores that the trees gave the probe's rows where they were trained; where they are not told, any will
+    do."""
     alert_rate: AlertRate | None = None
     score_bins: Bins | None = None
     feature_bins: dict[str, Bins] = {}
@@ -136,43 +150,26 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The model in `folder`, of which nothing is parsed before its hash is checked. Raises `ModelRefused`."""
+        """The model in `folder`: its manifest is checked, then its trees' hash, then the trees in another process
+        (`probe`), and only what passes is parsed in this one. Takes a second or two. Raises `ModelRefused`."""
+        manifest, content = _verified(folder)
         try:
-            manifest = msgspec.json.decode((folder / MANIFEST_FILE).read_bytes(), type=Manifest)
-            content = (folder / MODEL_FILE).read_bytes()
-        except OSError as error:
-            raise ModelRefused(f"{folder} is not a model folder: {error.strerror}: {error.filename}") from error
-        except msgspec.MsgspecError as error:
-            raise ModelRefused(f"{folder / MANIFEST_FILE}: {error}") from error
-        if hashlib.sha256(content).hexdigest() != manifest.model_sha256:
-            raise ModelRefused(
-                f"{folder / MODEL_FILE} is not the file that its manifest describes: its SHA-256 differs"
-            )
-        if manifest.feature_registry_sha256 != registry_sha256() or manifest.feature_registry != REGISTRY_NAME:
-            raise ModelRefused(
-                f"{folder} follows another feature registry than {REGISTRY_NAME} of this worker: train it again"
-            )
-        if tuple(manifest.features) != FEATURE_NAMES or manifest.calibration.slope <= 0:
-            raise ModelRefused(f"{folder / MANIFEST_FILE} contradicts itself")
-        if not 0 < manifest.thresholds.medium <= manifest.thresholds.high <= 1:
-            raise ModelRefused(f"{folder / MANIFEST_FILE}: the thresholds must satisfy 0 < medium <= high <= 1")
-        calibration = manifest.calibration
-        if not (0 < calibration.slope <= SLOPE_MAX and abs(calibration.intercept) <= INTERCEPT_MAX):
-            raise ModelRefused(
-                f"{folder / MANIFEST_FILE}: the calibration must have 0 < slope <= {SLOPE_MAX:g} and"
-                f" -{INTERCEPT_MAX:g} <= intercept <= {INTERCEPT_MAX:g}"
-            )
-        try:
-            model = cls(manifest, lgb.Booster(model_str=content.decode()))
-        except (lgb.basic.LightGBMError, UnicodeDecodeError) as error:
-            raise ModelRefused(f"{folder / MODEL_FILE} is no LightGBM model: {error}") from error
+            trees, raw = probe.probed(content)
+        except probe.ProbeFailed as error:
+            raise ModelRefused(f"{folder / MODEL_FILE} is refused: {error}") from error
+        if trees != manifest.trees:
+            raise ModelRefused(f"{folder / MANIFEST_FILE} tells of {manifest.trees:,} trees, and there are {trees:,}")
+        told = manifest.self_test
+        if told and not (len(told) == len(raw) and np.allclose(told, raw, rtol=0, atol=SELF_TEST_TOLERANCE)):
+            raise ModelRefused(f"{folder / MODEL_FILE} does not give the scores that its manifest tells of")
+        model = cls(manifest, lgb.Booster(model_str=content.decode()))
         model.self_test()
         return model
 
     @property
     def version(self) -> str:
-        """The first 12 hex digits of the model file's SHA-256."""
-        return self.manifest.model_sha256[:12]
+        """The manifest's: of everything that decides."""
+        return self.manifest.version
 
     def score(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Calibrated probabilities of abuse of `rows` (n by the registry's features, NaN for unknown), in order.
@@ -198,15 +195,55 @@ class Model:
         return np.asarray(self._booster.predict(rows, pred_contrib=True, num_threads=1), dtype=np.float64)
 
     def self_test(self) -> None:
-        """Scores three rows: nothing known, everything at its least, everything at its greatest. Raises `ModelRefused`
-        when that fails or gives anything but probabilities."""
-        rows = np.array([np.full(len(FEATURES), np.nan), _LOWEST, _HIGHEST])
-        try:
-            probabilities = self.score(rows)
-        except lgb.basic.LightGBMError as error:
-            raise ModelRefused(f"model {self.version} cannot score: {error}") from error
+        """Scores the probe's rows. Raises `ModelRefused` when that gives anything but probabilities."""
+        probabilities = self.score(probe.rows())
         if not ((probabilities >= 0) & (probabilities <= 1)).all():
-            raise ModelRefused(f"model {self.version} does not give probabilities: {probabilities.tolist()}")
+            raise ModelRefused(f"model {self.version} does not give probabilities: {probabilities[:3].tolist()}")
+
+
+def _verified(folder: Path) -> tuple[Manifest, bytes]:
+    """Manifest and trees of `folder`: what can be told of them without parsing trees. Raises `ModelRefused`."""
+    where = folder / MANIFEST_FILE
+    try:
+        fields = msgspec.json.decode(where.read_bytes())
+        manifest = msgspec.convert(fields, type=Manifest)
+        content = (folder / MODEL_FILE).read_bytes()
+    except OSError as error:
+        raise ModelRefused(f"{folder} is not a model folder: {error.strerror}: {error.filename}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelRefused(f"{where}: {error}") from error
+    if hashlib.sha256(content).hexdigest() != manifest.model_sha256:
+        raise ModelRefused(f"{folder / MODEL_FILE} is not the file that its manifest describes: its SHA-256 differs")
+    if (version := version_of(fields)) != manifest.version:
+        why = f"changed after training: it says version {manifest.version}, and what it holds is version {version}"
+        raise ModelRefused(f"{where} was {why}")
+    if manifest.feature_registry_sha256 != registry_sha256() or manifest.feature_registry != REGISTRY_NAME:
+        raise ModelRefused(
+            f"{folder} follows another feature registry than {REGISTRY_NAME} of this worker: train it again"
+        )
+    if tuple(manifest.features) != FEATURE_NAMES:
+        raise ModelRefused(f"{where} contradicts itself: its features are not those of {REGISTRY_NAME}")
+    if not 0 < manifest.thresholds.medium <= manifest.thresholds.high <= 1:
+        raise ModelRefused(f"{where}: the thresholds must satisfy 0 < medium <= high <= 1")
+    calibration = manifest.calibration
+    if not (0 < calibration.slope <= SLOPE_MAX and abs(calibration.intercept) <= INTERCEPT_MAX):
+        raise ModelRefused(
+            f"{where}: the calibration must have 0 < slope <= {SLOPE_MAX:g} and"
+            f" -{INTERCEPT_MAX:g} <= intercept <= {INTERCEPT_MAX:g}"
+        )
+    if not _is_aware(manifest.train_time):
+        raise ModelRefused(f"{where}: train_time must be a time in ISO 8601 with its offset")
+    bins = {**manifest.feature_bins, "score_bins": manifest.score_bins}
+    if wrong := next((name for name, each in bins.items() if each is not None and not each.is_sound()), None):
+        raise ModelRefused(f"{where}: the bins of {wrong} need ascending edges, and one share more than edges")
+    return manifest, content
+
+
+def _is_aware(time: str) -> bool:
+    try:
+        return datetime.fromisoformat(time).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def check_rows(rows: npt.NDArray[np.float64]) -> None:

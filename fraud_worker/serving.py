@@ -18,11 +18,13 @@ from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc as pb_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
+from fraud_worker import meter
 from fraud_worker.models import ModelShelf
 from fraud_worker.scorer import ModelRefused
 from fraud_worker.service import FraudScoringService
 from fraud_worker.shadow import Shadows
 from process import telemetry
+from process.parsing import RefuseGarbage
 from process.reflection import offer_reflection
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["FraudScoringService"].full_name
@@ -77,7 +79,8 @@ async def _serve(shelf: ModelShelf, settings: Settings) -> None:
     provider = telemetry.set_up_tracing(PROCESS)
     server = grpc.aio.server(
         interceptors=[
-            aio_server_interceptor(filter_=filters.negate(filters.health_check()))  # type: ignore[no-untyped-call]
+            aio_server_interceptor(filter_=filters.negate(filters.health_check())),  # type: ignore[no-untyped-call]
+            RefuseGarbage(meter.count_refused),
         ],
         options=[
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),

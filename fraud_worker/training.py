@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from fraud_worker import evaluation, expectations, model_card, thresholds
+from fraud_worker import evaluation, expectations, identity, model_card, probe, thresholds
 from fraud_worker.event_log import JudgedRows, judged_rows, read_log
 from fraud_worker.fitting import Fitted, TrainingError, fit
 from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME, registry_sha256
@@ -43,12 +44,13 @@ def train(
     `command` is what the manifest says was run; by default, the command line for these arguments.
     Raises `TrainingError` and `EventLogError`.
     """
+    _make_folder(out)  # before the work, which may take minutes
     judged = judged_rows(logs)
     rows = mature(judged, end=max(_end(log) for log in logs), label_delay=timedelta(hours=label_delay_hours))
     if not len(rows):
         raise TrainingError("no label is older than the label delay")
     fitted = fit(rows, seed)
-    manifest = _manifest(
+    draft = _manifest(
         rows,
         fitted,
         costs or Costs(),
@@ -56,11 +58,21 @@ def train(
         seed=seed,
         label_delay_hours=label_delay_hours,
     )
-    out.mkdir(parents=True, exist_ok=True)
+    fields = identity.sealed(msgspec.to_builtins(draft))
+    manifest = msgspec.convert(fields, Manifest)
     (out / MODEL_FILE).write_bytes(fitted.content)
-    (out / MANIFEST_FILE).write_bytes(_pretty(manifest))
+    (out / MANIFEST_FILE).write_bytes(identity.written(fields))
     model_card.write(out, manifest, fitted, left_out=len(judged) - len(rows))
     return manifest
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise TrainingError(f"{out} cannot be written to: {error.strerror}") from error
 
 
 def mature(judged: JudgedRows, *, end: datetime, label_delay: timedelta) -> JudgedRows:
@@ -88,6 +100,7 @@ def _manifest(
     bands = thresholds.cheapest(scores[unseen.rows.labels == 0], costs)
     times, unseen_times = rows.events["event_time"], unseen.rows.events["event_time"]
     return Manifest(
+        version="",  # follows from all the rest
         model_sha256=hashlib.sha256(fitted.content).hexdigest(),
         feature_registry=REGISTRY_NAME,
         feature_registry_sha256=registry_sha256(),
@@ -113,26 +126,13 @@ def _manifest(
         attack_copies=fitted.attack_copies,
         alert_rate=expectations.alert_rate(scores >= bands.medium, unseen_times.dt.timestamp("us").to_numpy()),
         score_bins=expectations.binned(scores),
+        self_test=fitted.raw(probe.rows()).tolist(),
         feature_bins=_feature_bins(unseen.rows),
     )
 
 
 def _feature_bins(rows: JudgedRows) -> dict[str, Bins]:
     return {name: expectations.binned(rows.features[:, column]) for column, name in enumerate(FEATURE_NAMES)}
-
-
-def _pretty(manifest: Manifest) -> bytes:
-    """JSON with one line a field, and one a feature's bins: a diff of it can be read."""
-    fields = msgspec.to_builtins(manifest)
-    bins = fields.pop("feature_bins")
-    lines = [f"  {_json(name)}: {_json(value)}" for name, value in fields.items()]
-    inner = ",\n".join(f"    {_json(name)}: {_json(value)}" for name, value in bins.items())
-    lines.append(f'  "feature_bins": {{\n{inner}\n  }}')
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
-
-
-def _json(value: object) -> str:
-    return msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
 
 
 def _command(logs: Sequence[Path], label_delay_hours: float, seed: int, costs: Costs | None) -> str:

@@ -42,6 +42,7 @@ from pydantic import ValidationError
 
 from migrations.risk_log import TraceHasher
 from process import telemetry
+from process.parsing import RefuseGarbage
 from process.reflection import offer_reflection
 from server.api.card_service import CardServicer
 from server.api.guard import BATCH_BYTES_MAX, Guard
@@ -152,6 +153,7 @@ def assemble(
     server = grpc.aio.server(
         interceptors=[
             aio_server_interceptor(filter_=_is_traced),  # type: ignore[no-untyped-call]
+            RefuseGarbage(),  # of health; ours are parsed by the guard
             guard,
         ],
         options=SERVER_OPTIONS,

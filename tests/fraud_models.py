@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fraud_worker import identity
 from fraud_worker.__main__ import DEFAULT_MODEL
 from fraud_worker.registry import FEATURE_NAMES
 from fraud_worker.scorer import MANIFEST_FILE, MODEL_FILE
+
+TREES = 10
 
 
 def noise(rows: int, seed: int = 0) -> npt.NDArray[np.float64]:
@@ -28,10 +31,26 @@ def write_model(folder: Path, seed: int = 1, **manifest: Any) -> str:
     labels = (np.nan_to_num(rows[:, :5]).sum(axis=1) + np.random.default_rng(seed).random(400) > 2.5).astype(int)
     parameters = {"objective": "binary", "num_leaves": 7, "seed": seed, "verbose": -1, "num_threads": 1}
     data = lgb.Dataset(rows, labels, feature_name=list(FEATURE_NAMES))
-    content = lgb.train(parameters, data, num_boost_round=10).model_to_string().encode()
+    content = lgb.train(parameters, data, num_boost_round=TREES).model_to_string().encode()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MODEL_FILE).write_bytes(content)
     described = json.loads((DEFAULT_MODEL / MANIFEST_FILE).read_text())
-    described |= {"model_sha256": hashlib.sha256(content).hexdigest()} | manifest
-    (folder / MANIFEST_FILE).write_text(json.dumps(described))
-    return str(described["model_sha256"][:12])
+    sha256 = hashlib.sha256(content).hexdigest()
+    return _seal(folder, described | {"model_sha256": sha256, "trees": TREES, "self_test": []} | manifest)
+
+
+def replace_trees(folder: Path, content: bytes) -> str:
+    """Other trees in the model in `folder`, hash and version to match; returns the version."""
+    (folder / MODEL_FILE).write_bytes(content)
+    return rewrite(folder, model_sha256=hashlib.sha256(content).hexdigest())
+
+
+def rewrite(folder: Path, **changes: Any) -> str:
+    """Another manifest for the trees in `folder`, under the version that follows from it, which is returned."""
+    return _seal(folder, json.loads((folder / MANIFEST_FILE).read_text()) | changes)
+
+
+def _seal(folder: Path, fields: dict[str, Any]) -> str:
+    sealed = identity.sealed(fields)
+    (folder / MANIFEST_FILE).write_bytes(identity.written(sealed))
+    return str(sealed["version"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,8 +21,9 @@ from clients.python import RecyclingClient, RecyclingError
 from fraud_worker.__main__ import DEFAULT_MODEL
 from fraud_worker.health import shares
 from fraud_worker.registry import FEATURE_NAMES
-from local.stack import Settings, Stack, running
-from tests.end_to_end.conftest import ONCE, PATIENCE_S, START, Service, new_item, recycle
+from local.stack import Process, Settings, Stack, running
+from tests.end_to_end.conftest import ONCE, PATIENCE_S, START, Service, eventually, new_item, recycle, server_process
+from tests.fraud_models import rewrite, write_model
 from tests.unit.test_cli import recycling
 
 WAVE = 120
@@ -100,13 +103,13 @@ async def on_record(service: Service) -> tuple[Any, Any]:
 
 def tell_training(model: Path, rows: Any, scores: Any) -> None:
     """Writes into the model's manifest that training saw these rows and scores."""
-    file = model / "manifest.json"
-    manifest = json.loads(file.read_text())
-    manifest["feature_bins"] = {name: bins(rows[:, column]) for column, name in enumerate(FEATURE_NAMES)}
-    # Scores of few rows are a few values, and quarters would cut right through one of them.
-    manifest["score_bins"] = bins(scores, [0.05, 0.2, 0.5])
-    manifest["alert_rate"] = {"share": 0.01, "low": 0.0, "high": 0.05, "rows": WAVE}
-    file.write_text(json.dumps(manifest))
+    rewrite(
+        model,
+        feature_bins={name: bins(rows[:, column]) for column, name in enumerate(FEATURE_NAMES)},
+        # Scores of few rows are a few values, and quarters would cut right through one of them.
+        score_bins=bins(scores, [0.05, 0.2, 0.5]),
+        alert_rate={"share": 0.01, "low": 0.0, "high": 0.05, "rows": WAVE},
+    )
 
 
 def bins(values: Any, edges: list[float] | None = None) -> dict[str, Any]:
@@ -255,3 +258,60 @@ async def test_without_the_worker_it_is_unavailable(drifting: tuple[Service, dic
         assert refused.value.reason == "FRAUD_SCORE_UNAVAILABLE"
     finally:
         service.stack.restart_worker()
+
+
+async def test_stopped_worker_does_not_use_up_the_callers_time(drifting: tuple[Service, dict[str, Wave]]) -> None:
+    """A worker that hangs is unavailable within the server's own time-out, and the next caller waits for nothing."""
+    service, waves = drifting
+    os.kill(service.stack.worker.pid, signal.SIGSTOP)
+    try:
+        for _ in range(4):
+            with pytest.raises(RecyclingError) as refused:
+                await health(service, waves["shifted"].asked())
+            assert refused.value.reason == "FRAUD_SCORE_UNAVAILABLE"
+    finally:
+        os.kill(service.stack.worker.pid, signal.SIGCONT)
+    await eventually(lambda: health(service, waves["shifted"].asked()))
+
+
+async def test_real_challenger_is_measured(drifting: tuple[Service, dict[str, Wave]], tmp_path: Path) -> None:
+    """A challenger in the worker scores real requests in the shadow, and the report compares what the receipts hold."""
+    service, _ = drifting
+    version = write_model(tmp_path / "challenger", 5)
+    serve = ["fraud_worker", "serve", "--listen", "127.0.0.1:0", "--model", str(service.stack.settings.model)]
+    worker = Process("fraud worker", [*serve, "--challenger", str(tmp_path / "challenger")], {}, None)
+    try:
+        with server_process(service.stack.server_url, worker.address()) as process:
+            client = service.another_client(process.address())
+            client.backtest_time = service.now
+            beside = Service(stack=service.stack, client=client, now=service.now)
+            # Late challengers are left out, which on a busy machine may be all of a wave.
+            for _ in range(10):
+                both = await wave(beside)
+                (model,) = (await health(beside, both.asked())).models
+                if model.challengers:
+                    break
+            service.pass_time(beside.now - service.now)
+    finally:
+        worker.stop()
+    async with service.owner() as owner:
+        receipts = [
+            json.loads(row["receipt"])["score"]
+            for row in await owner.fetch(
+                "SELECT receipt FROM command WHERE method = 'Recycle' AND create_time >= $1 AND create_time < $2",
+                both.start,
+                both.end,
+            )
+        ]
+    pairs = [(score, shadow) for score in receipts for shadow in score["shadows"]]
+    (challenger,) = model.challengers
+    assert (challenger.model_version, challenger.rows) == (version, len(pairs))
+    assert challenger.band_agreement == pytest.approx(
+        sum(band(score) == band(shadow) for score, shadow in pairs) / len(pairs)
+    )
+
+
+def band(score: dict[str, float]) -> int:
+    """0 LOW, 1 MEDIUM, 2 HIGH."""
+    at = score["probability"]
+    return (at >= score["medium_threshold"]) + (at >= score["high_threshold"])

@@ -25,6 +25,7 @@ from clients.python import RecyclingClient, RecyclingError
 from fraud_worker.__main__ import DEFAULT_MODEL
 from local.stack import PROJECT, Process
 from tests.end_to_end.conftest import PATIENCE_S, Metered, Service, device, free_address, recycle, server_process
+from tests.fraud_models import rewrite
 from tests.unit.test_cli import recycling
 
 
@@ -44,9 +45,7 @@ async def wary(service: Service, open_folder: Path) -> AsyncIterator[Wary]:
     """The shipped model with a threshold that every request reaches."""
     model = open_folder / "wary"
     shutil.copytree(DEFAULT_MODEL, model)
-    manifest = json.loads((model / "manifest.json").read_text())
-    manifest["thresholds"] |= {"medium": 1e-9, "high": 1.0}
-    (model / "manifest.json").write_text(json.dumps(manifest))
+    rewrite(model, thresholds={"medium": 1e-9, "high": 1.0, "rule": "everybody"})
     metrics, own_metrics = free_address(), free_address()
     serve = ["fraud_worker", "serve", "--listen", "127.0.0.1:0", "--model", str(model), "--metrics-listen", metrics]
     worker = Process("fraud worker", serve, {}, None)

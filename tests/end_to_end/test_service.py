@@ -229,6 +229,12 @@ async def test_hostile_bytes(service: Service, data: bytes) -> None:
     assert await service.issue("iqiyi")
 
 
+async def test_hostile_bytes_to_health(service: Service) -> None:
+    """Others' services, too, refuse them like ours."""
+    code, reason, _ = await refused(service, "/grpc.health.v1.Health/Check", b"\xff\xff\xff\xff")
+    assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID")
+
+
 async def test_unknown_fields_are_ignored(service: Service) -> None:
     """A message with fields of a later version is served as one without."""
     (card,) = await service.issue("iqiyi")

@@ -129,11 +129,13 @@ def test_sighup_reloads_at_once(tmp_path: Path) -> None:
 def test_no_batch_mixes_two_models(tmp_path: Path) -> None:
     """While models are exchanged under load, every answer is wholly one model's, and no call fails."""
     current = tmp_path / "current"
-    versions = {}
+    versions, named = {}, {}
     for seed in (1, 2):
-        version = write_model(tmp_path / str(seed), seed)
-        versions[version] = (expected(tmp_path / str(seed), 200), 0.3 + seed / 10)
-        write_model(tmp_path / str(seed), seed, thresholds={"medium": 0.3 + seed / 10, "high": 0.9, "rule": ""})
+        medium = 0.3 + seed / 10
+        named[str(seed)] = write_model(
+            tmp_path / str(seed), seed, thresholds={"medium": medium, "high": 0.9, "rule": ""}
+        )
+        versions[named[str(seed)]] = (expected(tmp_path / str(seed), 200), medium)
     current.symlink_to("1")
     seen = []
     with worker(tmp_path / "log", current) as served:
@@ -141,13 +143,12 @@ def test_no_batch_mixes_two_models(tmp_path: Path) -> None:
             (tmp_path / "next").symlink_to(name)
             (tmp_path / "next").rename(current)
             os.kill(served.process.pid, signal.SIGHUP)
-            wanted = write_model(tmp_path / "scratch", int(name))
             while True:
                 answer = served.score(200)
                 scores, medium = versions[answer.model_version]
                 assert ([*answer.scores], answer.medium_threshold) == (scores, medium)
                 seen.append(answer.model_version)
-                if answer.model_version == wanted:
+                if answer.model_version == named[name]:
                     break
     assert {*seen} == {*versions}
 

@@ -82,6 +82,50 @@ def score(
     return pb_grpc.FraudScoringServiceStub(channel).Score(request, timeout=DEADLINE_S)
 
 
+def send_garbage(channel: grpc.Channel, method: str) -> None:
+    call: Any = channel.unary_unary(method)
+    call(b"\xff\xff\xff", timeout=DEADLINE_S)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [f"/{SERVICE}/{name}" for name in ("Score", "Explain", "GetModel", "MeasureHealth")]
+    + ["/grpc.health.v1.Health/Check"],
+)
+def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel, method: str) -> None:
+    """As any other bad input: by status and reason."""
+    with pytest.raises(grpc.RpcError) as refused:
+        send_garbage(channel, method)
+    assert (refused.value.code(), error_info(refused.value).reason) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "FIELD_INVALID",
+    )
+
+
+def test_stream_that_begins_with_garbage_is_refused(channel: grpc.Channel) -> None:
+    """Watching health is no exception."""
+    watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+    with pytest.raises(grpc.RpcError) as refused:
+        next(watch(b"\xff\xff\xff", timeout=DEADLINE_S))
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_garbage_leaves_no_trace_in_the_log(tmp_path: Path) -> None:
+    """Whoever sends it cannot fill the log."""
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(SERVE, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            with grpc.insecure_channel(announced(process)) as channel:
+                for _ in range(3):
+                    with pytest.raises(grpc.RpcError):
+                        send_garbage(channel, f"/{SERVICE}/Score")
+        finally:
+            process.terminate()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 def test_scores_are_the_models(channel: grpc.Channel) -> None:
     """The service answers what the model says, in order, with its version and thresholds."""
     rows = np.full((2, len(FEATURE_NAMES)), np.nan)

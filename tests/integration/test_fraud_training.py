@@ -60,11 +60,13 @@ def fresh_scores(fresh_world: tuple[JudgedRows, pl.Series]) -> npt.NDArray[np.fl
 
 
 def test_same_seed_trains_the_same_trees(small_log: Path, small_model: Path, tmp_path: Path) -> None:
-    """Training twice gives the same bytes and the same thresholds."""
+    """Training twice gives the same bytes, the same thresholds, and so the same version."""
     train([small_log], tmp_path / "again")
     assert (tmp_path / "again" / MODEL_FILE).read_bytes() == (small_model / MODEL_FILE).read_bytes()
     first, second = (Model.load(folder).manifest for folder in (small_model, tmp_path / "again"))
     assert (first.thresholds, first.calibration, first.rows) == (second.thresholds, second.calibration, second.rows)
+    assert first.version == second.version
+    assert len(first.self_test) > 0
 
 
 def test_model_folder_is_complete(small_model: Path) -> None:

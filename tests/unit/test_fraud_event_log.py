@@ -1,7 +1,8 @@
 """Reading event logs: what is accepted, and how a bad cell is named."""
 
+import gzip
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,83 @@ def test_history_gives_up_what_is_judged(tmp_path: Path) -> None:
     last.write_text("\n".join((header, later)))
     merged = merged_logs([last], [whole])
     assert merged.select("account_id", "judged").rows() == [("a", False), ("b", True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            "event_time,event_kind,account_id,event_kind\n2026-01-01,ISSUE,a,RECYCLE\n",
+            "column event_kind is there twice",
+        ),
+        (f"{HEAD}, label\n2026-01-01,RECYCLE,a,1\n", "column ' label' must be called 'label'"),
+        (f"{HEAD},Label\n2026-01-01,RECYCLE,a,1\n", "column 'Label' must be called 'label'"),
+        (f"{HEAD},label\n2026-01-01,RECYCLE,a,1\n2026-01-01,RECYCLE,a\n", "line 3: it has 3 cells, and the head has 4"),
+        (f"{HEAD}\n2026-01-01,RECYCLE,a,1\n", "line 2: it has 4 cells, and the head has 3"),
+        (f"{HEAD},label_time\n2026-01-02,RECYCLE,a,2026-01-01\n", "line 2, column label_time: .* before the event"),
+        (f"{HEAD}\n9999-12-31T23:59:59Z,RECYCLE,a\n", "line 2, column event_time: .* from 1970 to 2199"),
+        (f"{HEAD}\n0001-01-01,RECYCLE,a\n", "line 2, column event_time: .* from 1970 to 2199"),
+        (f"{HEAD}\n2026-01-01,RECYCLE,{'a' * 257}\n", "line 2, column account_id: .* at most 256 characters"),
+        (f"{HEAD},os\n2026-01-01,RECYCLE,a,{'o' * 200_000}\n", "line 2: field larger than field limit"),
+        (f'{HEAD},os\n2026-01-01,RECYCLE,a,"o\n', "unexpected end of data"),
+        ("", "it is empty"),
+        (f"{HEAD},amount_minor\n2026-01-01,RECYCLE,a,-5\n", "line 2, column amount_minor: '-5' is not a whole number"),
+    ],
+)
+def test_nonsense_is_named(tmp_path: Path, text: str, why: str) -> None:
+    """What cannot be meant is refused by line and column, and never guessed at."""
+    with pytest.raises(EventLogError, match=why):
+        read_log(log(tmp_path, text))
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.parquet"])
+def test_junk_is_no_log(tmp_path: Path, name: str) -> None:
+    """Bytes of any kind end in one error."""
+    for junk in (b"", b"\xff\xfe\x00", bytes(range(256)) * 20, b"\x1f\x8b" + b"\x08" * 50, b"PAR1" * 10):
+        (tmp_path / name).write_bytes(junk)
+        with pytest.raises(EventLogError, match="log"):
+            read_log(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["folder.csv", "folder.parquet"])
+def test_folder_is_no_log(tmp_path: Path, name: str) -> None:
+    """A folder is named as one."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(EventLogError, match="it is a folder"):
+        read_log(tmp_path / name)
+
+
+def test_gzip_and_byte_order_marks_are_read(tmp_path: Path) -> None:
+    """By their first bytes, whatever the file is called."""
+    path = tmp_path / "log.csv"
+    path.write_bytes(gzip.compress(f"\ufeff{HEAD}\n2026-01-01,ISSUE,a\n\n".encode()))
+    assert read_log(path)["account_id"].to_list() == ["a"]
+
+
+def test_foreign_columns_may_be_named_twice(tmp_path: Path) -> None:
+    """What we do not read may look as it likes."""
+    text = f"{HEAD},note,note,\n2026-01-01,ISSUE,a,1,2,3\n"
+    assert read_log(log(tmp_path, text)).height == 1
+
+
+def test_parquet_days_are_midnights(tmp_path: Path) -> None:
+    """A column of days is one of times; one of lists is none."""
+    path = tmp_path / "log.parquet"
+    row = {"event_time": [date(2026, 1, 1)], "event_kind": ["ISSUE"], "account_id": ["a"]}
+    pl.DataFrame(row).write_parquet(path)
+    assert read_log(path)["event_time"].to_list() == [datetime(2026, 1, 1, tzinfo=UTC)]
+    pl.DataFrame(row | {"page_views": [[1]]}).write_parquet(path)
+    with pytest.raises(EventLogError, match="line 1, column page_views"):
+        read_log(path)
+
+
+def test_log_without_rows_is_empty(tmp_path: Path) -> None:
+    """A head alone is a log."""
+    assert read_log(log(tmp_path, f"{HEAD}\n")).shape == (0, len(COLUMNS) + 1)
+
+
+def test_log_counts_once(tmp_path: Path) -> None:
+    """The same file given twice is a slip."""
+    path = log(tmp_path, f"{HEAD}\n2026-01-01,ISSUE,a\n")
+    with pytest.raises(EventLogError, match="twice"):
+        merged_logs([path, path], [])

@@ -1,7 +1,7 @@
 """The scorer: which model folders and which rows it refuses."""
 
-import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from fraud_worker.__main__ import DEFAULT_MODEL
 from fraud_worker.registry import FEATURE_NAMES
 from fraud_worker.scorer import MANIFEST_FILE, MODEL_FILE, Model, ModelRefused, RowsRefused
+from tests.fraud_models import replace_trees, rewrite
 
 
 @pytest.fixture
@@ -22,17 +23,64 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(DEFAULT_MODEL, tmp_path / "model"))
 
 
-def rewrite(folder: Path, **changes: Any) -> None:
-    manifest = json.loads((folder / MANIFEST_FILE).read_text())
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest | changes))
-
-
 def test_changed_model_file_is_refused(folder: Path) -> None:
     """One changed byte of the trees is noticed before they are parsed."""
     content = bytearray((folder / MODEL_FILE).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / MODEL_FILE).write_bytes(content)
     with pytest.raises(ModelRefused, match="SHA-256"):
+        Model.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"thresholds": {"medium": 0.5, "high": 0.9, "rule": "by hand"}},
+        {"calibration": {"method": "platt", "slope": 1.0, "intercept": 0.0}},
+        {"a_field_of_nobody": 1},
+    ],
+)
+def test_manifest_changed_under_its_old_version_is_refused(folder: Path, change: dict[str, Any]) -> None:
+    """Other thresholds or another calibration are another model: the refusal names both versions."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest | change))
+    with pytest.raises(ModelRefused, match=f"changed after training: it says version {manifest['version']}"):
+        Model.load(folder)
+    version = rewrite(folder)
+    assert Model.load(folder).version == version != manifest["version"]
+
+
+def test_version_does_not_depend_on_how_the_manifest_is_laid_out(folder: Path) -> None:
+    """Order and spaces say nothing, nor does the time of training: the same training gives the same version."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text()) | {"train_time": "2020-01-01T00:00:00+00:00"}
+    (folder / MANIFEST_FILE).write_text(json.dumps(dict(reversed(manifest.items())), indent=3))
+    assert Model.load(folder).version == Model.load(DEFAULT_MODEL).version
+
+
+def test_trees_that_score_otherwise_than_told_are_refused(folder: Path) -> None:
+    """A manifest tells what its trees make of the self-test's rows; a changed leaf shows."""
+    content = (folder / MODEL_FILE).read_bytes()
+    leaf = re.search(rb"leaf_value=(-?[0-9.]+)", content)
+    assert leaf is not None
+    replace_trees(folder, content[: leaf.start(1)] + b"-0.5" + content[leaf.start(1) + 4 :])
+    with pytest.raises(ModelRefused, match="does not give the scores"):
+        Model.load(folder)
+
+
+def test_trees_are_as_many_as_told(folder: Path) -> None:
+    """A manifest that counts other trees belongs to other ones."""
+    rewrite(folder, trees=1)
+    with pytest.raises(ModelRefused, match="tells of 1 trees"):
+        Model.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"train_time": "yesterday"}, {"score_bins": {"edges": [1], "shares": [1], "unknown": 0}}]
+)
+def test_manifest_that_would_fail_later_is_refused(folder: Path, change: dict[str, Any]) -> None:
+    """What GetModel and MeasureHealth could not tell."""
+    rewrite(folder, **change)
+    with pytest.raises(ModelRefused, match=next(iter(change))):
         Model.load(folder)
 
 
@@ -103,8 +151,7 @@ def test_thresholds_out_of_range_are_refused(folder: Path, thresholds: dict[str,
 
 def test_file_that_is_no_model_is_refused(folder: Path) -> None:
     """A hash that fits does not make trees of noise."""
-    (folder / MODEL_FILE).write_bytes(b"noise")
-    rewrite(folder, model_sha256=hashlib.sha256(b"noise").hexdigest())
+    replace_trees(folder, b"noise")
     with pytest.raises(ModelRefused, match="no LightGBM model"):
         Model.load(folder)
 
@@ -113,10 +160,8 @@ def test_model_of_fewer_columns_fails_its_self_test(folder: Path) -> None:
     """A manifest that claims this registry for trees of another width is found out before any request."""
     data = lgb.Dataset(np.random.default_rng(0).random((300, 3)), np.arange(300) % 2)
     trees = lgb.train({"objective": "binary", "verbose": -1, "num_threads": 1}, data, num_boost_round=2)
-    content = trees.model_to_string().encode()
-    (folder / MODEL_FILE).write_bytes(content)
-    rewrite(folder, model_sha256=hashlib.sha256(content).hexdigest())
-    with pytest.raises(ModelRefused, match="cannot score"):
+    replace_trees(folder, trees.model_to_string().encode())
+    with pytest.raises(ModelRefused, match="its columns are not"):
         Model.load(folder)
 
 

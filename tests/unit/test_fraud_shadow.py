@@ -1,6 +1,8 @@
 """Challengers score in the shadow: a share of the batches, bounded, and never at the champion's cost."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -110,3 +112,42 @@ async def test_late_challenger_is_dropped(folder: Path) -> None:
         for _ in range(PENDING_MAX + 3):
             assert await asyncio.wait_for(asked(shadows, [slow]), 30) == []
         assert shadows._pending == PENDING_MAX
+
+
+COUNTED = """
+import asyncio, sys
+from pathlib import Path
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+
+from fraud_worker.shadow import Shadows
+from tests.unit.test_fraud_shadow import ROWS, Failing, like
+
+async def main():
+    shadows = Shadows()
+    failing = like(Failing, Path(sys.argv[1]))
+    for _ in range(3):
+        await shadows.scores([failing], ROWS, 60.0)
+    shadows.close()
+
+asyncio.run(main())
+found = {
+    metric.name: sum(point.value for point in metric.data.data_points)
+    for resource in reader.get_metrics_data().resource_metrics
+    for scope in resource.scope_metrics
+    for metric in scope.metrics
+}
+print(found["fraud.shadow.failures"])
+"""
+
+
+def test_every_failure_is_counted(folder: Path) -> None:
+    """The log tells it once, the metric each time. In a process of its own, for a process has one meter provider."""
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, str(folder)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.splitlines()[-1:] == ["3"], done.stderr

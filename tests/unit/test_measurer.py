@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +16,7 @@ from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
 
 from server.domain.snapshot import Score
 from server.engine.ports import JudgedRequest, ScoreUnavailable
-from server.measurer import GrpcHealthMeasurer
+from server.measurer import FAILURES_MAX, PAUSE_S, GrpcHealthMeasurer
 from server.scorer import FEATURE_REGISTRY
 
 SCORE = Score(probability=0.25, medium_threshold=0.5, high_threshold=0.9, model_version="m")
@@ -33,10 +35,13 @@ class Worker(fraud_scoring_service_pb2_grpc.FraudScoringServiceServicer):
     def __init__(self) -> None:
         self.answer: pb.MeasureHealthResponse | None = pb.MeasureHealthResponse(calibration=pb.Calibration())
         self.asked: list[pb.MeasureHealthRequest] = []
+        self.hangs = False
 
     async def MeasureHealth(self, request: pb.MeasureHealthRequest, context: Any) -> pb.MeasureHealthResponse:
         """Answers as told."""
         self.asked.append(request)
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.answer is None:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no")
         assert self.answer is not None
@@ -61,16 +66,23 @@ def worker() -> Worker:
     return Worker()
 
 
-@pytest.fixture
-async def measurer(worker: Worker) -> AsyncIterator[GrpcHealthMeasurer]:
-    """A measurer that asks it."""
+@asynccontextmanager
+async def serving(worker: Worker) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to it."""
     server = grpc.aio.server()
     fraud_scoring_service_pb2_grpc.add_FraudScoringServiceServicer_to_server(worker, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield GrpcHealthMeasurer(channel)
+        yield channel
     await server.stop(None)
+
+
+@pytest.fixture
+async def measurer(worker: Worker) -> AsyncIterator[GrpcHealthMeasurer]:
+    """A measurer that asks it."""
+    async with serving(worker) as channel:
+        yield GrpcHealthMeasurer(channel)
 
 
 async def test_requests_go_by_columns(worker: Worker, measurer: GrpcHealthMeasurer) -> None:
@@ -111,3 +123,37 @@ async def test_senseless_answer_is_none(
     worker.answer = answer
     with pytest.raises(ScoreUnavailable):
         await measurer.measure([REQUEST], [])
+
+
+async def test_worker_that_hangs_is_given_up(worker: Worker) -> None:
+    """It costs the server's own time-out, not the caller's; after two failures nobody waits for it, until the pause is
+    over."""
+    now = 0.0
+    async with serving(worker) as channel:
+        measurer = GrpcHealthMeasurer(channel, timeout_s=0.05, monotonic=lambda: now)
+        worker.hangs = True
+        for _ in range(5):
+            with pytest.raises(ScoreUnavailable):
+                await measurer.measure([REQUEST], [])
+        assert len(worker.asked) == FAILURES_MAX
+        worker.hangs, now = False, PAUSE_S
+        assert (await measurer.measure([REQUEST], [])).reference_known is False
+
+
+async def test_bytes_that_are_no_message_are_none() -> None:
+    """gRPC makes None of them."""
+
+    async def garbage(request: bytes, context: Any) -> bytes:
+        return b"\xff\xff\xff"
+
+    server = grpc.aio.server()
+    handlers: dict[str, Any] = {"MeasureHealth": grpc.unary_unary_rpc_method_handler(garbage)}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("fraud_scoring.v1.FraudScoringService", handlers),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(ScoreUnavailable):
+            await GrpcHealthMeasurer(channel).measure([REQUEST], [])
+    await server.stop(None)

@@ -639,7 +639,7 @@ class GetModelResponse(message.Message):
     CHALLENGERS_FIELD_NUMBER: builtins.int
     REFUSED_FIELD_NUMBER: builtins.int
     model_version: builtins.str
-    """Version: the first 12 hex digits of the model file's SHA-256."""
+    """Version: 12 hex digits of a SHA-256 over everything that decides: trees, calibration, thresholds."""
     model_sha256: builtins.str
     """SHA-256 of the model file, hex."""
     feature_registry: builtins.str
@@ -703,7 +703,7 @@ class Challenger(message.Message):
     MEDIUM_THRESHOLD_FIELD_NUMBER: builtins.int
     HIGH_THRESHOLD_FIELD_NUMBER: builtins.int
     model_version: builtins.str
-    """Version: the first 12 hex digits of the model file's SHA-256."""
+    """Version: 12 hex digits of a SHA-256 over everything that decides: trees, calibration, thresholds."""
     model_sha256: builtins.str
     """SHA-256 of the model file, hex."""
     medium_threshold: builtins.float
