@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import urlsplit
+
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -43,6 +46,20 @@ class Config(DatabaseConfig):
     model_health_every_s: float = Field(
         300.0, ge=0, le=86_400, description="How often the metrics of the model's health are refreshed; 0: never."
     )
+    watchers_max: int = Field(100, ge=1, le=900, description="Streams of WatchEvents that may be open at once.")
+    nats_url: SecretStr = Field(
+        SecretStr(""),
+        description="nats:// or tls://HOST:PORT of JetStream, several by commas; empty: events stay here.",
+    )
+    nats_credentials: Path | None = Field(None, description="File with the NATS user's JWT and seed.")
+    nats_stream: str = Field(
+        "CARD_RECYCLING", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The stream, made if missing."
+    )
+    nats_subject: str = Field(
+        "card_recycling",
+        pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
+        description="What subjects begin with; platform, source and kind follow.",
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity logged.")
 
     @field_validator("secret_key")
@@ -61,6 +78,21 @@ class Config(DatabaseConfig):
         if not host or not port.isdigit() or int(port) > 65535:
             raise ValueError("must be HOST:PORT")
         return value
+
+    @property
+    def nats_servers(self) -> list[str]:
+        """Where events are published; empty: nowhere."""
+        return [server.strip() for server in self.nats_url.get_secret_value().split(",") if server.strip()]
+
+    @model_validator(mode="after")
+    def _events_go_safely(self) -> Config:
+        for server in self.nats_servers:
+            parts = urlsplit(server)
+            if parts.scheme not in ("nats", "tls") or not parts.hostname:
+                raise ValueError("NATS_URL must be nats://HOST:PORT or tls://HOST:PORT")
+            if parts.scheme == "nats" and not self.insecure_plaintext and not is_loopback(f"{parts.hostname}:0"):
+                raise ValueError("NATS_URL must be tls:// or a loopback address, unless INSECURE_PLAINTEXT is set")
+        return self
 
     @model_validator(mode="after")
     def _plaintext_stays_home(self) -> Config:

@@ -1,8 +1,9 @@
 """The typed client, against a service in this process that answers as it is told."""
 
+import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from card_recycling.v1 import (
 from card_recycling.v1.card_service_pb2 import (
     ActivateCardRequest,
     ActivateCardResponse,
+    Event,
     GetCardRequest,
     GetCardResponse,
     IssueCardsRequest,
@@ -26,6 +28,8 @@ from card_recycling.v1.card_service_pb2 import (
     ListCardsResponse,
     VoidCardRequest,
     VoidCardResponse,
+    WatchEventsRequest,
+    WatchEventsResponse,
 )
 from card_recycling.v1.recycling_service_pb2 import (
     BatchRecycleRequest,
@@ -102,18 +106,19 @@ class FakeService(
         return [type(call.request).__name__.removesuffix("Request") for call in self.calls]
 
     async def _answer(self, request: Message, context: Any, response: _Response) -> _Response:
-        self.calls.append(
-            Call(
-                request=request,
-                time_remaining_s=context.time_remaining(),
-                metadata=dict(context.invocation_metadata()),
-            )
-        )
+        self._remember(request, context)
+        await self._fail(context)
+        return response
+
+    def _remember(self, request: Message, context: Any) -> None:
+        metadata = dict(context.invocation_metadata())
+        self.calls.append(Call(request=request, time_remaining_s=context.time_remaining(), metadata=metadata))
+
+    async def _fail(self, context: Any) -> None:
         if self._failures:
             status = rpc_status.to_status(self._failures.pop(0))
             traced = (("trace-id", "cafe"),) if status.code is grpc.StatusCode.INTERNAL else ()
             await context.abort(status.code, status.details, (*status.trailing_metadata, *traced))
-        return response
 
     async def QuoteRecycle(self, request: QuoteRecycleRequest, context: Any) -> QuoteRecycleResponse:
         return await self._answer(request, context, QuoteRecycleResponse())
@@ -151,6 +156,17 @@ class FakeService(
 
     async def VoidCard(self, request: VoidCardRequest, context: Any) -> VoidCardResponse:
         return await self._answer(request, context, VoidCardResponse())
+
+    async def WatchEvents(self, request: WatchEventsRequest, context: Any) -> AsyncGenerator[WatchEventsResponse, None]:
+        """Nine events, three a message; fails after each message as long as there are failures, then is quiet."""
+        self._remember(request, context)
+        for number in range(int(request.resume_token or 0), 9, 3):
+            events = [
+                Event(event_id=f"e{each}", kind="ISSUED", resume_token=f"{each + 1}") for each in range(number, 9)
+            ]
+            yield WatchEventsResponse(events=events[:3], resume_token=events[:3][-1].resume_token)
+            await self._fail(context)
+        await asyncio.Event().wait()
 
     async def GetCard(self, request: GetCardRequest, context: Any) -> GetCardResponse:
         return await self._answer(request, context, GetCardResponse(card=Card(card_id=request.card_id)))
