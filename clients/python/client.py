@@ -513,8 +513,7 @@ def _may_succeed_later(error: RecyclingError) -> bool:
 
 def _is_traced(call: grpc.aio.ClientCallDetails) -> bool:
     """All calls but streams, whose spans would never end."""
-    method = call.method.decode() if isinstance(call.method, bytes) else call.method
-    return not method.endswith("/WatchEvents")
+    return "/WatchEvents" not in str(call.method)  # which grpc gives as bytes
 
 
 def _resume(request: card_pb2.WatchEventsRequest, token: str) -> None:

@@ -103,9 +103,9 @@ class EventFeed:
                             await moved.wait()
 
     async def run(self) -> None:
-        """Reads what is recorded, as long as anybody follows, until cancelled."""
+        """Reads what is recorded, as long as anybody follows, until closed or cancelled."""
         failures = 0
-        while True:
+        while not self._closed:
             await self._wanted.wait()
             try:
                 full = await self._read()
