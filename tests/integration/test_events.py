@@ -21,10 +21,11 @@ from server.engine.event_ports import EventLog, EventPage
 from server.engine.feed import EventFeed, Told
 from server.store.events import PostgresEvents
 from tests.integration.conftest import MakeWorld
-from tests.integration.world import World, activate, again, reactivate, recycle, unique, void
+from tests.integration.world import World, reactivate, recycle, unique, void
 
 PATIENCE_S = 30.0
 QUIET_S = 0.02
+ALL = EventFilter()
 
 
 @contextlib.asynccontextmanager
@@ -57,7 +58,7 @@ async def until(
 
 
 async def told_from(
-    feed: EventFeed, position: Position, how_many: int, wanted: EventFilter = EventFilter()
+    feed: EventFeed, position: Position, how_many: int, wanted: EventFilter = ALL
 ) -> tuple[list[Event], Position]:
     """The next events after a position."""
     return await until(feed.follow(wanted, position, quiet_s=QUIET_S), lambda events: len(events) >= how_many)
@@ -154,7 +155,7 @@ async def test_late_commit_is_told(sparse_world: World) -> None:
         waited = await log.after(BEGINNING, 10)
         assert not waited.events
         assert waited.waits_since is not None
-        follow = feed.follow(EventFilter(), BEGINNING, quiet_s=QUIET_S)
+        follow = feed.follow(ALL, BEGINNING, quiet_s=QUIET_S)
         assert (await anext(follow)).events == []
         assert (await anext(follow)).events == []
         await transaction.commit()
@@ -213,7 +214,7 @@ async def test_any_interleaving_is_told_once_and_in_one_order(
             last = uuid.uuid4()
             following = asyncio.create_task(
                 until(
-                    feed.follow(EventFilter(), position, quiet_s=0.002),
+                    feed.follow(ALL, position, quiet_s=0.002),
                     lambda events: bool(events) and events[-1].card_id == last,
                     each=marks.append,
                 )
@@ -298,7 +299,7 @@ async def test_slow_watcher_costs_no_memory_and_misses_nothing(sparse_world: Wor
     """One who stops reading falls back behind what is kept, which stays bounded, and is told all the same."""
     world, log = sparse_world, PostgresEvents(sparse_world.store)
     async with fed(log, kept=10, page=5) as feed:
-        slow = feed.follow(EventFilter(), BEGINNING, quiet_s=QUIET_S)
+        slow = feed.follow(ALL, BEGINNING, quiet_s=QUIET_S)
         assert (await anext(slow)).events == []
         cards = [await write(world.owner) for _ in range(120)]
         fast, _ = await told_from(feed, BEGINNING, 120)
@@ -313,7 +314,7 @@ async def test_watchers_that_are_up_to_date_share_one_reader(sparse_world: World
     world, log = sparse_world, CountingLog(PostgresEvents(sparse_world.store))
     async with fed(log, poll_s=0.05) as feed:
         start = await feed.newest()
-        follows = [feed.follow(EventFilter(), start, quiet_s=PATIENCE_S) for _ in range(10)]
+        follows = [feed.follow(ALL, start, quiet_s=PATIENCE_S) for _ in range(10)]
         for follow in follows:
             await anext(follow)
         waiting = [asyncio.create_task(until(follow, lambda events: len(events) >= 1)) for follow in follows]
@@ -337,10 +338,10 @@ async def test_nobody_reads_while_nobody_follows(sparse_world: World) -> None:
 async def test_too_many_watchers_are_refused(sparse_world: World) -> None:
     """The limit is told as overload, and a place that is left is free again."""
     async with fed(PostgresEvents(sparse_world.store), watchers_max=1) as feed:
-        first = feed.follow(EventFilter(), BEGINNING, quiet_s=QUIET_S)
+        first = feed.follow(ALL, BEGINNING, quiet_s=QUIET_S)
         await anext(first)
         with pytest.raises(Refusal) as refused:
-            await anext(feed.follow(EventFilter(), BEGINNING, quiet_s=QUIET_S))
+            await anext(feed.follow(ALL, BEGINNING, quiet_s=QUIET_S))
         assert refused.value.reason is Reason.OVERLOADED
         await first.aclose()
         await told_from(feed, BEGINNING, 0)
@@ -349,7 +350,7 @@ async def test_too_many_watchers_are_refused(sparse_world: World) -> None:
 async def test_drain_ends_every_stream(sparse_world: World) -> None:
     """Waiting watchers are told at once that the server goes down."""
     async with fed(PostgresEvents(sparse_world.store)) as feed:
-        follow = feed.follow(EventFilter(), BEGINNING, quiet_s=PATIENCE_S)
+        follow = feed.follow(ALL, BEGINNING, quiet_s=PATIENCE_S)
         await anext(follow)
         waiting = asyncio.create_task(anext(follow))
         await asyncio.sleep(0)
@@ -366,7 +367,7 @@ async def test_position_of_a_lost_event_is_an_error(sparse_world: World) -> None
     lost = await write(world.owner)
     async with fed(log) as feed:
         events, position = await told_from(feed, BEGINNING, 2)
-        there = feed.follow(EventFilter(), position, quiet_s=QUIET_S)
+        there = feed.follow(ALL, position, quiet_s=QUIET_S)
         await anext(there)
         await world.owner.execute("DELETE FROM card_event WHERE card_id = $1", lost)
         with pytest.raises(Refusal) as refused:
@@ -375,7 +376,7 @@ async def test_position_of_a_lost_event_is_an_error(sparse_world: World) -> None
         with pytest.raises(Refusal):
             await told_from(feed, position, 1)
         assert cards_of(events) == [kept, lost]
-        rest = feed.follow(EventFilter(), events[0].position, quiet_s=QUIET_S)
+        rest = feed.follow(ALL, events[0].position, quiet_s=QUIET_S)
         new = await write(world.owner)
         told, _ = await until(rest, lambda events: bool(events))
         assert cards_of(told) == [new]
@@ -409,4 +410,3 @@ async def test_events_of_before_the_migration_are_told(new_world: MakeWorld) -> 
     events = await everything(PostgresEvents(world.store))
     assert [event.kind for event in events] == ["ISSUED", "ACTIVATED", "RECYCLED"]
     assert len({event.position.xact for event in events}) == 3
-    await world.run(again(activate(card)))
