@@ -35,9 +35,9 @@ async def take(client: RecyclingClient, request: pb.WatchEventsRequest, how_many
     raise AssertionError("it ended by itself")
 
 
-async def now_token(client: RecyclingClient, **wanted: str) -> str:
+async def now_token(client: RecyclingClient, platform: str) -> str:
     """A token of now."""
-    call = client._cards.WatchEvents(pb.WatchEventsRequest(**wanted))
+    call = client._cards.WatchEvents(pb.WatchEventsRequest(platform=platform))
     async for response in call:
         call.cancel()
         return response.resume_token
@@ -112,11 +112,14 @@ async def test_killed_server_is_left_for_another(service: Service) -> None:
     start = await now_token(service.another_client(), platform="netflix")
     request = pb.WatchEventsRequest(platform="netflix", resume_token=start)
     seen: list[pb.Event] = []
+    under_way = asyncio.Event()
 
     async def follow() -> None:
         async with contextlib.aclosing(reader.watch_events(request)) as following:
             async for event in following:
                 seen.append(event)
+                if len(seen) == 10:
+                    under_way.set()
                 if len(seen) == 90:
                     return
 
@@ -124,9 +127,7 @@ async def test_killed_server_is_left_for_another(service: Service) -> None:
         first.address()
         following = asyncio.create_task(follow())
         issued = [card.card_id for card in await service.issue("netflix", 30)]
-        async with asyncio.timeout(PATIENCE_S):
-            while len(seen) < 10:
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(under_way.wait(), PATIENCE_S)
         issuing = asyncio.create_task(service.issue("netflix", 30))
         first.kill()
         issued += [card.card_id for card in await issuing]

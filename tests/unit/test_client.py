@@ -489,3 +489,48 @@ async def test_reviews_are_fetched_in_pages() -> None:
         found = [review.review_id async for review in client.reviews(platform="iqiyi")]
     assert found == ["review-0", "review-1"]
     assert [call.request.platform for call in service.calls] == ["iqiyi", "iqiyi"]
+
+
+async def watched(client: RecyclingClient, request: WatchEventsRequest, how_many: int) -> list[str]:
+    """The ids of the next events."""
+    found: list[str] = []
+    async with asyncio.timeout(30), contextlib.aclosing(client.watch_events(request)) as following:
+        async for event in following:
+            found.append(event.event_id)
+            if len(found) == how_many:
+                break
+    return found
+
+
+async def test_stream_goes_on_where_it_broke() -> None:
+    """Each event once, though the stream breaks twice; every new call brings the last token, and no deadline."""
+    service, pauses = FakeService(UNAVAILABLE, UNAVAILABLE), Pauses()
+    async with served(service) as address, RecyclingClient(address, sleep=pauses.sleep) as client:
+        assert await watched(client, WatchEventsRequest(), 9) == [f"e{number}" for number in range(9)]
+    assert [call.request.resume_token for call in service.calls] == ["", "3", "6"]
+    assert {call.time_remaining_s for call in service.calls} == {None}
+    assert len(pauses) == 2
+
+
+async def test_stream_resumes_by_the_same_request() -> None:
+    """The request stands after the events that were dealt with: the one in hand comes again."""
+    async with served(FakeService()) as address, RecyclingClient(address) as client:
+        request = WatchEventsRequest()
+        assert await watched(client, request, 5) == ["e0", "e1", "e2", "e3", "e4"]
+        assert request.resume_token == "4"
+
+
+async def test_stream_that_is_refused_ends() -> None:
+    """What will not be otherwise later is raised at once."""
+    async with served(FakeService(NOT_FOUND)) as address, RecyclingClient(address) as client:
+        with pytest.raises(RecyclingError):
+            await watched(client, WatchEventsRequest(), 9)
+
+
+async def test_silent_stream_is_left() -> None:
+    """A server that says nothing for too long is asked again; one that never does is given up in the end."""
+    async with served(FakeService()) as address, RecyclingClient(address) as client:
+        request = WatchEventsRequest(resume_token="9")
+        with pytest.raises(RecyclingError, match="nothing was heard"):
+            async for _ in client.watch_events(request, silence_s=0.05, give_up_s=0.2):
+                pass
