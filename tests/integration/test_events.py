@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from server.domain.events import BEGINNING, Event, EventFilter, Position
 from server.engine.event_ports import EventLog, EventPage
 from server.engine.feed import EventFeed, Told
 from server.store.events import PostgresEvents
+from server.store.statements import statement
+from server.store.store import SESSION
 from tests.integration.conftest import MakeWorld
 from tests.integration.world import World, reactivate, recycle, unique, void
 
@@ -410,3 +413,29 @@ async def test_events_of_before_the_migration_are_told(new_world: MakeWorld) -> 
     events = await everything(PostgresEvents(world.store))
     assert [event.kind for event in events] == ["ISSUED", "ACTIVATED", "RECYCLED"]
     assert len({event.position.xact for event in events}) == 3
+
+
+async def plan(world: World, name: str, *arguments: str) -> str:
+    """How the database runs a statement of the server for these arguments."""
+    connection = await asyncpg.connect(world.server_url, server_settings=SESSION)
+    try:
+        await connection.execute(f"PREPARE it AS {statement(name).text}")
+        rows = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE it ({', '.join(arguments)})")
+        return "\n".join(row[0] for row in rows)
+    finally:
+        await connection.close()
+
+
+async def test_reading_on_costs_what_is_read(sparse_world: World) -> None:
+    """The whole log is read along its indexes, without a sort of what is to come; an account's along its keys."""
+    beginning = ("'0'", "''", f"'{BEGINNING.subject_id}'", "0", "'epoch'", "100")
+    whole = await plan(sparse_world, "events_after", *beginning)
+    for index in ("card_event_by_xact", "posting_by_xact"):
+        assert f"Index Scan using {index}" in whole
+    assert "Sort Key: card_event" not in whole
+    assert "Sort Key: posting" not in whole
+    account = await plan(sparse_world, "events_of_account", *beginning, "'anna'")
+    own = account[account.index("CTE own") : account.index("CTE Scan on own")]
+    assert re.search(r"Index Scan using card_event_pkey on card_event.*\n\s+Index Cond: \(+account_id = ", own)
+    assert re.search(r"Index Scan using posting_\w+ on posting.*\n\s+Index Cond: \(+account_id = ", own)
+    assert "Seq Scan" not in whole + account

@@ -15,5 +15,5 @@ FROM (
 LEFT JOIN event_feed_after($1, $2, $3::uuid, $4::bigint, $6::integer) AS e ON $5::timestamptz IS NOT NULL
 LEFT JOIN card AS c ON c.account_id = e.account_id AND c.card_id = e.card_id
 LEFT JOIN recycling AS r
-  ON e.card_id IS NULL AND r.account_id = e.account_id AND r.recycling_id = e.recycling_id
+  ON r.account_id = e.account_id AND r.recycling_id = CASE WHEN e.card_id IS NULL THEN e.recycling_id END
 ORDER BY e.xact, e.account_id COLLATE "C", e.subject_id, e.version
