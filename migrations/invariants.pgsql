@@ -778,3 +778,19 @@ WHERE NOT EXISTS (SELECT FROM risk_label AS l
                   WHERE (l.account_id, l.recycling_id, l.label) = (o.account_id, o.recycling_id, 1)
                     AND (l.request_id IS NULL OR l.request_id = r.request_id)
                     AND l.label_time <= o.known_time);
+
+-- name: events_are_told (5)
+-- Every event was written by a transaction that has begun, so that the stream of events comes to it.
+SELECT account_id, subject_id, version, xact
+FROM event_feed
+WHERE xact >= pg_snapshot_xmax(pg_current_snapshot());
+
+-- name: relays_stand_at_events (5)
+-- What relays have published ends with an event that is on record.
+SELECT r.relay, r.xact, r.account_id, r.subject_id, r.version
+FROM event_relay AS r
+WHERE r.xact IS NOT NULL AND NOT EXISTS (
+  SELECT FROM event_feed AS f
+  WHERE f.account_id = r.account_id AND f.subject_id = r.subject_id AND f.version = r.version AND f.xact = r.xact
+    AND f.event_time = r.event_time
+);

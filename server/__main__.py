@@ -45,6 +45,7 @@ from process import telemetry
 from process.parsing import RefuseGarbage
 from process.reflection import offer_reflection
 from server.api.card_service import CardServicer
+from server.api.event_stream import EventStreams
 from server.api.guard import BATCH_BYTES_MAX, Guard
 from server.api.insights_service import InsightsServicer
 from server.api.list_service import ListEntries
@@ -58,6 +59,7 @@ from server.config import Config, DatabaseConfig
 from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
+from server.engine.feed import EventFeed
 from server.engine.issue import Issuer
 from server.engine.lapses import keep_recording_lapses
 from server.engine.lists import ListKeeper
@@ -66,8 +68,11 @@ from server.engine.model_health import ModelHealthReporter
 from server.engine.outcomes import OutcomeRecorder
 from server.engine.policies import PolicyKeeper
 from server.engine.pricing import keep_making_prices
+from server.engine.relay import Relay
+from server.jetstream import JetStreamPublisher
 from server.measurer import GrpcHealthMeasurer
 from server.scorer import GrpcFraudScorer
+from server.store.events import PostgresEvents
 from server.store.policies import PostgresPolicies
 from server.store.policy_document import PolicyInvalid, put_policies, read_document
 from server.store.prices import PostgresPrices
@@ -108,6 +113,9 @@ GARBAGE_MIN = 20_000
 BATCHES_IN_FLIGHT = 2
 """The database works on one while Python works on the other."""
 
+BACKGROUND_DRAIN_S = 5.0
+"""How long the background tasks may take to let go of what they hold."""
+
 ENGINE_DRAIN_S = 10.0
 """How long accepted work may take when the calls it came with have ended."""
 
@@ -123,8 +131,10 @@ def _key(config: Config, purpose: str) -> bytes:
 
 
 def _is_traced(call: grpc.HandlerCallDetails) -> bool:
-    """All calls but those for health. The library's own filter takes 13 us, this one 0.2."""
-    return not call.method.startswith("/grpc.health.")
+    """All calls but those for health, and streams, whose spans would never end. The library's own filter takes 13 us,
+    this one 0.2."""
+    method: str = call.method
+    return not method.startswith("/grpc.health.") and not method.endswith("/WatchEvents")
 
 
 class CannotListen(Exception):
@@ -132,7 +142,7 @@ class CannotListen(Exception):
 
 
 def assemble(
-    config: Config, store: PostgresStore, channel: grpc.aio.Channel
+    config: Config, store: PostgresStore, channel: grpc.aio.Channel, feed: EventFeed
 ) -> tuple[grpc.aio.Server, Engine, health_aio.HealthServicer]:
     """A server with all its services, not yet started; the engine behind it, and its health."""
     hasher = TraceHasher(_key(config, "trace"))
@@ -161,7 +171,9 @@ def assemble(
     recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(
         RecyclingServicer(engine, OutcomeRecorder(store), store, parser), server
     )
-    card_service_pb2_grpc.add_CardServiceServicer_to_server(CardServicer(engine, issuer, store, parser), server)
+    card_service_pb2_grpc.add_CardServiceServicer_to_server(
+        CardServicer(engine, issuer, store, parser, EventStreams(feed)), server
+    )
     lists = ListEntries(ListKeeper(store, new_id), store, hasher)
     review_service_pb2_grpc.add_ReviewServiceServicer_to_server(
         ReviewServicer(engine, PostgresReviews(store, claims_max=config.review_claims_max), parser, lists), server
@@ -196,7 +208,9 @@ async def serve(config: Config) -> None:
         interceptors=aio_client_interceptors(),  # type: ignore[no-untyped-call]
         options=[("grpc.max_reconnect_backoff_ms", 1000), ("grpc.initial_reconnect_backoff_ms", 100)],
     )
-    server, engine, health = assemble(config, store, channel)
+    events = PostgresEvents(store)
+    feed = EventFeed(events, watchers_max=config.watchers_max)
+    server, engine, health = assemble(config, store, channel, feed)
     await set_health(health, serving=False)  # until the database was asked
     try:
         port = server.add_insecure_port(config.listen)
@@ -214,16 +228,21 @@ async def serve(config: Config) -> None:
         asyncio.create_task(watch_health(store, health)),
         asyncio.create_task(keep_recording_lapses(PostgresReviews(store), engine)),
         asyncio.create_task(keep_making_prices(PostgresPrices(store))),
+        asyncio.create_task(feed.run()),
     ]
+    if config.nats_servers:
+        background.append(asyncio.create_task(relay(config, feed, events).run()))
     if config.model_health_every_s > 0:
         reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
         background.append(asyncio.create_task(keep_gauges(reporter, ModelGauges(), config.model_health_every_s)))
     await stop.wait()
     log.info("draining")
+    feed.close()  # streams end at once, and go on elsewhere
     for task in background:
         task.cancel()
     await health.enter_graceful_shutdown()
     await server.stop(config.drain_s)
+    await asyncio.wait(background, timeout=BACKGROUND_DRAIN_S)
     try:
         await asyncio.wait_for(engine.drain(), ENGINE_DRAIN_S)
     except TimeoutError:
@@ -233,6 +252,17 @@ async def serve(config: Config) -> None:
     metrics.shutdown()
     tracing.shutdown()
     log.info("stopped")
+
+
+def relay(config: Config, feed: EventFeed, events: PostgresEvents) -> Relay:
+    """Publishes the events to NATS, if this server is the one to do it. One relay a stream."""
+    publisher = JetStreamPublisher(
+        config.nats_servers,
+        stream=config.nats_stream,
+        subject=config.nats_subject,
+        credentials=config.nats_credentials,
+    )
+    return Relay(config.nats_stream, new_id(), feed, events, publisher)
 
 
 async def watch_health(store: PostgresStore, health: health_aio.HealthServicer) -> None:

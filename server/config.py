@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from process.addresses import PORT_MAX, is_address, is_loopback
@@ -26,6 +26,10 @@ class DatabaseConfig(BaseSettings):
         if problem := _problem_of_url(value.get_secret_value()):
             raise ValueError(problem)
         return value
+
+
+def _listed(value: SecretStr) -> list[str]:
+    return [part.strip() for part in value.get_secret_value().split(",") if part.strip()]
 
 
 class Config(DatabaseConfig):
@@ -52,6 +56,20 @@ class Config(DatabaseConfig):
     model_health_every_s: float = Field(
         300.0, ge=0, le=86_400, description="How often the metrics of the model's health are refreshed; 0: never."
     )
+    watchers_max: int = Field(100, ge=1, le=900, description="Streams of WatchEvents that may be open at once.")
+    nats_url: SecretStr = Field(
+        SecretStr(""),
+        description="nats:// or tls://HOST:PORT of JetStream, several by commas; empty: events stay here.",
+    )
+    nats_credentials: FilePath | None = Field(None, description="File with the NATS user's JWT and seed.")
+    nats_stream: str = Field(
+        "CARD_RECYCLING", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The stream, made if missing."
+    )
+    nats_subject: str = Field(
+        "card_recycling",
+        pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
+        description="What subjects begin with; platform, source and kind follow.",
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity logged.")
 
     @field_validator("secret_key")
@@ -77,6 +95,32 @@ class Config(DatabaseConfig):
             least = 0 if info.field_name == "listen" else 1
             raise ValueError(f"must be HOST:PORT, the port from {least} to {PORT_MAX}")
         return value
+
+    @field_validator("nats_url")
+    @classmethod
+    def _of_nats(cls, value: SecretStr) -> SecretStr:
+        for server in _listed(value):
+            try:
+                parts = urlsplit(server)
+                sound = parts.scheme in ("nats", "tls") and parts.hostname and (parts.port is None or parts.port > 0)
+            except ValueError:  # a port that is none
+                sound = False
+            if not sound or re.search(r"\s", server):
+                raise ValueError("must be nats://HOST:PORT or tls://HOST:PORT, several by commas")
+        return value
+
+    @property
+    def nats_servers(self) -> list[str]:
+        """Where events are published; empty: nowhere."""
+        return _listed(self.nats_url)
+
+    @model_validator(mode="after")
+    def _events_go_safely(self) -> Config:
+        for server in self.nats_servers:
+            parts = urlsplit(server)
+            if parts.scheme == "nats" and not self.insecure_plaintext and not is_loopback(f"{parts.hostname}:0"):
+                raise ValueError("NATS_URL must be tls:// or a loopback address, unless INSECURE_PLAINTEXT is set")
+        return self
 
     @model_validator(mode="after")
     def _plaintext_stays_home(self) -> Config:

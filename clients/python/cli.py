@@ -5,6 +5,7 @@ violated, 2 used wrongly. The lists' commands stand in `list_commands`, how answ
 service's rules. Heavy imports happen in the command that needs them.
 """
 
+import contextlib
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -289,6 +290,48 @@ async def show(
                 recyclings=[recycling async for recycling in client.recyclings(account_id)],
                 wallet=(await client.get_wallet(GetWalletRequest(account_id=account_id))).wallet,
             )
+
+
+@_command
+async def watch(
+    connection: Connection,
+    platform: Annotated[str, typer.Option(help="Only of this platform.")] = "",
+    account_id: Annotated[str, typer.Option("--account", metavar="ACCOUNT", help="Only of this account.")] = "",
+    card_id: Annotated[str, typer.Option("--card", metavar="CARD", help="Only of this card of the account.")] = "",
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--kind", metavar="KIND", help="Only such events, e.g. RECYCLED; may be repeated."),
+    ] = None,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Begin with the first event ever.")] = False,
+    resume_token: Annotated[
+        str, typer.Option("--resume", metavar="TOKEN", help="Go on after this event's token.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="End after so many events.")] = None,
+) -> None:
+    """Follow what happens to cards and wallets; with --json a line an event, each with its token. Ends by Ctrl-C."""
+    from card_recycling.v1.card_service_pb2 import WATCH_START_BEGINNING, WATCH_START_UNSPECIFIED, WatchEventsRequest
+
+    from clients.python import views
+
+    request = WatchEventsRequest(
+        platform=platform,
+        account_id=account_id,
+        card_id=card_id,
+        kinds=kinds,
+        resume_token=resume_token,
+        start=WATCH_START_BEGINNING if from_beginning else WATCH_START_UNSPECIFIED,
+    )
+    show_event = views.event_lines(as_json=connection.as_json)
+    async with connection.open() as client:
+        events = client.watch_events(request, give_up_s=connection.timeout_s, backtest_time=connection.backtest_time)
+        async with contextlib.aclosing(events) as following:
+            left = limit
+            async for event in following:
+                show_event(event)
+                if left is not None:
+                    left -= 1
+                    if left == 0:
+                        return
 
 
 @_command

@@ -11,7 +11,7 @@ import itertools
 import math
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -150,9 +150,13 @@ class Retries:
 
     def pause_after(self, error: RecyclingError, attempt: int) -> float | None:
         """Seconds to wait after `attempt` (the first is 1) failed with `error`; None when it is not to be repeated."""
-        if attempt >= self.attempts_max or not _may_succeed_later(error):
+        return None if attempt >= self.attempts_max else self.pause_of(error, attempt)
+
+    def pause_of(self, error: RecyclingError, attempt: int) -> float | None:
+        """The same, however many attempts there were."""
+        if not _may_succeed_later(error):
             return None
-        longest_s = min(self.pause_max_s, self.pause_s * 2 ** (attempt - 1))
+        longest_s = min(self.pause_max_s, self.pause_s * 2 ** min(attempt - 1, 20))
         return (error.retry_after_s or 0.0) + random.uniform(longest_s / 2, longest_s)  # noqa: S311 - no secret
 
 
@@ -188,7 +192,7 @@ class RecyclingClient:
         self.backtest_time = backtest_time
         self._retries = retries
         self._sleep = sleep
-        interceptors = aio_client_interceptors()  # type: ignore[no-untyped-call]
+        interceptors = aio_client_interceptors(filter_=_is_traced)  # type: ignore[no-untyped-call]
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS, interceptors=interceptors)
         else:
@@ -329,6 +333,51 @@ class RecyclingClient:
                 return
             request.page_token = page.next_page_token
 
+    async def watch_events(
+        self,
+        request: card_pb2.WatchEventsRequest,
+        *,
+        silence_s: float = 30.0,
+        give_up_s: float = 300.0,
+        backtest_time: datetime | None = None,
+    ) -> AsyncGenerator[card_pb2.Event, None]:
+        """The events that are wanted, for ever, each once; connects again by the last token whenever the stream breaks,
+        or is silent for `silence_s` seconds.
+
+        The request is moved on: whenever the next event is asked for, its token stands after those before. Keep an
+        event's own `resume_token` along with what you do about it, and nothing is done twice. Raises RecyclingError
+        when the service says no for good, or could not be heard for `give_up_s` seconds.
+        """
+        clock = asyncio.get_running_loop().time
+        heard, failures = clock(), 0
+        while True:
+            call = self._cards.WatchEvents(request, metadata=_metadata(backtest_time))
+            try:
+                responses = aiter(call)
+                while True:
+                    async with asyncio.timeout(silence_s):
+                        response = await anext(responses)
+                    heard, failures = clock(), 0
+                    for event in response.events:
+                        yield event
+                        _resume(request, event.resume_token)
+                    _resume(request, response.resume_token)
+            except StopAsyncIteration:  # no service of ours ends it so, but something in between may
+                error = RecyclingError(code=grpc.StatusCode.UNAVAILABLE, message="the stream has ended")
+            except TimeoutError:
+                error = RecyclingError(
+                    code=grpc.StatusCode.UNAVAILABLE, message=f"nothing was heard for {silence_s:g} s"
+                )
+            except grpc.aio.AioRpcError as broken:
+                error = RecyclingError.from_call(broken)
+            finally:
+                call.cancel()
+            failures += 1
+            pause_s = self._retries.pause_of(error, failures)
+            if pause_s is None or clock() + pause_s >= heard + give_up_s:
+                raise error
+            await self._sleep(pause_s)
+
     # Reviews
 
     async def list_reviews(
@@ -460,6 +509,16 @@ def _may_succeed_later(error: RecyclingError) -> bool:
             # Where the service saw too little time left, a retry has less.
             return error.reason != "INSUFFICIENT_TIME"
     return False
+
+
+def _is_traced(call: grpc.aio.ClientCallDetails) -> bool:
+    """All calls but streams, whose spans would never end."""
+    return "/WatchEvents" not in str(call.method)  # which grpc gives as bytes
+
+
+def _resume(request: card_pb2.WatchEventsRequest, token: str) -> None:
+    request.resume_token = token
+    request.start = card_pb2.WATCH_START_UNSPECIFIED
 
 
 def _fill_request_ids(

@@ -18,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from card_recycling.v1.card_service_pb2 import Event
+
     from migrations.invariants import InvariantResult
 
 WIDTH_WITHOUT_TERMINAL = 240  # unless COLUMNS says another
@@ -126,6 +128,31 @@ def show_results(results: Sequence[InvariantResult], *, as_json: bool) -> None:
         sys.stdout.write(f"{result.number:>2}  {result.name:<28} {verdict:<12} {result.meaning}\n")
         for sample in result.samples:
             sys.stdout.write(f"      {' '.join(f'{column}={value}' for column, value in sample.items())}\n")
+
+
+_EVENT_LINE = "{time:<27} {kind:<12} {platform:<10} {account_id:<24} {card_id:<36} {change}"
+
+
+def event_lines(*, as_json: bool) -> Callable[[Event], None]:
+    """Gives a function that prints an event at once: as a line of JSON, or of a table, whose head is printed now."""
+
+    def show_json(event: Event) -> None:
+        sys.stdout.write(json.dumps(_plain(event), ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def show_line(event: Event) -> None:
+        texts = {"card_id": ""} | dict(_flat(event))
+        changed = (texts.get(f"card.{name}") or texts.get(f"value.{name}") for name in ("state", "amount", "unit"))
+        line = _EVENT_LINE.format(**texts, change=" ".join(text for text in changed if text))
+        sys.stdout.write(line.rstrip() + "\n")
+        sys.stdout.flush()
+
+    if as_json:
+        return show_json
+    head = {name: name for name in ("time", "kind", "platform", "account_id", "card_id", "change")}
+    sys.stdout.write(_EVENT_LINE.format(**head) + "\n")
+    sys.stdout.flush()
+    return show_line
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from datetime import datetime
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from card_recycling.v1 import card_service_pb2 as pb
 from card_recycling.v1 import card_service_pb2_grpc, types_pb2
 
 from server.api import answers, errors, paging
+from server.api.event_stream import EventStreams
 from server.api.guard import Context, Served
 from server.api.messages import card_message
 from server.api.ports import Reader
@@ -23,11 +25,14 @@ from server.engine.queue import Outcome
 class CardServicer(card_service_pb2_grpc.CardServiceServicer):
     """Issues cards and leads them through their ordinary life."""
 
-    def __init__(self, engine: Engine, issuer: Issuer, reader: Reader, parser: CommandParser) -> None:
+    def __init__(
+        self, engine: Engine, issuer: Issuer, reader: Reader, parser: CommandParser, streams: EventStreams
+    ) -> None:
         self._engine = engine
         self._issuer = issuer
         self._reader = reader
         self._parser = parser
+        self._streams = streams
 
     async def IssueCards(self, request: pb.IssueCardsRequest, context: Context) -> Served:
         """See the proto."""
@@ -55,6 +60,12 @@ class CardServicer(card_service_pb2_grpc.CardServiceServicer):
     async def VoidCard(self, request: pb.VoidCardRequest, context: Context) -> Served:
         """See the proto."""
         return await answers.one(self._engine, self._parser.void(request))
+
+    def WatchEvents(
+        self, request: pb.WatchEventsRequest, context: Context
+    ) -> AsyncGenerator[pb.WatchEventsResponse, None]:
+        """See the proto."""
+        return self._streams.watch(request)
 
 
 def _position(read: tuple[Card, datetime]) -> tuple[datetime, UUID]:

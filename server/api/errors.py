@@ -34,6 +34,7 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.LIMIT_EXCEEDED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.QUOTE_STALE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.POLICY_PUMPABLE: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.RESUME_TOKEN_STALE: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.METHOD_NOT_ALLOWED: grpc.StatusCode.PERMISSION_DENIED,
     Reason.CARD_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     Reason.RECYCLING_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
@@ -43,11 +44,18 @@ CODES: dict[Reason, grpc.StatusCode] = {
     Reason.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.FRAUD_SCORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.STORE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
     Reason.INSUFFICIENT_TIME: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 
-_RETRYABLE = {Reason.OVERLOADED, Reason.FRAUD_SCORE_UNAVAILABLE, Reason.STORE_UNAVAILABLE, Reason.CONFLICT_RETRY}
+_RETRYABLE = {
+    Reason.OVERLOADED,
+    Reason.FRAUD_SCORE_UNAVAILABLE,
+    Reason.STORE_UNAVAILABLE,
+    Reason.SHUTTING_DOWN,
+    Reason.CONFLICT_RETRY,
+}
 
 
 def status(refusal: Refusal) -> status_pb2.Status:

@@ -1,12 +1,15 @@
 """What every call passes before a servicer sees it: deadline, size, shape; and how every exception becomes a status.
 
-Knows the wire; must not know any command. Calls of other services (health, reflection) pass untouched.
+Knows the wire; must not know any command. Calls of other services (health, reflection) pass untouched. A stream needs
+no deadline, since it ends with the watcher or the server.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeAlias
 
@@ -32,6 +35,8 @@ BATCH_METHODS = ("BatchRecycle", "IssueCards")
 UNARY_BYTES_MAX = 64 * 1024
 BATCH_BYTES_MAX = 4 * 1024 * 1024
 TIME_LEFT_S_MIN = 0.005
+STALLED_S = 300.0
+"""A watcher that takes nothing for so long has to come again."""
 BACKTEST_TIME_KEY = "card-recycling-backtest-time"
 
 
@@ -59,38 +64,46 @@ class Guard(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the handler of a unary call of ours."""
+        """Wraps the handler of a call of ours."""
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
         if handler is None or not method.startswith(PACKAGE):
             return handler
         parse: Any = handler.request_deserializer
         serve: Any = handler.unary_unary
-        assert parse is not None and serve is not None, "only unary methods are served"
+        watch: Any = handler.unary_stream
+        assert parse is not None and (serve or watch), "only single requests are served"
         bytes_max = BATCH_BYTES_MAX if method.rpartition("/")[2] in BATCH_METHODS else UNARY_BYTES_MAX
+
+        async def admitted(data: bytes, context: Context) -> Any:
+            if len(data) > bytes_max:
+                raise Refusal(Reason.FIELD_INVALID, f"the message exceeds {bytes_max} bytes")
+            try:
+                request = parse(data)
+            except DecodeError as error:
+                raise Refusal(Reason.FIELD_INVALID, "the message cannot be parsed") from error
+            check_shape(request)
+            await self._move_clock(context)
+            return request
 
         async def call(data: bytes, context: Context) -> bytes:
             try:
                 _check_deadline(context)
-                if len(data) > bytes_max:
-                    raise Refusal(Reason.FIELD_INVALID, f"the message exceeds {bytes_max} bytes")
-                try:
-                    request = parse(data)
-                except DecodeError as error:
-                    raise Refusal(Reason.FIELD_INVALID, "the message cannot be parsed") from error
-                check_shape(request)
-                await self._move_clock(context)
-                response = await serve(request, context)
+                response = await serve(await admitted(data, context), context)
                 return response if isinstance(response, bytes) else response.SerializeToString()
-            except Refusal as refusal:
-                outcome = refusal
-            except StoreUnavailable:
-                outcome = Refusal(Reason.STORE_UNAVAILABLE, "the database cannot be reached at the moment")
-            except Exception:
-                log.exception("a call of %s failed", method)
-                outcome = Refusal(Reason.INTERNAL, "internal error")
-            return await _abort(context, outcome)
+            except Exception as error:
+                return await _abort(context, _refusal(error, method))
 
+        async def stream(data: bytes, context: Context) -> None:
+            try:
+                request = await admitted(data, context)
+                async with contextlib.aclosing(watch(request, context)) as responses:
+                    await _write_all(responses, context)
+            except Exception as error:
+                await _abort(context, _refusal(error, method))
+
+        if watch:
+            return grpc.unary_stream_rpc_method_handler(stream)
         return grpc.unary_unary_rpc_method_handler(call)
 
     async def _move_clock(self, context: Context) -> None:
@@ -119,6 +132,26 @@ def _check_deadline(context: Context) -> None:
         raise Refusal(Reason.DEADLINE_REQUIRED, "every call needs a deadline")
     if left_s < TIME_LEFT_S_MIN:
         raise Refusal(Reason.INSUFFICIENT_TIME, "too little time is left before the deadline")
+
+
+async def _write_all(responses: AsyncGenerator[Any, None], context: Context) -> None:
+    """Each is asked for once the one before is taken: who reads slowly slows himself down."""
+    async for response in responses:
+        try:
+            async with asyncio.timeout(STALLED_S):
+                await context.write(response.SerializeToString())
+        except TimeoutError as error:
+            raise Refusal(Reason.OVERLOADED, f"nothing was read for {STALLED_S:g} s") from error
+
+
+def _refusal(error: Exception, method: str) -> Refusal:
+    """What a caller hears of it."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, StoreUnavailable):
+        return Refusal(Reason.STORE_UNAVAILABLE, "the database cannot be reached at the moment")
+    log.error("a call of %s failed", method, exc_info=error)
+    return Refusal(Reason.INTERNAL, "internal error")
 
 
 async def _abort(context: Context, refusal: Refusal) -> bytes:

@@ -320,7 +320,9 @@ class PostgresStore:
     async def _run_beside(self, text: str, *arguments: Any, alone: str | None = None) -> list[asyncpg.Record]:
         """Readers and issuers share what the engine's batches leave: they cannot starve them of connections."""
         try:
-            await asyncio.wait_for(self._others.acquire(), ACQUIRE_TIMEOUT_S)
+            # Not wait_for: in Python 3.11 that may swallow a cancellation, and then a background task never ends.
+            async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
+                await self._others.acquire()
         except TimeoutError:
             raise StoreUnavailable("all connections are busy") from None
         try:

@@ -143,7 +143,17 @@ def identifier(*parts: object) -> UUID:
 async def state(world: World, account: str) -> Any:
     """What the database holds of an account, but for ids that count up with the order of the work."""
     rows = await world.rows_of(account)
-    hidden = {"seq", "recycling_id", "live_recycling_id", "review_id", "response", "coupon_id", "request_id", "receipt"}
+    hidden = {
+        "seq",
+        "recycling_id",
+        "live_recycling_id",
+        "review_id",
+        "response",
+        "coupon_id",
+        "request_id",
+        "receipt",
+        "xact",
+    }
     features = {
         row["request_id"]: row["receipt"].partition('"features":')[2] for row in rows["command"] if row["receipt"]
     }

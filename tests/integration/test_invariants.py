@@ -753,6 +753,16 @@ VIOLATIONS = {
         "GRANT UPDATE (label) ON risk_label TO recycling_server",
         {"records_are_append_only"},
     ),
+    "an event of a transaction to come": (
+        "UPDATE card_event SET xact = '999999999999' WHERE card_id = id(3)",
+        {"events_are_told"},
+    ),
+    "a relay that stands at an event of another time": (
+        """INSERT INTO event_relay (relay, holder, lease_until, xact, account_id, subject_id, version, event_time)
+           SELECT 'r', id(1), at(1), xact, account_id, card_id, version, at(0) FROM card_event WHERE card_id = id(3)
+           LIMIT 1""",
+        {"relays_stand_at_events"},
+    ),
     "a device remembered late": (
         "UPDATE risk_pair SET first_time = at(4) + interval '1 hour' WHERE kind = 1",
         {"risk_pairs_are_complete"},

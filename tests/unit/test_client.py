@@ -1,8 +1,9 @@
 """The typed client, against a service in this process that answers as it is told."""
 
+import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from card_recycling.v1 import (
 from card_recycling.v1.card_service_pb2 import (
     ActivateCardRequest,
     ActivateCardResponse,
+    Event,
     GetCardRequest,
     GetCardResponse,
     IssueCardsRequest,
@@ -26,6 +28,8 @@ from card_recycling.v1.card_service_pb2 import (
     ListCardsResponse,
     VoidCardRequest,
     VoidCardResponse,
+    WatchEventsRequest,
+    WatchEventsResponse,
 )
 from card_recycling.v1.recycling_service_pb2 import (
     BatchRecycleRequest,
@@ -102,18 +106,19 @@ class FakeService(
         return [type(call.request).__name__.removesuffix("Request") for call in self.calls]
 
     async def _answer(self, request: Message, context: Any, response: _Response) -> _Response:
-        self.calls.append(
-            Call(
-                request=request,
-                time_remaining_s=context.time_remaining(),
-                metadata=dict(context.invocation_metadata()),
-            )
-        )
+        self._remember(request, context)
+        await self._fail(context)
+        return response
+
+    def _remember(self, request: Message, context: Any) -> None:
+        metadata = dict(context.invocation_metadata())
+        self.calls.append(Call(request=request, time_remaining_s=context.time_remaining(), metadata=metadata))
+
+    async def _fail(self, context: Any) -> None:
         if self._failures:
             status = rpc_status.to_status(self._failures.pop(0))
             traced = (("trace-id", "cafe"),) if status.code is grpc.StatusCode.INTERNAL else ()
             await context.abort(status.code, status.details, (*status.trailing_metadata, *traced))
-        return response
 
     async def QuoteRecycle(self, request: QuoteRecycleRequest, context: Any) -> QuoteRecycleResponse:
         return await self._answer(request, context, QuoteRecycleResponse())
@@ -151,6 +156,17 @@ class FakeService(
 
     async def VoidCard(self, request: VoidCardRequest, context: Any) -> VoidCardResponse:
         return await self._answer(request, context, VoidCardResponse())
+
+    async def WatchEvents(self, request: WatchEventsRequest, context: Any) -> AsyncGenerator[WatchEventsResponse, None]:
+        """Nine events, three a message; fails after each message as long as there are failures, then is quiet."""
+        self._remember(request, context)
+        for number in range(int(request.resume_token or 0), 9, 3):
+            events = [
+                Event(event_id=f"e{each}", kind="ISSUED", resume_token=f"{each + 1}") for each in range(number, 9)
+            ]
+            yield WatchEventsResponse(events=events[:3], resume_token=events[:3][-1].resume_token)
+            await self._fail(context)
+        await asyncio.Event().wait()
 
     async def GetCard(self, request: GetCardRequest, context: Any) -> GetCardResponse:
         return await self._answer(request, context, GetCardResponse(card=Card(card_id=request.card_id)))
@@ -473,3 +489,48 @@ async def test_reviews_are_fetched_in_pages() -> None:
         found = [review.review_id async for review in client.reviews(platform="iqiyi")]
     assert found == ["review-0", "review-1"]
     assert [call.request.platform for call in service.calls] == ["iqiyi", "iqiyi"]
+
+
+async def watched(client: RecyclingClient, request: WatchEventsRequest, how_many: int) -> list[str]:
+    """The ids of the next events."""
+    found: list[str] = []
+    async with asyncio.timeout(30), contextlib.aclosing(client.watch_events(request)) as following:
+        async for event in following:
+            found.append(event.event_id)
+            if len(found) == how_many:
+                break
+    return found
+
+
+async def test_stream_goes_on_where_it_broke() -> None:
+    """Each event once, though the stream breaks twice; every new call brings the last token, and no deadline."""
+    service, pauses = FakeService(UNAVAILABLE, UNAVAILABLE), Pauses()
+    async with served(service) as address, RecyclingClient(address, sleep=pauses.sleep) as client:
+        assert await watched(client, WatchEventsRequest(), 9) == [f"e{number}" for number in range(9)]
+    assert [call.request.resume_token for call in service.calls] == ["", "3", "6"]
+    assert {call.time_remaining_s for call in service.calls} == {None}
+    assert len(pauses) == 2
+
+
+async def test_stream_resumes_by_the_same_request() -> None:
+    """The request stands after the events that were dealt with: the one in hand comes again."""
+    async with served(FakeService()) as address, RecyclingClient(address) as client:
+        request = WatchEventsRequest()
+        assert await watched(client, request, 5) == ["e0", "e1", "e2", "e3", "e4"]
+        assert request.resume_token == "4"
+
+
+async def test_stream_that_is_refused_ends() -> None:
+    """What will not be otherwise later is raised at once."""
+    async with served(FakeService(NOT_FOUND)) as address, RecyclingClient(address) as client:
+        with pytest.raises(RecyclingError):
+            await watched(client, WatchEventsRequest(), 9)
+
+
+async def test_silent_stream_is_left() -> None:
+    """A server that says nothing for too long is asked again; one that never does is given up in the end."""
+    async with served(FakeService()) as address, RecyclingClient(address) as client:
+        request = WatchEventsRequest(resume_token="9")
+        with pytest.raises(RecyclingError, match="nothing was heard"):
+            async for _ in client.watch_events(request, silence_s=0.05, give_up_s=0.2):
+                pass

@@ -73,6 +73,11 @@ NONSENSE: dict[str, list[str]] = {
     "batch_max": WHOLE_NUMBERS,
     "queue_max": WHOLE_NUMBERS,
     "review_claims_max": WHOLE_NUMBERS,
+    "watchers_max": WHOLE_NUMBERS,
+    "nats_url": ["x", "http://127.0.0.1:4222", "nats://", "nats://127.0.0.1:x", "nats://127.0.0.1:99999", "tls://a b"],
+    "nats_credentials": ["", " ", "/nowhere/nats.creds", "."],
+    "nats_stream": ["", " ", "a.b", "x" * 65],
+    "nats_subject": ["", " ", "a..b", ".a", "a.", "a.*", "a.>"],
     "drain_s": NUMBERS,
     "model_health_every_s": ["1e-300", "0.5", *NUMBERS],
     "log_level": ["", "info", "INFO\n", "TRACE"],
@@ -136,3 +141,19 @@ def test_process_says_so_in_a_line_and_ends(arguments: list[str], environment: d
     assert ended.returncode == 2 and not ended.stdout
     (line,) = ended.stderr.splitlines()
     assert "port" in line and "Value error" not in line
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:4222", "nats://", "nats://nats.example.com:4222", "nats://127.0.0.1:4222,nats://10.0.0.1"]
+)
+def test_events_do_not_leave_in_clear(url: str) -> None:
+    """NATS is asked for by its own schemes, and elsewhere by TLS alone."""
+    with pytest.raises(ValidationError):
+        Config.model_validate(GOOD | {"nats_url": url})
+
+
+def test_events_may_go_to_several_servers() -> None:
+    """NATS_URL is a list; TLS may go anywhere."""
+    config = Config.model_validate(GOOD | {"nats_url": "tls://a.example.com:4222, nats://127.0.0.1:4223"})
+    assert config.nats_servers == ["tls://a.example.com:4222", "nats://127.0.0.1:4223"]
+    assert Config.model_validate(GOOD).nats_servers == []

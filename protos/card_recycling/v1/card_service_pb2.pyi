@@ -49,6 +49,29 @@ VOID_REASON_CHARGEBACK: VoidReason.ValueType  # 2
 VOID_REASON_REVOKED: VoidReason.ValueType  # 3
 """Withdrawn by the platform."""
 
+class _WatchStart:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WatchStartEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_WatchStart.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    WATCH_START_UNSPECIFIED: _WatchStart.ValueType  # 0
+    """Not stated: NOW."""
+    WATCH_START_NOW: _WatchStart.ValueType  # 1
+    """With what is recorded from now on, or was a moment ago."""
+    WATCH_START_BEGINNING: _WatchStart.ValueType  # 2
+    """With the first event ever."""
+
+class WatchStart(_WatchStart, metaclass=_WatchStartEnumTypeWrapper):
+    """Where a stream of events begins without a token."""
+
+WATCH_START_UNSPECIFIED: WatchStart.ValueType  # 0
+"""Not stated: NOW."""
+WATCH_START_NOW: WatchStart.ValueType  # 1
+"""With what is recorded from now on, or was a moment ago."""
+WATCH_START_BEGINNING: WatchStart.ValueType  # 2
+"""With the first event ever."""
+
 @typing.final
 class IssueCardsRequest(message.Message):
     """Asks to issue cards."""
@@ -415,3 +438,223 @@ class VoidCardResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["card", b"card"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchEventsRequest(message.Message):
+    """Asks to be told of events. Those are told that fit all that is said."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLATFORM_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    CARD_ID_FIELD_NUMBER: builtins.int
+    KINDS_FIELD_NUMBER: builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    platform: builtins.str
+    """Only of this platform."""
+    account_id: builtins.str
+    """Only of this account. What was before is found without reading other accounts' events."""
+    card_id: builtins.str
+    """Only of this card; `account_id` must be given."""
+    resume_token: builtins.str
+    """Goes on right after the place that this token of an earlier stream stands for, at any server. Opaque; it belongs to
+    the filter that it was given for.
+    """
+    start: WatchStart.ValueType
+    """Where to begin when there is no token."""
+    @builtins.property
+    def kinds(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Only of these kinds, in the words of `Event.kind`; any when empty."""
+
+    def __init__(
+        self,
+        *,
+        platform: builtins.str = ...,
+        account_id: builtins.str = ...,
+        card_id: builtins.str = ...,
+        kinds: abc.Iterable[builtins.str] | None = ...,
+        resume_token: builtins.str = ...,
+        start: WatchStart.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "card_id", b"card_id", "kinds", b"kinds", "platform", b"platform", "resume_token", b"resume_token", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WatchEventsResponse(message.Message):
+    """Some events, or none: a sign of life, whose token has moved on."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: builtins.int
+    resume_token: builtins.str
+    """Resumes after all of them, and after all before that did not fit."""
+    @builtins.property
+    def events(self) -> containers.RepeatedCompositeFieldContainer[Event]:
+        """What has happened, in order."""
+
+    def __init__(
+        self,
+        *,
+        events: abc.Iterable[Event] | None = ...,
+        resume_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["events", b"events", "resume_token", b"resume_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Event(message.Message):
+    """Something that has happened to a card or a wallet."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class CardChange(message.Message):
+        """A card, as it was afterwards."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        STATE_FIELD_NUMBER: builtins.int
+        VERSION_FIELD_NUMBER: builtins.int
+        GENERATION_FIELD_NUMBER: builtins.int
+        RENEWALS_USED_FIELD_NUMBER: builtins.int
+        ACTIVATE_BY_TIME_FIELD_NUMBER: builtins.int
+        ACTIVATE_TIME_FIELD_NUMBER: builtins.int
+        EXPIRE_TIME_FIELD_NUMBER: builtins.int
+        HOLD_UNTIL_FIELD_NUMBER: builtins.int
+        state: types_pb2.CardState.ValueType
+        """Its state."""
+        version: builtins.int
+        """Counts the card's events from 1."""
+        generation: builtins.int
+        """How often it has been given back, plus one."""
+        renewals_used: builtins.int
+        """Renewals used up."""
+        @builtins.property
+        def activate_by_time(self) -> timestamp_pb2.Timestamp:
+            """Up to when it may be activated, exclusive."""
+
+        @builtins.property
+        def activate_time(self) -> timestamp_pb2.Timestamp:
+            """When its validity began."""
+
+        @builtins.property
+        def expire_time(self) -> timestamp_pb2.Timestamp:
+            """When its validity ends, exclusive."""
+
+        @builtins.property
+        def hold_until(self) -> timestamp_pb2.Timestamp:
+            """Until when a review holds it."""
+
+        def __init__(
+            self,
+            *,
+            state: types_pb2.CardState.ValueType = ...,
+            version: builtins.int = ...,
+            generation: builtins.int = ...,
+            renewals_used: builtins.int = ...,
+            activate_by_time: timestamp_pb2.Timestamp | None = ...,
+            activate_time: timestamp_pb2.Timestamp | None = ...,
+            expire_time: timestamp_pb2.Timestamp | None = ...,
+            hold_until: timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["activate_by_time", b"activate_by_time", "activate_time", b"activate_time", "expire_time", b"expire_time", "hold_until", b"hold_until"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["activate_by_time", b"activate_by_time", "activate_time", b"activate_time", "expire_time", b"expire_time", "generation", b"generation", "hold_until", b"hold_until", "renewals_used", b"renewals_used", "state", b"state", "version", b"version"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class ValueChange(message.Message):
+        """Value that went into a wallet, or out of it."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        UNIT_FIELD_NUMBER: builtins.int
+        AMOUNT_FIELD_NUMBER: builtins.int
+        unit: types_pb2.Unit.ValueType
+        """Of what."""
+        amount: builtins.int
+        """How much: positive into the wallet."""
+        def __init__(
+            self,
+            *,
+            unit: types_pb2.Unit.ValueType = ...,
+            amount: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "unit", b"unit"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    EVENT_ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    CARD_ID_FIELD_NUMBER: builtins.int
+    RECYCLING_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    CARD_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: builtins.int
+    event_id: builtins.str
+    """UUID: the same whenever and wherever this event is told."""
+    kind: builtins.str
+    """What happened. Of cards: ISSUED, ACTIVATED, RECYCLED, REACTIVATED, VOIDED, HELD, RELEASED. Of values: SETTLEMENT,
+    CLAWBACK. There will be more: leave alone what is unknown.
+    """
+    account_id: builtins.str
+    """Whose card or wallet."""
+    platform: builtins.str
+    """The platform of the card or the value."""
+    card_id: builtins.str
+    """The card; empty where none is concerned."""
+    recycling_id: builtins.str
+    """The recycling that it belongs to, if any."""
+    request_id: builtins.str
+    """The request that did it."""
+    resume_token: builtins.str
+    """Resumes right after this event."""
+    @builtins.property
+    def time(self) -> timestamp_pb2.Timestamp:
+        """When."""
+
+    @builtins.property
+    def card(self) -> Event.CardChange:
+        """Of a card."""
+
+    @builtins.property
+    def value(self) -> Event.ValueChange:
+        """Of a wallet."""
+
+    def __init__(
+        self,
+        *,
+        event_id: builtins.str = ...,
+        kind: builtins.str = ...,
+        time: timestamp_pb2.Timestamp | None = ...,
+        account_id: builtins.str = ...,
+        platform: builtins.str = ...,
+        card_id: builtins.str = ...,
+        recycling_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        card: Event.CardChange | None = ...,
+        value: Event.ValueChange | None = ...,
+        resume_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["card", b"card", "change", b"change", "time", b"time", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "card", b"card", "card_id", b"card_id", "change", b"change", "event_id", b"event_id", "kind", b"kind", "platform", b"platform", "recycling_id", b"recycling_id", "request_id", b"request_id", "resume_token", b"resume_token", "time", b"time", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = typing.Literal["card", "value"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...

@@ -62,6 +62,11 @@ class CardServiceStub:
                 request_serializer=card__recycling_dot_v1_dot_card__service__pb2.VoidCardRequest.SerializeToString,
                 response_deserializer=card__recycling_dot_v1_dot_card__service__pb2.VoidCardResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/card_recycling.v1.CardService/WatchEvents',
+                request_serializer=card__recycling_dot_v1_dot_card__service__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_card__service__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
 
 
 class CardServiceServicer:
@@ -112,6 +117,20 @@ class CardServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """What happens to cards and wallets, as it is recorded: every event once, in one order for all watchers, without a gap
+        across reconnects, servers and their restarts. The stream never ends by itself and needs no deadline. It says
+        something at once, and at least every 10 seconds; a watcher that hears nothing for 30 should connect again.
+        Whoever keeps the last token that he has dealt with, along with what he did, does everything exactly once.
+        The events of one card come in the order in which they happened; of different accounts, roughly.
+        Errors: FIELD_INVALID (also: a token of another filter), RESUME_TOKEN_STALE (the database was set back to before the
+        token: begin anew, and know events by their ids), OVERLOADED (too many watchers); and, at any time, SHUTTING_DOWN and
+        STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CardServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -139,6 +158,11 @@ def add_CardServiceServicer_to_server(servicer, server):
                     servicer.VoidCard,
                     request_deserializer=card__recycling_dot_v1_dot_card__service__pb2.VoidCardRequest.FromString,
                     response_serializer=card__recycling_dot_v1_dot_card__service__pb2.VoidCardResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=card__recycling_dot_v1_dot_card__service__pb2.WatchEventsRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_card__service__pb2.WatchEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -279,6 +303,33 @@ class CardService:
             '/card_recycling.v1.CardService/VoidCard',
             card__recycling_dot_v1_dot_card__service__pb2.VoidCardRequest.SerializeToString,
             card__recycling_dot_v1_dot_card__service__pb2.VoidCardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/card_recycling.v1.CardService/WatchEvents',
+            card__recycling_dot_v1_dot_card__service__pb2.WatchEventsRequest.SerializeToString,
+            card__recycling_dot_v1_dot_card__service__pb2.WatchEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,16 @@ class CardServiceStub:
     by that recycling or by a refund: once; then, and with nothing left to block, it is CARD_STATE_INVALID.
     Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
     """
+    WatchEvents: grpc.UnaryStreamMultiCallable[card_service_pb2.WatchEventsRequest, card_service_pb2.WatchEventsResponse]
+    """What happens to cards and wallets, as it is recorded: every event once, in one order for all watchers, without a gap
+    across reconnects, servers and their restarts. The stream never ends by itself and needs no deadline. It says
+    something at once, and at least every 10 seconds; a watcher that hears nothing for 30 should connect again.
+    Whoever keeps the last token that he has dealt with, along with what he did, does everything exactly once.
+    The events of one card come in the order in which they happened; of different accounts, roughly.
+    Errors: FIELD_INVALID (also: a token of another filter), RESUME_TOKEN_STALE (the database was set back to before the
+    token: begin anew, and know events by their ids), OVERLOADED (too many watchers); and, at any time, SHUTTING_DOWN and
+    STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
+    """
 
 @typing.type_check_only
 class CardServiceAsyncStub(CardServiceStub):
@@ -84,6 +94,16 @@ class CardServiceAsyncStub(CardServiceStub):
     is also an outcome of the recycling that has taken the card, or holds it. It may follow when the card is VOID already,
     by that recycling or by a refund: once; then, and with nothing left to block, it is CARD_STATE_INVALID.
     Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
+    """
+    WatchEvents: aio.UnaryStreamMultiCallable[card_service_pb2.WatchEventsRequest, card_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """What happens to cards and wallets, as it is recorded: every event once, in one order for all watchers, without a gap
+    across reconnects, servers and their restarts. The stream never ends by itself and needs no deadline. It says
+    something at once, and at least every 10 seconds; a watcher that hears nothing for 30 should connect again.
+    Whoever keeps the last token that he has dealt with, along with what he did, does everything exactly once.
+    The events of one card come in the order in which they happened; of different accounts, roughly.
+    Errors: FIELD_INVALID (also: a token of another filter), RESUME_TOKEN_STALE (the database was set back to before the
+    token: begin anew, and know events by their ids), OVERLOADED (too many watchers); and, at any time, SHUTTING_DOWN and
+    STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
     """
 
 class CardServiceServicer(metaclass=abc_1.ABCMeta):
@@ -140,6 +160,22 @@ class CardServiceServicer(metaclass=abc_1.ABCMeta):
         is also an outcome of the recycling that has taken the card, or holds it. It may follow when the card is VOID already,
         by that recycling or by a refund: once; then, and with nothing left to block, it is CARD_STATE_INVALID.
         Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
+        """
+
+    @abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: card_service_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[abc.Iterator[card_service_pb2.WatchEventsResponse], abc.AsyncIterator[card_service_pb2.WatchEventsResponse]]:
+        """What happens to cards and wallets, as it is recorded: every event once, in one order for all watchers, without a gap
+        across reconnects, servers and their restarts. The stream never ends by itself and needs no deadline. It says
+        something at once, and at least every 10 seconds; a watcher that hears nothing for 30 should connect again.
+        Whoever keeps the last token that he has dealt with, along with what he did, does everything exactly once.
+        The events of one card come in the order in which they happened; of different accounts, roughly.
+        Errors: FIELD_INVALID (also: a token of another filter), RESUME_TOKEN_STALE (the database was set back to before the
+        token: begin anew, and know events by their ids), OVERLOADED (too many watchers); and, at any time, SHUTTING_DOWN and
+        STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
         """
 
 def add_CardServiceServicer_to_server(servicer: CardServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...
