@@ -54,13 +54,14 @@ from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
-from server.engine.lapses import keep_recording_lapses
 from server.engine.lists import ListKeeper
 from server.engine.model_gauges import ModelGauges, keep_gauges
 from server.engine.model_health import ModelHealthReporter
 from server.engine.outcomes import OutcomeRecorder
+from server.engine.sweeper import keep_sweeping
 from server.measurer import GrpcHealthMeasurer
 from server.scorer import GrpcFraudScorer
+from server.store.due import PostgresDue
 from server.store.policy_document import PolicyInvalid, put_policies
 from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, connect
@@ -196,7 +197,7 @@ async def serve(config: Config) -> None:
     print(f"server listening on {config.listen.rpartition(':')[0]}:{port}", flush=True)
     background = [
         asyncio.create_task(watch_health(store, health)),
-        asyncio.create_task(keep_recording_lapses(PostgresReviews(store), engine)),
+        asyncio.create_task(keep_sweeping(PostgresDue(store), engine)),
     ]
     if config.model_health_every_s > 0:
         reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))

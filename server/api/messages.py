@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from card_recycling.v1 import (
     recycling_service_pb2,
     review_service_pb2,
     types_pb2,
+    wallet_service_pb2,
 )
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -22,10 +24,15 @@ from migrations.risk_log import TraceHasher
 from migrations.risk_signals import clock_skew_seconds, derived_signals
 from server.domain.card import MICROSECOND, Card, VoidReason
 from server.domain.commands import (
+    OWN_REQUEST_VERSION,
     Activate,
+    BindDevice,
     Circumstances,
+    CloseWindow,
     Command,
     Compensate,
+    Expire,
+    ExpireCoupon,
     IssueItem,
     Lapse,
     Reactivate,
@@ -122,7 +129,7 @@ class CommandParser:
     def recycle(self, request: recycling_service_pb2.RecycleRequest) -> Recycle:
         """Recycle."""
         return Recycle(
-            request_id=UUID(request.request_id),
+            request_id=_request_id(request.request_id),
             account_id=request.account_id,
             card_id=UUID(request.card_id),
             reason=RecycleReason(_reason.name(request.reason)),
@@ -135,7 +142,7 @@ class CommandParser:
     def reactivate(self, request: recycling_service_pb2.ReactivateRequest) -> Reactivate:
         """Reactivate."""
         return Reactivate(
-            request_id=UUID(request.request_id),
+            request_id=_request_id(request.request_id),
             account_id=request.account_id,
             recycling_id=UUID(request.recycling_id),
             dry_run=request.validate_only,
@@ -145,7 +152,7 @@ class CommandParser:
     def compensate(self, request: recycling_service_pb2.CompensateRequest) -> Compensate:
         """Compensate."""
         return Compensate(
-            request_id=UUID(request.request_id),
+            request_id=_request_id(request.request_id),
             account_id=request.account_id,
             recycling_id=UUID(request.recycling_id),
             dry_run=request.validate_only,
@@ -155,7 +162,17 @@ class CommandParser:
     def activate(self, request: card_service_pb2.ActivateCardRequest) -> Activate:
         """ActivateCard."""
         return Activate(
-            request_id=UUID(request.request_id),
+            request_id=_request_id(request.request_id),
+            account_id=request.account_id,
+            card_id=UUID(request.card_id),
+            etag=request.etag,
+            circumstances=self._circumstances(request),
+        )
+
+    def bind(self, request: card_service_pb2.BindDeviceRequest) -> BindDevice:
+        """BindDevice."""
+        return BindDevice(
+            request_id=_request_id(request.request_id),
             account_id=request.account_id,
             card_id=UUID(request.card_id),
             etag=request.etag,
@@ -165,7 +182,7 @@ class CommandParser:
     def void(self, request: card_service_pb2.VoidCardRequest) -> Void:
         """VoidCard."""
         return Void(
-            request_id=UUID(request.request_id),
+            request_id=_request_id(request.request_id),
             account_id=request.account_id,
             card_id=UUID(request.card_id),
             reason=VoidReason(_void_reason.name(request.reason)),
@@ -175,7 +192,7 @@ class CommandParser:
     def resolve(self, request: review_service_pb2.ResolveReviewRequest, review: Review) -> Resolve:
         """ResolveReview, about `review`. Without an id of the caller's the request's is made of its input."""
         command = Resolve(
-            request_id=UUID(request.request_id) if request.request_id else None,
+            request_id=_request_id(request.request_id) if request.request_id else None,
             account_id=review.account_id,
             recycling_id=review.recycling_id,
             review_id=review.review_id,
@@ -209,7 +226,7 @@ class CommandParser:
     def issue_item(self, item: card_service_pb2.IssueCardsRequest.Item) -> IssueItem:
         """One item of IssueCards."""
         return IssueItem(
-            request_id=UUID(item.request_id),
+            request_id=_request_id(item.request_id),
             account_id=item.account_id,
             platform=item.platform,
             tier=_tier.name(item.tier),
@@ -227,7 +244,8 @@ class CommandParser:
         request: recycling_service_pb2.QuoteRecycleRequest
         | recycling_service_pb2.RecycleRequest
         | recycling_service_pb2.ReactivateRequest
-        | card_service_pb2.ActivateCardRequest,
+        | card_service_pb2.ActivateCardRequest
+        | card_service_pb2.BindDeviceRequest,
     ) -> Circumstances:
         device, behavior = request.device, request.behavior
         profile = {
@@ -255,7 +273,9 @@ class CommandParser:
             prefix_hash=traces.prefix_hash,
             profile_hash=traces.profile_hash,
             payout_hash=(
-                None if isinstance(request, card_service_pb2.ActivateCardRequest) else self._payout_hash(request)
+                None
+                if isinstance(request, card_service_pb2.ActivateCardRequest | card_service_pb2.BindDeviceRequest)
+                else self._payout_hash(request)
             ),
             signals=signals,
         )
@@ -268,6 +288,15 @@ class CommandParser:
         | recycling_service_pb2.CompensateRequest,
     ) -> bytes | None:
         return self._hasher.payout(request.payout_id)
+
+
+def _request_id(text: str) -> UUID:
+    """A request id. Raises Refusal for one of the version that the service's own requests have."""
+    request_id = UUID(text)
+    if request_id.version == OWN_REQUEST_VERSION:
+        problem = f"must not be a UUID of version {OWN_REQUEST_VERSION}: those are the service's own"
+        raise Refusal(Reason.FIELD_INVALID, f"request_id: {problem}", fields=(("request_id", problem),))
+    return request_id
 
 
 def _known(message: types_pb2.Device | types_pb2.Behavior, fields: tuple[str, ...]) -> dict[str, float | int | bool]:
@@ -332,6 +361,13 @@ class MessageRenderer:
                 )
             case Activate():
                 return card_service_pb2.ActivateCardResponse(card=card_message(change.card, change.now))
+            case BindDevice():
+                return card_service_pb2.BindDeviceResponse(card=card_message(change.card, change.now))
+            case Expire() | CloseWindow():
+                return card_service_pb2.GetCardResponse(card=card_message(change.card, change.now))
+            case ExpireCoupon():
+                assert change.wallet is not None
+                return wallet_service_pb2.GetWalletResponse(wallet=wallet_message(change.wallet))
             case Void():
                 return card_service_pb2.VoidCardResponse(card=card_message(change.card, change.now))
             case Resolve() | Lapse():
@@ -362,6 +398,7 @@ def card_message(card: Card, now: datetime) -> types_pb2.Card:
         activate_by_time=timestamp(card.activate_by_time),
         activate_time=timestamp(card.activate_time),
         expire_time=timestamp(card.expire_time),
+        bound_devices=[_device_handle(card, device_hash) for device_hash in card.bound_devices],
         segment=_segment.number(card.segment),  # type: ignore[arg-type]
         generation=card.generation,
         renewals_used=card.renewals_used,
@@ -369,6 +406,11 @@ def card_message(card: Card, now: datetime) -> types_pb2.Card:
         held_since=timestamp(card.held_since),
         hold_until=timestamp(card.hold_until),
     )
+
+
+def _device_handle(card: Card, device_hash: bytes) -> str:
+    """What stands for a bound device: the same for the same device on this card, another one on any other."""
+    return hashlib.sha256(card.card_id.bytes + device_hash).hexdigest()[:32]
 
 
 def recycling_message(recycling: Recycling) -> types_pb2.Recycling:

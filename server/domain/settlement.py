@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListKind
-from server.domain.recycling import CompensationState, Coupon, RecyclingState
+from server.domain.recycling import CompensationState, Coupon, RecyclingState, TransferKind
 from server.domain.snapshot import Change, Snapshot, Transfer
 
 
@@ -53,6 +53,7 @@ def decide_compensate(snapshot: Snapshot) -> Change:
         recycling_changed=True,
         wallet=snapshot.wallet.after(recycling.platform, owed.unit, owed.amount, coupon),
         transfer=Transfer(
+            kind=TransferKind.SETTLEMENT,
             platform=recycling.platform,
             unit=owed.unit,
             amount=owed.amount,

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from server.domain.card import MICROSECOND, Card, CardEventKind, CardState
-from server.domain.commands import Command, Compensate, Reactivate, Recycle, Resolve
+from server.domain.commands import Command, Compensate, ExpireCoupon, Reactivate, Recycle, Resolve
 from server.domain.lists import ListEntry, ListHit, ListKind, Subject, SubjectKind
 from server.domain.outcome import Outcome, OutcomeKind
 from server.domain.policy import Counter
@@ -60,7 +60,7 @@ _features = msgspec.json.Decoder(dict[str, float | bool | None])
 
 
 def card(row: Row, segment: str | None) -> Card:
-    """A card from its row and its account's segment."""
+    """A card from its row and its account's segment; of one that waits it is not known until when."""
     return Card(
         card_id=row["card_id"],
         account_id=row["account_id"],
@@ -83,6 +83,8 @@ def card(row: Row, segment: str | None) -> Card:
         version=row["version"],
         held_since=row["held_since"],
         hold_until=row["hold_until"],
+        expired_bound=row["expired_bound"],
+        bound_devices=tuple(row["bound_devices"]),
     )
 
 
@@ -244,7 +246,7 @@ def command_row(command: Command) -> Row:
         "profile_hash": circumstances.profile_hash,
         "payout_hash": circumstances.payout_hash,
         "signals": _signals(circumstances.signals),
-        "wants_wallet": isinstance(command, Compensate | Reactivate | Resolve),
+        "wants_wallet": isinstance(command, Compensate | ExpireCoupon | Reactivate | Resolve),
         "wants_lists": command.reads_lists,
     }
 
@@ -291,6 +293,7 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
             inputs["transfer"].append(
                 {
                     "position": position,
+                    "kind": change.transfer.kind,
                     "platform": change.transfer.platform,
                     "unit": change.transfer.unit,
                     "amount": change.transfer.amount,
@@ -380,6 +383,10 @@ def _card_row(position: int, change: Change) -> Row:
         "hold_until": card.hold_until,
         "recycling_id": _recycling_of_event(change),
         "version": card.version,
+        "event_state": card.recorded_state,
+        "expired_bound": card.expired_bound,
+        "bound_device": change.bound_device,
+        "waits_until": card.comes_back_until,
     }
 
 

@@ -18,6 +18,8 @@ from card_recycling.v1 import (
 from card_recycling.v1.card_service_pb2 import (
     ActivateCardRequest,
     ActivateCardResponse,
+    BindDeviceRequest,
+    BindDeviceResponse,
     GetCardRequest,
     GetCardResponse,
     IssueCardsRequest,
@@ -148,6 +150,9 @@ class FakeService(
 
     async def ActivateCard(self, request: ActivateCardRequest, context: Any) -> ActivateCardResponse:
         return await self._answer(request, context, ActivateCardResponse())
+
+    async def BindDevice(self, request: BindDeviceRequest, context: Any) -> BindDeviceResponse:
+        return await self._answer(request, context, BindDeviceResponse())
 
     async def VoidCard(self, request: VoidCardRequest, context: Any) -> VoidCardResponse:
         return await self._answer(request, context, VoidCardResponse())
