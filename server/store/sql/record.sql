@@ -40,7 +40,7 @@ card_changed AS (
   SET state = i.state, activate_by_time = i.activate_by_time, activate_time = i.activate_time,
       expire_time = i.expire_time, generation = i.generation, renewals_used = i.renewals_used,
       live_recycling_id = i.live_recycling_id, held_since = i.held_since, hold_until = i.hold_until,
-      version = i.version, expired_bound = i.expired_bound, waits_until = i.waits_until,
+      version = i.version, expired_bound = i.expired_bound, waits_until = i.waits_until, sweep_until = NULL,
       bound_devices = CASE WHEN i.bound_device IS NULL THEN c.bound_devices ELSE c.bound_devices || i.bound_device END
   FROM card_input AS i
   WHERE c.account_id = i.account_id AND c.card_id = i.card_id
