@@ -195,10 +195,9 @@ async def serve(config: Config) -> None:
     gc.freeze()
     gc.set_threshold(GARBAGE_MIN)
     print(f"server listening on {config.listen.rpartition(':')[0]}:{port}", flush=True)
-    background = [
-        asyncio.create_task(watch_health(store, health)),
-        asyncio.create_task(keep_sweeping(PostgresDue(store), engine)),
-    ]
+    background = [asyncio.create_task(watch_health(store, health))]
+    if config.sweep_every_s > 0:
+        background.append(asyncio.create_task(keep_sweeping(PostgresDue(store), engine, config.sweep_every_s)))
     if config.model_health_every_s > 0:
         reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
         background.append(asyncio.create_task(keep_gauges(reporter, ModelGauges(), config.model_health_every_s)))

@@ -43,6 +43,12 @@ class Config(DatabaseConfig):
     model_health_every_s: float = Field(
         300.0, ge=0, le=86_400, description="How often the metrics of the model's health are refreshed; 0: never."
     )
+    sweep_every_s: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="How often what time has done is looked for and recorded; 0: never, as where callers play the time.",
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity logged.")
 
     @field_validator("secret_key")

@@ -25,8 +25,6 @@ tracer = trace.get_tracer(__name__)
 BATCH_MAX = 200
 """So much of one kind is reserved at once: far less than is recorded in the minute for which it is."""
 
-PAUSE_S = 5.0
-
 
 async def sweep(due_work: DueWork, engine: Engine) -> Mapping[DueKind, int]:
     """Looks once for each kind, and records what is found through the engine, as a command that met it would; returns
@@ -50,8 +48,8 @@ async def sweep(due_work: DueWork, engine: Engine) -> Mapping[DueKind, int]:
     return found
 
 
-async def keep_sweeping(due_work: DueWork, engine: Engine) -> None:
-    """Does so until cancelled: again at once while there is more of anything, else after a pause."""
+async def keep_sweeping(due_work: DueWork, engine: Engine, every_s: float) -> None:
+    """Does so until cancelled: again at once while there is more of anything, else after `every_s`."""
     while True:
         more = False
         try:
@@ -62,4 +60,4 @@ async def keep_sweeping(due_work: DueWork, engine: Engine) -> None:
             log.info("what time has done is recorded later: %s", error)
         except Exception:
             log.exception("sweeping failed")
-        await asyncio.sleep(0 if more else PAUSE_S)
+        await asyncio.sleep(0 if more else every_s)

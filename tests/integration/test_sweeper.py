@@ -272,7 +272,7 @@ from server.engine.engine import Engine
 async def main():
     store = await connect(sys.argv[1], connections=4, connections_for_batches=2)
     engine = Engine(store, FakeScorer(), MessageRenderer(), SIGNER, LOTTERY, uuid.uuid4, batch_max=1)
-    await keep_sweeping(PostgresDue(store), engine)
+    await keep_sweeping(PostgresDue(store), engine, 5.0)
 
 asyncio.run(main())
 """
@@ -456,7 +456,7 @@ class Witness:
         outcome = await self.world.run(again(deeds[deed], request_id=request_id))
         if isinstance(outcome, Refusal):
             return outcome.reason, outcome.message
-        answer = {
+        answer: Any = {
             "recycle": recycling_service_pb2.RecycleResponse,
             "emulator": recycling_service_pb2.RecycleResponse,
             "reactivate": recycling_service_pb2.ReactivateResponse,
