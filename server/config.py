@@ -47,7 +47,7 @@ class Config(DatabaseConfig):
         5.0,
         ge=0,
         le=3600,
-        description="How often what time has done is looked for and recorded; 0: never, as where callers play the time.",
+        description="How often what time has done is looked for and recorded; 0: never.",
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity logged.")
 

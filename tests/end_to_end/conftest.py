@@ -128,6 +128,7 @@ def server_process(
         "FRAUD_WORKER": worker_address,
         "LISTEN": listen,
         "SECRET_KEY": "the same secret of every server of a test",
+        "SWEEP_EVERY_S": "0",
         **(environment or {}),
     }
     process = Process("server", ["server"], settings, log)
