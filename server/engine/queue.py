@@ -156,11 +156,10 @@ class CommandQueue:
         taken: list[Ticket] = []
         for priority in _CALLERS:
             self._take_from(self._ready[priority], tickets_max - share, taken)
-        if bulk and (impatient or not taken):
-            callers = len(taken)
-            self._take_from(bulk, min(tickets_max, callers + (share if callers else BULK_MAX)), taken)
-            if len(taken) > callers:
-                self._bulk_since = self._clock()
+        callers = len(taken)
+        self._take_from(bulk, min(tickets_max, callers + (share if callers else BULK_MAX)), taken)
+        if len(taken) > callers:
+            self._bulk_since = self._clock()
         for ticket in taken:
             del self._in_reach[ticket.command.account_id]
         self._waiting -= len(taken)

@@ -22,7 +22,7 @@ from server.domain.card import VoidReason
 from server.domain.commands import Command, Expire
 from server.domain.errors import Reason, Refusal
 from server.domain.recycling import Unit
-from server.engine.ports import Answered, DueKind
+from server.engine.ports import Answered, DueKind, Store
 from server.store.store import PostgresStore, connect
 from tests.conftest import FreshDatabase
 from tests.integration.conftest import MakeWorld
@@ -309,6 +309,38 @@ async def test_what_time_does_is_met_by_callers_too(new_world: MakeWorld) -> Non
     assert reason(await world.run(recycle(card))) is Reason.CARD_STATE_INVALID
     assert [kind for kind, *_ in await events(world, card)] == ["ISSUED", "ACTIVATED", "EXPIRED"]
     assert await world.sweep() == {}
+
+
+class Stuck(PassingStore):
+    """A store in which what the service does by itself takes for ever."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.entered, self.free = asyncio.Event(), asyncio.Event()
+
+    async def load(self, commands: Sequence[Command]) -> list[Any]:
+        """See the port."""
+        if any(isinstance(command, Expire) for command in commands):
+            self.entered.set()
+            await self.free.wait()
+        return await self.inner.load(commands)
+
+
+async def test_callers_do_not_wait_for_a_sweep(new_world: MakeWorld) -> None:
+    """However much is swept and however slowly: a caller's batch starts beside at once, with nothing of the sweep."""
+    world = await new_world()
+    await world.issue_many(100, activate_by_time=await world.move(timedelta(0)) + DAY)
+    card = await world.issue()
+    await world.move(DAY)
+    stuck = Stuck(world.store)
+    engine = world.another_engine(stuck)
+    sweeping = asyncio.create_task(world.sweep(engine))
+    await asyncio.wait_for(stuck.entered.wait(), PATIENCE_S)
+    (outcome,) = await asyncio.wait_for(engine.submit([recycle(card)]), PATIENCE_S)
+    assert reason(outcome) is None and not sweeping.done()
+    stuck.free.set()
+    assert await sweeping == {DueKind.EXPIRY: 100}
+    assert await world.owner.fetchval("SELECT count(*) FROM card_event WHERE kind = 'EXPIRED'") == 100
 
 
 class Taken(PassingStore):
