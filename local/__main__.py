@@ -72,7 +72,7 @@ def demo(
     from local.demo import tell
 
     with _stopped_by_signals(), _scratch("demo") as folder:
-        settings = Settings(folder=folder, backtest=True, durable=False, model=model, log=folder / "service.log")
+        settings = _played(folder, model)
         with _started(settings) as stack:
             kept = tell(stack, seed)
     raise typer.Exit(0 if kept else 1)
@@ -93,7 +93,7 @@ def replay(
     except LogError as error:
         raise typer.BadParameter(str(error), param_hint="--events") from error
     with _stopped_by_signals(), _scratch("replay") as folder:
-        settings = Settings(folder=folder, backtest=True, durable=False, model=model, log=folder / "service.log")
+        settings = _played(folder, model)
         with _started(settings) as stack:
             command = [sys.executable, "-m", "clients.python.cli"]
             played = subprocess.run(
@@ -104,6 +104,18 @@ def replay(
             environment = {**os.environ, "DATABASE_URL": stack.database_url}
             verified = subprocess.run([*command, "verify"], env=environment, check=False)
     raise typer.Exit(played.returncode or verified.returncode)
+
+
+def _played(folder: Path, model: Path) -> Settings:
+    """Settings of a service whose time its callers play: nothing happens there that they do not ask for."""
+    return Settings(
+        folder=folder,
+        backtest=True,
+        durable=False,
+        model=model,
+        environment={"SWEEP_EVERY_S": "0"},
+        log=folder / "service.log",
+    )
 
 
 @contextlib.contextmanager

@@ -41,6 +41,24 @@ FULL JOIN (
 WHERE (c.platform, c.basis_points, c.max_discount_minor, c.expire_time)
       IS DISTINCT FROM (s.platform, s.basis_points, s.max_discount_minor, s.coupon_expire_time);
 
+-- name: coupons_expire_in_time (1)
+-- A coupon goes out of the wallet when it expires, or when it came if that was later, and is open until that is recorded.
+SELECT account_id, coupon_id, c.expire_time, c.create_time, p.create_time AS posted_time, p.legs,
+       o.coupon_id IS NOT NULL AS open
+FROM coupon AS c
+FULL JOIN (
+  SELECT account_id, recycling_id AS coupon_id, min(create_time) AS create_time,
+         array_agg(amount ORDER BY ledger) AS legs, min(unit) AS unit
+  FROM posting WHERE kind = 'EXPIRY'
+  GROUP BY account_id, recycling_id
+) AS p USING (account_id, coupon_id)
+FULL JOIN coupon_open AS o USING (account_id, coupon_id)
+WHERE c.platform IS NULL OR (p.legs IS NULL) <> (o.platform IS NOT NULL)
+   OR (p.legs IS NOT NULL AND (p.create_time, p.legs, p.unit)
+         IS DISTINCT FROM (greatest(c.expire_time, c.create_time), ARRAY[1::bigint, -1::bigint], 'COUPON'))
+   OR (o.platform IS NOT NULL AND (o.platform, o.expire_time, o.create_time)
+         IS DISTINCT FROM (c.platform, c.expire_time, c.create_time));
+
 -- name: one_live_recycling (2)
 -- A generation of a card is recycled at most once.
 SELECT account_id, card_id, generation, count(*) AS live
@@ -59,6 +77,7 @@ FROM (VALUES
   ('card_serial', 'platform, external_serial', NULL),
   ('command', 'account_id, request_id', NULL),
   ('coupon', 'account_id, coupon_id', NULL),
+  ('coupon_open', 'account_id, coupon_id', NULL),
   ('list_entry', 'subject_kind, subject, list, version', NULL),
   ('policy_activation', 'platform, activation', NULL),
   ('policy_revision', 'platform, revision', NULL),
@@ -112,38 +131,49 @@ GROUP BY platform, external_serial
 HAVING count(*) <> 1 OR NOT coalesce(bool_and(c.card_id = s.card_id AND c.account_id = s.account_id), false);
 
 -- name: cards_match_events (3)
--- A card's row equals its last event, and its events are numbered from 1 without a gap.
+-- A card's row equals its last event, and its events are numbered from 1 without a gap. A row never says EXPIRED.
 SELECT account_id, card_id, c.version, e.event_count, e.version AS last_version, c.state, e.state AS last_state
 FROM card AS c
 FULL JOIN (
-  SELECT DISTINCT ON (account_id, card_id) *, count(*) OVER (PARTITION BY account_id, card_id) AS event_count
+  SELECT DISTINCT ON (account_id, card_id) *, count(*) OVER (PARTITION BY account_id, card_id) AS event_count,
+         array_agg(device_hash) FILTER (WHERE kind = 'BOUND') OVER (
+           PARTITION BY account_id, card_id ORDER BY version ROWS UNBOUNDED PRECEDING) AS bound_devices
   FROM card_event
   ORDER BY account_id, card_id, version DESC
 ) AS e USING (account_id, card_id)
 WHERE e.event_count IS DISTINCT FROM e.version
    OR (c.version, c.state, c.activate_by_time, c.activate_time, c.expire_time, c.generation, c.renewals_used,
-       c.held_since, c.hold_until)
+       c.held_since, c.hold_until, c.bound_devices)
       IS DISTINCT FROM
-      (e.version, e.state, e.activate_by_time, e.activate_time, e.expire_time, e.generation, e.renewals_used,
-       e.held_since, e.hold_until)
+      (e.version, CASE WHEN e.state <> 'EXPIRED' THEN e.state WHEN e.activate_time IS NULL THEN 'ISSUED' ELSE 'ACTIVE' END,
+       e.activate_by_time, e.activate_time, e.expire_time, e.generation, e.renewals_used, e.held_since, e.hold_until,
+       coalesce(e.bound_devices, '{}'))
    OR (e.kind = 'RECYCLED' AND e.recycling_id IS DISTINCT FROM c.live_recycling_id);
 
 -- name: transitions_are_legal (3)
--- Each event of a card is one that the state before it allows.
-SELECT account_id, card_id, version, prior_state, kind, state, prior_generation, generation, prior_renewals,
+-- Each event of a card is one that the state before it allows, and tells of an expiry neither early nor late.
+-- EXPIRED stands for ISSUED or ACTIVE, whichever it was: nothing but the telling has changed.
+SELECT account_id, card_id, version, prior_state, kind, state, told_state, prior_generation, generation, prior_renewals,
        renewals_used
 FROM (
-  SELECT *, lag(state) OVER life AS prior_state, lag(generation) OVER life AS prior_generation,
+  SELECT *, lag(state) OVER life AS prior_state, lag(told_state) OVER life AS prior_told_state,
+         lag(generation) OVER life AS prior_generation,
          lag(renewals_used) OVER life AS prior_renewals, lag(held_since) OVER life AS prior_held_since
-  FROM card_event
+  FROM (
+    SELECT account_id, card_id, version, kind, activate_by_time, expire_time, generation, renewals_used, held_since,
+           hold_until, recycling_id, event_time, state AS told_state,
+           CASE WHEN state <> 'EXPIRED' THEN state WHEN activate_time IS NULL THEN 'ISSUED' ELSE 'ACTIVE' END AS state
+    FROM card_event
+  ) AS told
   WINDOW life AS (PARTITION BY account_id, card_id ORDER BY version)
 ) AS e
 -- A card is held by one kind of event only, and what releases it does nothing to a card that is free.
 WHERE (held_since IS NOT NULL) <> (kind = 'HELD')
-   OR (kind IN ('ACTIVATED', 'HELD') AND prior_held_since IS NOT NULL)
+   OR (kind IN ('ACTIVATED', 'HELD', 'EXPIRED', 'CLOSED', 'BOUND') AND prior_held_since IS NOT NULL)
+   OR (told_state = 'EXPIRED' AND kind NOT IN ('EXPIRED', 'HELD', 'RELEASED'))
    OR NOT coalesce(CASE kind
   WHEN 'ISSUED' THEN prior_state IS NULL AND state = 'ISSUED' AND generation = 1 AND renewals_used = 0
-  WHEN 'ACTIVATED' THEN prior_state = 'ISSUED' AND state = 'ACTIVE'
+  WHEN 'ACTIVATED' THEN prior_told_state = 'ISSUED' AND state = 'ACTIVE'
     AND (generation, renewals_used) = (prior_generation, prior_renewals)
   WHEN 'RECYCLED' THEN prior_state IN ('ISSUED', 'ACTIVE') AND state IN ('RECYCLED', 'VOID')
     AND recycling_id IS NOT NULL AND (generation, renewals_used) = (prior_generation, prior_renewals)
@@ -156,7 +186,51 @@ WHERE (held_since IS NOT NULL) <> (kind = 'HELD')
     AND (state, generation, renewals_used) = (prior_state, prior_generation, prior_renewals)
   WHEN 'RELEASED' THEN prior_held_since IS NOT NULL
     AND (state, generation, renewals_used) = (prior_state, prior_generation, prior_renewals)
+  WHEN 'EXPIRED' THEN told_state = 'EXPIRED' AND prior_told_state IN ('ISSUED', 'ACTIVE')
+    AND event_time = coalesce(expire_time, activate_by_time)
+    AND (state, generation, renewals_used) = (prior_state, prior_generation, prior_renewals)
+  WHEN 'CLOSED' THEN prior_state = 'RECYCLED' AND state = 'VOID'
+    AND (generation, renewals_used) = (prior_generation, prior_renewals)
+  WHEN 'BOUND' THEN prior_told_state IN ('ISSUED', 'ACTIVE')
+    AND (state, generation, renewals_used) = (prior_state, prior_generation, prior_renewals)
 END, false);
+
+-- name: expiries_match_events (3)
+-- A card that has not been taken is known to have expired exactly if an event of its generation tells so, and of this bound.
+SELECT c.account_id, c.card_id, c.state, c.expired_bound, e.event_time
+FROM card AS c
+LEFT JOIN card_event AS e
+  ON (e.account_id, e.card_id, e.generation, e.kind) = (c.account_id, c.card_id, c.generation, 'EXPIRED')
+WHERE c.state IN ('ISSUED', 'ACTIVE')
+  AND CASE WHEN c.expired_bound = coalesce(c.expire_time, c.activate_by_time) THEN c.expired_bound END
+      IS DISTINCT FROM e.event_time;
+
+-- name: windows_close_in_time (3)
+-- A card that waited in vain ends when the time in which it could come back does, by its recycling's own policy.
+SELECT e.account_id, e.card_id, e.version, e.event_time, r.recycling_id, r.create_time, r.window_moved_us
+FROM card_event AS e
+JOIN card AS c USING (account_id, card_id)
+LEFT JOIN recycling AS r ON (r.account_id, r.recycling_id) = (e.account_id, e.recycling_id)
+LEFT JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
+WHERE e.kind = 'CLOSED'
+  AND e.event_time IS DISTINCT FROM
+      r.create_time
+      + coalesce(p.document #>> ARRAY['tiers', c.tier, 'window_days'],
+                 p.document #>> '{reactivation,window_days}')::integer * interval '24 hours'
+      + r.window_moved_us * interval '1 microsecond';
+
+-- name: own_recycles_wait (3)
+-- What the service recycles by itself has expired as long ago as its policy says, and risk refused or held none of it.
+SELECT r.account_id, r.recycling_id, r.state, r.reason, r.create_time, e.event_time AS expired
+FROM recycling AS r
+JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
+LEFT JOIN card_event AS e
+  ON (e.account_id, e.card_id, e.generation, e.kind) = (r.account_id, r.card_id, r.generation, 'EXPIRED')
+WHERE substr(r.request_id::text, 15, 1) = '8'
+  AND NOT coalesce(
+    (r.state, r.reason, r.priority, p.document #>> '{trigger,automatic}') = ('APPROVED', 'EXPIRED', 'BULK', 'true')
+    AND r.create_time >= e.event_time
+        + coalesce((p.document #>> '{trigger,wait_after_expiry_days}')::integer, 0) * interval '24 hours', false);
 
 -- name: validity_follows_events (3)
 -- Activating starts a card's validity, giving it back restores it, a hold adds its own time, nothing else moves it.
@@ -282,7 +356,8 @@ WHERE NOT EXISTS (
   FROM (
     SELECT account_id, request_id, 'Recycle' AS method FROM recycling
     UNION ALL
-    SELECT account_id, request_id, 'Compensate' FROM posting WHERE kind = 'SETTLEMENT'
+    SELECT account_id, request_id, CASE kind WHEN 'EXPIRY' THEN 'ExpireCoupon' ELSE 'Compensate' END
+    FROM posting WHERE kind IN ('SETTLEMENT', 'EXPIRY')
     UNION ALL
     SELECT account_id, request_id, 'Reactivate' FROM review WHERE kind = 'REACTIVATE'
     UNION ALL
@@ -291,7 +366,8 @@ WHERE NOT EXISTS (
     UNION ALL
     SELECT account_id, request_id,
            CASE kind WHEN 'ISSUED' THEN 'IssueCards' WHEN 'ACTIVATED' THEN 'ActivateCard' WHEN 'VOIDED' THEN 'VoidCard'
-                     WHEN 'REACTIVATED' THEN 'Reactivate' END
+                     WHEN 'REACTIVATED' THEN 'Reactivate' WHEN 'EXPIRED' THEN 'ExpireCard' WHEN 'CLOSED' THEN 'CloseWindow'
+                     WHEN 'BOUND' THEN 'BindDevice' END
     FROM card_event
   ) AS effect
   WHERE (effect.account_id, effect.request_id, effect.method) = (c.account_id, c.request_id, c.method)
@@ -311,7 +387,25 @@ AND NOT coalesce(CASE c.method
              AND EXISTS (SELECT FROM outcome AS o
                          WHERE (o.account_id, o.recycling_id, o.kind, o.outcome_time)
                              = (c.account_id, (c.receipt #>> '{recycling,recycling_id}')::uuid, 'CHARGEBACK', c.create_time))))
+  -- A device that was bound already stays so.
+  WHEN 'BindDevice' THEN
+    (c.receipt #> '{card,bound_devices}')::jsonb ? encode(decode(c.receipt #>> '{input,1}', 'hex'), 'base64')
 END, false);
+
+-- name: own_requests_are_derived (4)
+-- What the service does by itself has an id that follows from what it is about, and nothing else has such an id.
+SELECT c.account_id, c.request_id, c.method, wanted.request_id AS derived
+FROM command AS c
+CROSS JOIN LATERAL (
+  SELECT CASE c.method
+    WHEN 'ExpireCoupon' THEN own_request_id(c.method, c.receipt #>> '{recycling,recycling_id}')
+    WHEN 'Recycle' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
+    WHEN 'ExpireCard' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
+    WHEN 'CloseWindow' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
+  END AS request_id
+) AS wanted
+WHERE (c.method IN ('ExpireCoupon', 'ExpireCard', 'CloseWindow') OR substr(c.request_id::text, 15, 1) = '8')
+  AND c.request_id IS DISTINCT FROM wanted.request_id;
 
 -- name: reviews_have_causes (4)
 -- Each review stems from the accepted command that it is about, and what waits for a verdict has one open review.
@@ -379,18 +473,22 @@ WHERE NOT coalesce(c.create_time = e.event_time AND c.method = ANY (CASE e.kind
         WHEN 'REACTIVATED' THEN ARRAY['Reactivate', 'ResolveReview']
         WHEN 'VOIDED' THEN ARRAY['VoidCard']
         WHEN 'HELD' THEN ARRAY['Recycle', 'Reactivate']
-        WHEN 'RELEASED' THEN ARRAY['ResolveReview', 'LapseHold'] END), false)
+        WHEN 'RELEASED' THEN ARRAY['ResolveReview', 'LapseHold']
+        WHEN 'EXPIRED' THEN ARRAY['ExpireCard']
+        WHEN 'CLOSED' THEN ARRAY['CloseWindow']
+        WHEN 'BOUND' THEN ARRAY['BindDevice'] END), false)
    OR e.twins > 1;
 
 -- name: postings_have_commands (4)
 -- Each transfer stems from an accepted command of that moment: a Compensate, a Recycle that was settled at once, a
--- Reactivate, or the verdict for one.
+-- Reactivate, or the verdict for one; the end of a coupon from the service's own.
 SELECT p.account_id, p.request_id, p.recycling_id, p.ledger, p.kind, c.method
 FROM posting AS p
 LEFT JOIN command AS c USING (account_id, request_id)
 WHERE NOT coalesce(c.create_time = p.create_time AND c.method = ANY (
         CASE p.kind WHEN 'SETTLEMENT' THEN ARRAY['Compensate', 'Recycle']
-                    WHEN 'CLAWBACK' THEN ARRAY['Reactivate', 'ResolveReview'] END), false);
+                    WHEN 'CLAWBACK' THEN ARRAY['Reactivate', 'ResolveReview']
+                    WHEN 'EXPIRY' THEN ARRAY['ExpireCoupon'] END), false);
 
 -- name: events_name_commands (4)
 -- Each event that names a command was left by it, at its moment, and no two by the same.

@@ -61,7 +61,6 @@ from server.domain.quote import QuoteSigner
 from server.engine.engine import Engine
 from server.engine.feed import EventFeed
 from server.engine.issue import Issuer
-from server.engine.lapses import keep_recording_lapses
 from server.engine.lists import ListKeeper
 from server.engine.model_gauges import ModelGauges, keep_gauges
 from server.engine.model_health import ModelHealthReporter
@@ -69,9 +68,11 @@ from server.engine.outcomes import OutcomeRecorder
 from server.engine.policies import PolicyKeeper
 from server.engine.pricing import keep_making_prices
 from server.engine.relay import Relay
+from server.engine.sweeper import keep_sweeping
 from server.jetstream import JetStreamPublisher
 from server.measurer import GrpcHealthMeasurer
 from server.scorer import GrpcFraudScorer
+from server.store.due import PostgresDue
 from server.store.events import PostgresEvents
 from server.store.policies import PostgresPolicies
 from server.store.policy_document import PolicyInvalid, put_policies, read_document
@@ -226,10 +227,11 @@ async def serve(config: Config) -> None:
     print(f"server listening on {config.listen.rpartition(':')[0]}:{port}", flush=True)
     background = [
         asyncio.create_task(watch_health(store, health)),
-        asyncio.create_task(keep_recording_lapses(PostgresReviews(store), engine)),
         asyncio.create_task(keep_making_prices(PostgresPrices(store))),
         asyncio.create_task(feed.run()),
     ]
+    if config.sweep_every_s > 0:
+        background.append(asyncio.create_task(keep_sweeping(PostgresDue(store), engine, config.sweep_every_s)))
     if config.nats_servers:
         background.append(asyncio.create_task(relay(config, feed, events).run()))
     if config.model_health_every_s > 0:

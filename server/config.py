@@ -70,6 +70,12 @@ class Config(DatabaseConfig):
         pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
         description="What subjects begin with; platform, source and kind follow.",
     )
+    sweep_every_s: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="How often what time has done is looked for and recorded; 0: never.",
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity logged.")
 
     @field_validator("secret_key")

@@ -16,6 +16,7 @@ import pytest
 from server.domain.card import DAY, Card, CardState, VoidReason
 from server.domain.commands import Activate, Command, Compensate, Reactivate, Recycle, Resolve, Void
 from server.domain.decision import check, decide
+from server.domain.elapsed import overdue
 from server.domain.errors import Reason, Refusal
 from server.domain.outcome import OutcomeKind
 from server.domain.policy import Policy
@@ -23,7 +24,6 @@ from server.domain.quote import QuoteSigner
 from server.domain.recycling import Compensation, RecycleReason, Recycling, Wallet
 from server.domain.review import Review, ReviewState, ReviewVerdict
 from server.domain.snapshot import Change, RiskFacts, Score, Snapshot
-from server.domain.verdict import overdue
 from server.store.policy_document import parse_policy
 
 NOW = datetime(2030, 5, 17, 8, 30, tzinfo=UTC)

@@ -129,6 +129,24 @@ async def activate(
 
 
 @_command
+async def bind(
+    account_id: AccountId,
+    card_id: CardId,
+    connection: Connection,
+    circumstances: Circumstances,
+    request_id: RequestId = "",
+) -> None:
+    """Bind the device to a card."""
+    from card_recycling.v1.card_service_pb2 import BindDeviceRequest
+
+    request = BindDeviceRequest(
+        request_id=request_id, account_id=account_id, card_id=card_id, **circumstances.messages()
+    )
+    async with connection.open() as client:
+        connection.show((await client.bind_device(request)).card)
+
+
+@_command
 async def quote(
     account_id: AccountId,
     card_id: CardId,

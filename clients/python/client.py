@@ -301,6 +301,13 @@ class RecyclingClient:
         _fill_request_ids(request)
         return await self._call(self._cards.ActivateCard, request, options)
 
+    async def bind_device(
+        self, request: card_pb2.BindDeviceRequest, **options: Unpack[CallOptions]
+    ) -> card_pb2.BindDeviceResponse:
+        """Binds a device to a card."""
+        _fill_request_ids(request)
+        return await self._call(self._cards.BindDevice, request, options)
+
     async def void_card(
         self, request: card_pb2.VoidCardRequest, **options: Unpack[CallOptions]
     ) -> card_pb2.VoidCardResponse:
@@ -527,6 +534,7 @@ def _fill_request_ids(
     | recycling_pb2.CompensateRequest
     | card_pb2.IssueCardsRequest.Item
     | card_pb2.ActivateCardRequest
+    | card_pb2.BindDeviceRequest
     | card_pb2.VoidCardRequest
     | review_pb2.ResolveReviewRequest,
 ) -> None:

@@ -57,6 +57,10 @@ class CardServicer(card_service_pb2_grpc.CardServiceServicer):
         """See the proto."""
         return await answers.one(self._engine, self._parser.activate(request))
 
+    async def BindDevice(self, request: pb.BindDeviceRequest, context: Context) -> Served:
+        """See the proto."""
+        return await answers.one(self._engine, self._parser.bind(request))
+
     async def VoidCard(self, request: pb.VoidCardRequest, context: Context) -> Served:
         """See the proto."""
         return await answers.one(self._engine, self._parser.void(request))

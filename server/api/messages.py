@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 
-from card_recycling.v1 import card_service_pb2, recycling_service_pb2, review_service_pb2, types_pb2
+from card_recycling.v1 import (
+    card_service_pb2,
+    recycling_service_pb2,
+    review_service_pb2,
+    types_pb2,
+    wallet_service_pb2,
+)
 from google.protobuf.message import Message
 
 from server.api import names
 from server.api.times import timestamp
 from server.domain.card import Card
-from server.domain.commands import Activate, Command, Compensate, Lapse, Reactivate, Recycle, Resolve, Void
+from server.domain.commands import (
+    Activate,
+    BindDevice,
+    CloseWindow,
+    Command,
+    Compensate,
+    Expire,
+    ExpireCoupon,
+    Lapse,
+    Reactivate,
+    Recycle,
+    Resolve,
+    Void,
+)
 from server.domain.lists import ListHit
 from server.domain.outcome import Outcome
 from server.domain.recycling import Alternative, Compensation, Decision, Recycling, Wallet
@@ -57,6 +77,13 @@ class MessageRenderer:
                 )
             case Activate():
                 return card_service_pb2.ActivateCardResponse(card=card_message(change.card, change.now))
+            case BindDevice():
+                return card_service_pb2.BindDeviceResponse(card=card_message(change.card, change.now))
+            case Expire() | CloseWindow():
+                return card_service_pb2.GetCardResponse(card=card_message(change.card, change.now))
+            case ExpireCoupon():
+                assert change.wallet is not None
+                return wallet_service_pb2.GetWalletResponse(wallet=wallet_message(change.wallet))
             case Void():
                 return card_service_pb2.VoidCardResponse(card=card_message(change.card, change.now))
             case Resolve() | Lapse():
@@ -87,6 +114,7 @@ def card_message(card: Card, now: datetime) -> types_pb2.Card:
         activate_by_time=timestamp(card.activate_by_time),
         activate_time=timestamp(card.activate_time),
         expire_time=timestamp(card.expire_time),
+        bound_devices=[_device_handle(card, device_hash) for device_hash in card.bound_devices],
         segment=names.SEGMENT.number(card.segment),  # type: ignore[arg-type]
         generation=card.generation,
         renewals_used=card.renewals_used,
@@ -94,6 +122,11 @@ def card_message(card: Card, now: datetime) -> types_pb2.Card:
         held_since=timestamp(card.held_since),
         hold_until=timestamp(card.hold_until),
     )
+
+
+def _device_handle(card: Card, device_hash: bytes) -> str:
+    """What stands for a bound device: the same for the same device on this card, another one on any other."""
+    return hashlib.sha256(card.card_id.bytes + device_hash).hexdigest()[:32]
 
 
 def recycling_message(recycling: Recycling) -> types_pb2.Recycling:

@@ -21,13 +21,26 @@ from migrations.risk_signals import clock_skew_seconds, derived_signals
 from server.api import names
 from server.api.times import optional_time
 from server.domain.card import VoidReason
-from server.domain.commands import Activate, Circumstances, Compensate, IssueItem, Reactivate, Recycle, Resolve, Void
+from server.domain.commands import (
+    OWN_REQUEST_VERSION,
+    Activate,
+    BindDevice,
+    Circumstances,
+    Compensate,
+    IssueItem,
+    Reactivate,
+    Recycle,
+    Resolve,
+    Void,
+)
+from server.domain.errors import Reason, Refusal
 from server.domain.model_health import HealthQuestion
 from server.domain.outcome import NewOutcome, OutcomeKind
 from server.domain.recycling import RecycleReason, Unit
 from server.domain.review import Review, ReviewVerdict
 
 _SIGNALS_OF_DEVICE = ("emulator", "rooted", "vpn")
+
 _SIGNALS_OF_BEHAVIOR = (
     "session_seconds",
     "page_views",
@@ -64,7 +77,7 @@ class CommandParser:
     def recycle(self, request: recycling_service_pb2.RecycleRequest) -> Recycle:
         """Recycle."""
         return Recycle(
-            request_id=UUID(request.request_id),
+            request_id=_request_id(request.request_id),
             account_id=request.account_id,
             card_id=UUID(request.card_id),
             reason=RecycleReason(names.REASON.name(request.reason)),
@@ -77,7 +90,7 @@ class CommandParser:
     def reactivate(self, request: recycling_service_pb2.ReactivateRequest) -> Reactivate:
         """Reactivate."""
         return Reactivate(
-            request_id=UUID(request.request_id),
+            request_id=_request_id(request.request_id),
             account_id=request.account_id,
             recycling_id=UUID(request.recycling_id),
             dry_run=request.validate_only,
@@ -87,7 +100,7 @@ class CommandParser:
     def compensate(self, request: recycling_service_pb2.CompensateRequest) -> Compensate:
         """Compensate."""
         return Compensate(
-            request_id=UUID(request.request_id),
+            request_id=_request_id(request.request_id),
             account_id=request.account_id,
             recycling_id=UUID(request.recycling_id),
             dry_run=request.validate_only,
@@ -97,7 +110,17 @@ class CommandParser:
     def activate(self, request: card_service_pb2.ActivateCardRequest) -> Activate:
         """ActivateCard."""
         return Activate(
-            request_id=UUID(request.request_id),
+            request_id=_request_id(request.request_id),
+            account_id=request.account_id,
+            card_id=UUID(request.card_id),
+            etag=request.etag,
+            circumstances=self._circumstances(request),
+        )
+
+    def bind(self, request: card_service_pb2.BindDeviceRequest) -> BindDevice:
+        """BindDevice."""
+        return BindDevice(
+            request_id=_request_id(request.request_id),
             account_id=request.account_id,
             card_id=UUID(request.card_id),
             etag=request.etag,
@@ -107,7 +130,7 @@ class CommandParser:
     def void(self, request: card_service_pb2.VoidCardRequest) -> Void:
         """VoidCard."""
         return Void(
-            request_id=UUID(request.request_id),
+            request_id=_request_id(request.request_id),
             account_id=request.account_id,
             card_id=UUID(request.card_id),
             reason=VoidReason(names.VOID_REASON.name(request.reason)),
@@ -117,7 +140,7 @@ class CommandParser:
     def resolve(self, request: review_service_pb2.ResolveReviewRequest, review: Review) -> Resolve:
         """ResolveReview, about `review`. Without an id of the caller's the request's is made of its input."""
         command = Resolve(
-            request_id=UUID(request.request_id) if request.request_id else None,
+            request_id=_request_id(request.request_id) if request.request_id else None,
             account_id=review.account_id,
             recycling_id=review.recycling_id,
             review_id=review.review_id,
@@ -149,7 +172,7 @@ class CommandParser:
     def issue_item(self, item: card_service_pb2.IssueCardsRequest.Item) -> IssueItem:
         """One item of IssueCards."""
         return IssueItem(
-            request_id=UUID(item.request_id),
+            request_id=_request_id(item.request_id),
             account_id=item.account_id,
             platform=item.platform,
             tier=names.TIER.name(item.tier),
@@ -167,7 +190,8 @@ class CommandParser:
         request: recycling_service_pb2.QuoteRecycleRequest
         | recycling_service_pb2.RecycleRequest
         | recycling_service_pb2.ReactivateRequest
-        | card_service_pb2.ActivateCardRequest,
+        | card_service_pb2.ActivateCardRequest
+        | card_service_pb2.BindDeviceRequest,
     ) -> Circumstances:
         device, behavior = request.device, request.behavior
         profile = {
@@ -195,7 +219,9 @@ class CommandParser:
             prefix_hash=traces.prefix_hash,
             profile_hash=traces.profile_hash,
             payout_hash=(
-                None if isinstance(request, card_service_pb2.ActivateCardRequest) else self._payout_hash(request)
+                None
+                if isinstance(request, card_service_pb2.ActivateCardRequest | card_service_pb2.BindDeviceRequest)
+                else self._payout_hash(request)
             ),
             signals=signals,
         )
@@ -208,6 +234,15 @@ class CommandParser:
         | recycling_service_pb2.CompensateRequest,
     ) -> bytes | None:
         return self._hasher.payout(request.payout_id)
+
+
+def _request_id(text: str) -> UUID:
+    """A request id. Raises Refusal for one of the version that the service's own requests have."""
+    request_id = UUID(text)
+    if request_id.version == OWN_REQUEST_VERSION:
+        problem = f"must not be a UUID of version {OWN_REQUEST_VERSION}: those are the service's own"
+        raise Refusal(Reason.FIELD_INVALID, f"request_id: {problem}", fields=(("request_id", problem),))
+    return request_id
 
 
 def _known(message: types_pb2.Device | types_pb2.Behavior, fields: tuple[str, ...]) -> dict[str, float | int | bool]:

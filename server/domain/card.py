@@ -12,7 +12,8 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 class CardState(StrEnum):
-    """Where a card stands. EXPIRED is never stored: it follows from the row and the time."""
+    """Where a card stands. A row never says EXPIRED: it follows from the row and the time. An event tells that it has
+    happened, once somebody has noticed."""
 
     ISSUED = "ISSUED"
     ACTIVE = "ACTIVE"
@@ -31,6 +32,12 @@ class CardEventKind(StrEnum):
     VOIDED = "VOIDED"
     HELD = "HELD"
     RELEASED = "RELEASED"
+    EXPIRED = "EXPIRED"
+    """Its bound has passed."""
+    CLOSED = "CLOSED"
+    """The time in which it could come back is over."""
+    BOUND = "BOUND"
+    """A device was bound to it."""
 
 
 class VoidReason(StrEnum):
@@ -47,6 +54,10 @@ class Card:
 
     A card is held, for a review, from `held_since` until `hold_until` or an earlier verdict: nothing but a void can be
     done to it, and its validity stands still. From `hold_until` on it is free, whether its row says so yet or not.
+
+    `expired_bound`: the bound whose passing an event tells already. `bound_devices`: keyed hashes, the earliest first.
+    `comes_back_until`: the end of the time in which a RECYCLED card can come back, exclusive; it is no part of the row,
+    but follows from its live recycling and that one's policy. From then on the card is VOID, whatever its row says.
     """
 
     card_id: UUID
@@ -70,6 +81,9 @@ class Card:
     version: int
     held_since: datetime | None = None
     hold_until: datetime | None = None
+    expired_bound: datetime | None = None
+    bound_devices: tuple[bytes, ...] = ()
+    comes_back_until: datetime | None = None
 
     @property
     def etag(self) -> str:
@@ -81,9 +95,37 @@ class Card:
         """The full validity."""
         return self.duration_days * DAY
 
+    @property
+    def recorded_state(self) -> CardState:
+        """The state that its events tell: EXPIRED from the event on that says so."""
+        bound = self.bound()
+        return CardState.EXPIRED if bound is not None and bound == self.expired_bound else self.state
+
     def at(self, now: datetime) -> Card:
-        """The card as time has left it at `now`: a hold that has lapsed is over."""
-        return self.released(self.hold_until) if self.hold_until is not None and self.hold_until <= now else self
+        """The card as time has left it at `now`, as it will be recorded: a hold that has lapsed is over, and what has
+        expired or closed since is so."""
+        card = self.released(self.hold_until) if self.hold_until is not None and self.hold_until <= now else self
+        if card.has_expired(now):
+            return card.expired()
+        return card.closed() if card.has_closed(now) else card
+
+    def has_expired(self, now: datetime) -> bool:
+        """Whether its bound has passed and no event tells so yet. A held card's validity stands still."""
+        bound = self.bound()
+        return self.hold_until is None and bound is not None and bound <= now and bound != self.expired_bound
+
+    def has_closed(self, now: datetime) -> bool:
+        """Whether it waits in vain: the time in which it could come back is over, and the row does not say so yet."""
+        waits = self.state is CardState.RECYCLED and self.hold_until is None
+        return waits and self.comes_back_until is not None and self.comes_back_until <= now
+
+    def expired(self) -> Card:
+        """The card after the event that tells of its expiry."""
+        return replace(self, expired_bound=self.bound(), version=self.version + 1)
+
+    def closed(self) -> Card:
+        """The waiting card ended."""
+        return replace(self, state=CardState.VOID, comes_back_until=None, version=self.version + 1)
 
     def held(self, now: datetime, until: datetime) -> Card:
         """The card held from `now` on."""

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import ClassVar
 from uuid import UUID, uuid5
 
-from server.domain.card import VoidReason
-from server.domain.recycling import RecycleReason, Unit
+from server.domain.card import Card, VoidReason
+from server.domain.recycling import Priority, RecycleReason, Unit
 from server.domain.review import Review, ReviewVerdict
 
 
@@ -57,6 +57,16 @@ class Command:
     dry_run: bool = False
     circumstances: Circumstances = Circumstances()
 
+    @property
+    def priority(self) -> Priority:
+        """How pressing it is. Whoever calls waits for the answer."""
+        return Priority.PERSON
+
+    @property
+    def without_device(self) -> bool:
+        """Whether it is judged and names no device, though whoever asks for it has one."""
+        return self.scored and not self.circumstances.names_device
+
     def business_input(self) -> tuple[object, ...]:
         """The fields that must be the same when a request id comes again. Honest retries change the rest."""
         return (self.card_id, self.recycling_id)
@@ -69,7 +79,8 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recycle(Command):
-    """Take a card back. With `quote` it only asks, and has no request id."""
+    """Take a card back. With `quote` it only asks, and has no request id. `automatic`: nobody asks for it; the service
+    does it by itself, as the policy says."""
 
     method = "Recycle"
     risk_kind = "RECYCLE"
@@ -80,6 +91,30 @@ class Recycle(Command):
     unit: Unit | None = None
     quote_token: str = ""
     quote: bool = False
+    automatic: bool = False
+
+    @classmethod
+    def of_itself(cls, card: Card) -> Recycle:
+        """The recycle of an expired `card` by the service itself: the same command whichever server thinks of it."""
+        return cls(
+            request_id=own_request_id("Recycle", card.card_id, card.generation),
+            account_id=card.account_id,
+            card_id=card.card_id,
+            reason=RecycleReason.EXPIRED,
+            automatic=True,
+        )
+
+    @property
+    def priority(self) -> Priority:
+        """Anomalies before people before what the service does by itself."""
+        if self.automatic:
+            return Priority.BULK
+        return Priority.ANOMALY if self.reason is RecycleReason.SYSTEM_ANOMALY else Priority.PERSON
+
+    @property
+    def without_device(self) -> bool:
+        """The service itself has none."""
+        return not self.automatic and not self.circumstances.names_device
 
     def business_input(self) -> tuple[object, ...]:
         """Card, reason, wanted unit and quote."""
@@ -120,6 +155,19 @@ class Activate(Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BindDevice(Command):
+    """Bind the device of `circumstances` to a card."""
+
+    method = "BindDevice"
+
+    etag: str = ""
+
+    def business_input(self) -> tuple[object, ...]:
+        """Card, device and etag: here the device is what is asked, not how."""
+        return (self.card_id, (self.circumstances.device_hash or b"").hex(), self.etag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Void(Command):
     """End a card that was paid back elsewhere."""
 
@@ -149,9 +197,77 @@ class Resolve(Command):
         return (self.review_id, self.verdict, self.reviewer, self.note, self.etag)
 
 
+def own_request_id(method: str, *parts: object) -> UUID:
+    """The id of a request that nobody makes but the service itself: the same on every server, for the same `parts`.
+
+    The first bytes of SHA-256 over method and parts, as a UUID of version 8. Callers' requests may not have one of that
+    version, else who knows a card's id could take the id of what time will do to it.
+    """
+    digest = bytearray(hashlib.sha256("\x1f".join((method, *map(str, parts))).encode()).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x80
+    digest[8] = digest[8] & 0x3F | 0x80
+    return UUID(bytes=bytes(digest))
+
+
+OWN_REQUEST_VERSION = 8
+"""The version of such ids."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lapse(Command):
-    """Record that the hold of `review_id` has ended by itself. Nobody asks for it but time."""
+class OwnCommand(Command):
+    """What time does by itself, as a command. Nobody asks for it, so nobody waits for it."""
+
+    @property
+    def priority(self) -> Priority:
+        """After all that somebody waits for."""
+        return Priority.BULK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expire(OwnCommand):
+    """Record that a card's bound has passed."""
+
+    method = "ExpireCard"
+
+    @classmethod
+    def of(cls, card: Card) -> Expire:
+        """The expiry of `card` in its generation; there is one at most."""
+        request_id = own_request_id(cls.method, card.card_id, card.generation)
+        return cls(request_id=request_id, account_id=card.account_id, card_id=card.card_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseWindow(OwnCommand):
+    """Record that the time in which a waiting card could come back is over."""
+
+    method = "CloseWindow"
+
+    @classmethod
+    def of(cls, card: Card) -> CloseWindow:
+        """The end of the waiting of `card` in its generation."""
+        request_id = own_request_id(cls.method, card.card_id, card.generation)
+        return cls(request_id=request_id, account_id=card.account_id, card_id=card.card_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpireCoupon(OwnCommand):
+    """Record that the coupon of `recycling_id` was not used in time. `expired_since`: its expiry, or its settlement, if
+    that came after."""
+
+    method = "ExpireCoupon"
+
+    expired_since: datetime
+
+    @classmethod
+    def of(cls, account_id: str, coupon_id: UUID, expired_since: datetime) -> ExpireCoupon:
+        """The expiry of a coupon, whose id is that of its recycling."""
+        request_id = own_request_id(cls.method, coupon_id)
+        return cls(request_id=request_id, account_id=account_id, recycling_id=coupon_id, expired_since=expired_since)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lapse(OwnCommand):
+    """Record that the hold of `review_id` has ended by itself."""
 
     method = "LapseHold"
 

@@ -8,8 +8,29 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from server.domain.commands import Activate, Command, Compensate, Lapse, Reactivate, Recycle, Resolve, Void
-from server.domain.lifecycle import check_card_command, decide_activate, decide_void
+from server.domain.commands import (
+    Activate,
+    BindDevice,
+    CloseWindow,
+    Command,
+    Compensate,
+    Expire,
+    ExpireCoupon,
+    Lapse,
+    Reactivate,
+    Recycle,
+    Resolve,
+    Void,
+)
+from server.domain.elapsed import (
+    check_close_window,
+    check_expire,
+    check_expire_coupon,
+    decide_close_window,
+    decide_expire,
+    decide_expire_coupon,
+)
+from server.domain.lifecycle import check_bind, check_card_command, decide_activate, decide_bind, decide_void
 from server.domain.quote import QuoteSigner
 from server.domain.reactivate import check_reactivate, decide_reactivate
 from server.domain.recycle import check_recycle, decide_recycle
@@ -29,10 +50,18 @@ def check(command: Command, snapshot: Snapshot, signer: QuoteSigner) -> None:
             check_compensate(snapshot)
         case Activate() | Void():
             check_card_command(command, snapshot)
+        case BindDevice():
+            check_bind(command, snapshot)
         case Resolve():
             check_resolve(command, snapshot)
         case Lapse():
             check_lapse(command, snapshot)
+        case Expire():
+            check_expire(snapshot)
+        case CloseWindow():
+            check_close_window(snapshot)
+        case ExpireCoupon():
+            check_expire_coupon(command, snapshot)
 
 
 def decide(
@@ -58,10 +87,18 @@ def decide(
             return decide_compensate(snapshot)
         case Activate():
             return decide_activate(snapshot)
+        case BindDevice():
+            return decide_bind(command, snapshot)
         case Void():
             return decide_void(command, snapshot)
         case Resolve():
             return decide_resolve(command, snapshot)
         case Lapse():
             return decide_lapse(command, snapshot)
+        case Expire():
+            return decide_expire(snapshot)
+        case CloseWindow():
+            return decide_close_window(snapshot)
+        case ExpireCoupon():
+            return decide_expire_coupon(command, snapshot)
     raise AssertionError(f"no decision for {type(command).__name__}")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 
-from server.domain.card import CardState
-from server.domain.recycling import DegradedMode, Disposition, RecycleReason, Unit
+from server.domain.card import DAY, CardState
+from server.domain.recycling import DegradedMode, Disposition, RecycleReason, Recycling, Unit
 
 BASIS_POINTS = 10_000
 """The whole."""
@@ -78,11 +79,13 @@ class CapAction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger:
-    """Who may recycle what: reasons accepted, card states accepted, and the wait after `expire_time`."""
+    """Who may recycle what: reasons accepted, card states accepted, and the wait after `expire_time`. `automatic`: the
+    service recycles an EXPIRED card by itself once the wait is over."""
 
     reasons: tuple[RecycleReason, ...]
     card_states: tuple[CardState, ...]
     wait_after_expiry_days: int = 0
+    automatic: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +120,10 @@ class ReactivationRule:
     window_days: int
     validity: RestoredValidity
     renewals_max: int | None = None
+
+    def window_end(self, recycling: Recycling) -> datetime:
+        """Up to when what `recycling` took can come back, exclusive."""
+        return recycling.create_time + self.window_days * DAY + recycling.window_moved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +271,8 @@ class Policy:
     risk: RiskRule
     review: ReviewRule = ReviewRule(hold_days=7)
     """The default is for revisions from before there were reviews."""
+    devices_max: int = 5
+    """So many devices may be bound to a card. The default is for revisions from before devices were bound."""
     tiers: Mapping[str, TierTerms] = field(default_factory=dict)
     segments: Mapping[str, SegmentTerms] = field(default_factory=dict)
     instant_settlement_max: int = 0
@@ -331,6 +340,10 @@ class Policy:
             raise ValueError("a fee is kept back from a REFUND only")
         if len({(cap.counter, cap.action) for cap in self.risk.velocity}) != len(self.risk.velocity):
             raise ValueError("each counter may have one cap for each action")
+        if self.trigger.automatic and not (
+            RecycleReason.EXPIRED in self.trigger.reasons and CardState.EXPIRED in self.trigger.card_states
+        ):
+            raise ValueError("an automatic trigger recycles EXPIRED cards, for the reason EXPIRED")
         self._check_reactivation(offered - {Disposition.CANCEL})
         self._check_tiers()
         self._check_segments()

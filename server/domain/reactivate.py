@@ -9,8 +9,8 @@ from uuid import UUID
 from server.domain.card import DAY, Card, CardEventKind, CardState
 from server.domain.commands import Reactivate
 from server.domain.errors import Reason, Refusal
-from server.domain.policy import ReactivationRule, RestoredValidity
-from server.domain.recycling import Compensation, CompensationState, Decision, Recycling, RecyclingState
+from server.domain.policy import Policy, ReactivationRule, RestoredValidity
+from server.domain.recycling import Compensation, CompensationState, Decision, Recycling, RecyclingState, TransferKind
 from server.domain.review import ReviewKind, ReviewState, opened
 from server.domain.risk import Action, decision, judge
 from server.domain.snapshot import Change, Score, Snapshot, Transfer
@@ -35,7 +35,7 @@ def check_conditions(snapshot: Snapshot) -> None:
         raise Refusal(Reason.RENEWALS_EXHAUSTED, "the card's validity cannot be renewed again")
     if recycling.disposition not in rule.dispositions:
         raise Refusal(Reason.REACTIVATION_NOT_ALLOWED, f"{policy.platform} does not undo a {recycling.disposition}")
-    if now >= _window_end(recycling, rule):
+    if now >= rule.window_end(recycling):
         raise Refusal(Reason.REACTIVATION_WINDOW_CLOSED, f"the window of {rule.window_days} days has closed")
     if card.state is not CardState.RECYCLED or card.live_recycling_id != recycling.recycling_id:
         raise Refusal(Reason.CARD_STATE_INVALID, f"the card is {card.state_at(now)}")
@@ -50,7 +50,7 @@ def decide_reactivate(command: Reactivate, snapshot: Snapshot, score: Score | No
     assert rule is not None
     # Not explored: what is given back has no settlement that could wait.
     verdict = judge(score, snapshot.facts, policy, may_refuse=True, settles=False)
-    window_end = _window_end(recycling, rule)
+    window_end = rule.window_end(recycling)
     decided = decision(snapshot, score, verdict, (), window_end)
     match verdict.action:
         case Action.APPROVE:
@@ -81,6 +81,7 @@ def reactivated(snapshot: Snapshot) -> Change:
     if owed_back is not None:
         compensation = replace(owed_back, state=CompensationState.CLAWED_BACK)
         transfer = Transfer(
+            kind=TransferKind.CLAWBACK,
             platform=recycling.platform,
             unit=owed_back.unit,
             amount=-owed_back.amount,
@@ -114,13 +115,13 @@ def _held(command: Reactivate, snapshot: Snapshot, decided: Decision, review_id:
         now=now,
         hold_until=hold_until,
     )
+    moved = replace(recycling, window_moved=recycling.window_moved + (hold_until - now), version=recycling.version + 1)
+    card = waiting(snapshot.known_card(), moved, snapshot.known_policy())
     return Change(
         now=now,
-        card=snapshot.known_card().held(now, hold_until),
+        card=card.held(now, hold_until),
         card_event=CardEventKind.HELD,
-        recycling=replace(
-            recycling, window_moved=recycling.window_moved + (hold_until - now), version=recycling.version + 1
-        ),
+        recycling=moved,
         recycling_changed=True,
         decision=decided,
         held=True,
@@ -128,8 +129,10 @@ def _held(command: Reactivate, snapshot: Snapshot, decided: Decision, review_id:
     )
 
 
-def _window_end(recycling: Recycling, rule: ReactivationRule) -> datetime:
-    return recycling.create_time + rule.window_days * DAY + recycling.window_moved
+def waiting(card: Card, recycling: Recycling, policy: Policy) -> Card:
+    """The card as it waits to come back after `recycling`, whose own policy is `policy`."""
+    rule = policy.reactivation
+    return card if rule is None else replace(card, comes_back_until=rule.window_end(recycling))
 
 
 def _restored(card: Card, recycling: Recycling, rule: ReactivationRule, now: datetime) -> Card:
@@ -139,6 +142,8 @@ def _restored(card: Card, recycling: Recycling, rule: ReactivationRule, now: dat
         live_recycling_id=None,
         held_since=None,
         hold_until=None,
+        expired_bound=None,
+        comes_back_until=None,
         version=card.version + 1,
     )
     if rule.validity is RestoredValidity.FULL:

@@ -13,7 +13,8 @@ from server.domain.errors import Reason, Refusal
 from server.domain.policy import BASIS_POINTS, Policy, RevenueBasis
 from server.domain.pricing import SCALE, period_of
 from server.domain.quote import QuoteSigner, quote_expire_time
-from server.domain.recycling import PRIORITY_OF, Alternative, Disposition, Recycling, RecyclingState, RiskBand
+from server.domain.reactivate import waiting
+from server.domain.recycling import Alternative, Disposition, Recycling, RecyclingState, RiskBand
 from server.domain.review import Review, ReviewKind, opened
 from server.domain.risk import Action, decision, judge
 from server.domain.settlement import settled
@@ -31,6 +32,8 @@ def check_recycle(command: Recycle, snapshot: Snapshot, signer: QuoteSigner) -> 
         raise Refusal(Reason.CARD_STATE_INVALID, f"a card that is {state} cannot be recycled on {policy.platform}")
     if command.reason not in policy.trigger.reasons:
         raise Refusal(Reason.TRIGGER_NOT_ALLOWED, f"{policy.platform} does not recycle for {command.reason}")
+    if command.automatic and not policy.trigger.automatic:
+        raise Refusal(Reason.TRIGGER_NOT_ALLOWED, f"{policy.platform} does not recycle by itself")
     wait = policy.trigger.wait_after_expiry_days * DAY
     if state is CardState.EXPIRED:
         expired_since = card.bound()
@@ -56,12 +59,15 @@ def decide_recycle(
     card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
     price_until = period_of(now, policy.pricing)[1] if policy.pricing else None
     stands_until = _earliest(card.valid_until(now), snapshot.policy_until, price_until)
+    if command.automatic and score is None:
+        # Nobody waits for it. Without a score each would have to wait for a reviewer.
+        raise Refusal(Reason.FRAUD_SCORE_UNAVAILABLE, "the service recycles by itself when there are scores again")
     price = terms(card, policy, now, command.unit, bonus_basis_points=snapshot.bonus // SCALE)
     verdict = judge(
         score,
         snapshot.facts,
         policy,
-        may_refuse=command.reason not in policy.risk.never_refused_reasons,
+        may_refuse=not command.automatic and command.reason not in policy.risk.never_refused_reasons,
         explorable_minor=card.paid_minor,
     )
     refused, held = verdict.action is Action.REFUSE, verdict.action is Action.HOLD
@@ -73,7 +79,7 @@ def decide_recycle(
         card_id=card.card_id,
         generation=card.generation,
         reason=command.reason,
-        priority=PRIORITY_OF[command.reason],
+        priority=command.priority,
         state=_STATE_AFTER[verdict.action],
         disposition=None if refused else choose(alternatives),
         fee_minor=0 if refused else price.fee_minor,
@@ -103,7 +109,7 @@ def decide_recycle(
     )
     return Change(
         now=now,
-        card=_card_after(card, recycling, recycling_id),
+        card=_card_after(card, recycling, recycling_id, policy),
         card_event=_EVENT_OF[verdict.action],
         recycling=recycling,
         recycling_changed=True,
@@ -139,10 +145,10 @@ _STATE_AFTER = {
 _EVENT_OF = {Action.APPROVE: CardEventKind.RECYCLED, Action.HOLD: CardEventKind.HELD, Action.REFUSE: None}
 
 
-def _card_after(card: Card, recycling: Recycling, recycling_id: UUID) -> Card:
+def _card_after(card: Card, recycling: Recycling, recycling_id: UUID, policy: Policy) -> Card:
     if recycling.hold_until is not None:
         return card.held(recycling.create_time, recycling.hold_until)
-    return card if recycling.state is RecyclingState.REJECTED else taken(card, recycling, recycling_id)
+    return card if recycling.state is RecyclingState.REJECTED else taken(card, recycling, recycling_id, policy)
 
 
 def _reviews(recycling: Recycling, recycling_id: UUID, review_id: UUID) -> tuple[Review, ...]:
@@ -169,10 +175,10 @@ def _reviews(recycling: Recycling, recycling_id: UUID, review_id: UUID) -> tuple
     )
 
 
-def taken(card: Card, recycling: Recycling, recycling_id: UUID) -> Card:
-    """The card that `recycling` has taken, held before or not."""
+def taken(card: Card, recycling: Recycling, recycling_id: UUID, policy: Policy) -> Card:
+    """The card that `recycling` has taken by its own `policy`, held before or not."""
     cancelled = recycling.disposition is Disposition.CANCEL
-    return replace(
+    gone = replace(
         card,
         state=CardState.VOID if cancelled else CardState.RECYCLED,
         live_recycling_id=recycling_id,
@@ -180,6 +186,7 @@ def taken(card: Card, recycling: Recycling, recycling_id: UUID) -> Card:
         hold_until=None,
         version=card.version + 1,
     )
+    return gone if cancelled else waiting(gone, recycling, policy)
 
 
 def weigh(card: Card, policy: Policy, price: Terms) -> tuple[Alternative, ...]:

@@ -20,18 +20,11 @@ class RecycleReason(StrEnum):
 
 
 class Priority(StrEnum):
-    """How pressing a recycle is: anomalies before people before bulk. Recorded; the queue does not go by it yet."""
+    """How pressing a command is: anomalies before people before bulk, which is what the service does by itself."""
 
     BULK = "BULK"
     PERSON = "PERSON"
     ANOMALY = "ANOMALY"
-
-
-PRIORITY_OF = {
-    RecycleReason.EXPIRED: Priority.BULK,
-    RecycleReason.VOLUNTARY: Priority.PERSON,
-    RecycleReason.SYSTEM_ANOMALY: Priority.ANOMALY,
-}
 
 
 class RecyclingState(StrEnum):
@@ -57,6 +50,15 @@ class Unit(StrEnum):
     COIN = "COIN"
     GROWTH_POINT = "GROWTH_POINT"
     COUPON = "COUPON"
+
+
+class TransferKind(StrEnum):
+    """Why value is transferred."""
+
+    SETTLEMENT = "SETTLEMENT"
+    CLAWBACK = "CLAWBACK"
+    EXPIRY = "EXPIRY"
+    """A coupon that was not used in time."""
 
 
 class CompensationState(StrEnum):
@@ -217,7 +219,8 @@ class Coupon:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wallet:
-    """What an account holds: non-zero balances by platform and unit, and its newest coupons (at most 100)."""
+    """What an account holds: non-zero balances by platform and unit, and its newest coupons (at most 100). One that has
+    expired is not held, whether that is recorded yet or not."""
 
     account_id: str
     balances: tuple[Balance, ...]

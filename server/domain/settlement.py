@@ -7,7 +7,7 @@ from uuid import UUID
 
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListKind
-from server.domain.recycling import CompensationState, Coupon, Recycling, RecyclingState
+from server.domain.recycling import CompensationState, Coupon, Recycling, RecyclingState, TransferKind
 from server.domain.snapshot import Change, Snapshot, Transfer
 
 
@@ -58,6 +58,11 @@ def settled(recycling: Recycling, recycling_id: UUID) -> tuple[Recycling, Transf
             expire_time=owed.expire_time,
         )
     transfer = Transfer(
-        platform=recycling.platform, unit=owed.unit, amount=owed.amount, recycling_id=recycling_id, coupon=coupon
+        kind=TransferKind.SETTLEMENT,
+        platform=recycling.platform,
+        unit=owed.unit,
+        amount=owed.amount,
+        recycling_id=recycling_id,
+        coupon=coupon,
     )
     return replace(recycling, compensation=replace(owed, state=CompensationState.SETTLED)), transfer

@@ -12,7 +12,7 @@ from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit
 from server.domain.outcome import OutcomeKind
 from server.domain.policy import Policy
-from server.domain.recycling import Coupon, Decision, Recycling, RiskBand, Unit, Wallet
+from server.domain.recycling import Coupon, Decision, Recycling, RiskBand, TransferKind, Unit, Wallet
 from server.domain.review import Review, ReviewKind, ReviewState
 
 
@@ -128,6 +128,7 @@ class Snapshot:
 class Transfer:
     """`amount` of a unit into the wallet (out of it when negative), for one recycling."""
 
+    kind: TransferKind
     platform: str
     unit: Unit
     amount: int
@@ -140,7 +141,8 @@ class Change:
     """What follows from one command: how things stand afterwards, and what of that must be written.
 
     It must be recorded before `valid_until`. `refused` says that risk refused it, `held` that it waits for a verdict.
-    `reviews` are those that begin or end with it. `outcome` is what the command tells of `recycling`.
+    `reviews` are those that begin or end with it. `outcome` is what the command tells of `recycling`. `bound_device` is
+    new on the card.
     """
 
     now: datetime
@@ -158,6 +160,7 @@ class Change:
     quote_token: str = ""
     quote_expire_time: datetime | None = None
     outcome: OutcomeKind | None = None
+    bound_device: bytes | None = None
 
     @property
     def ends_recycling_hold(self) -> bool:

@@ -1,4 +1,4 @@
-"""ResolveReview, and what time does when nobody resolves: what a verdict or the end of a hold makes of things. Pure."""
+"""ResolveReview, and the lapse of a hold that nobody resolves: what the end of a review makes of things. Pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,11 @@ from dataclasses import replace
 from server.domain.card import CardEventKind
 from server.domain.commands import Lapse, Resolve
 from server.domain.errors import Reason, Refusal
-from server.domain.reactivate import check_conditions, reactivated
+from server.domain.reactivate import check_conditions, reactivated, waiting
 from server.domain.recycle import taken
 from server.domain.recycling import REVIEW_DENIED, REVIEW_EXPIRED, CompensationState
 from server.domain.review import Review, ReviewKind, ReviewState, ReviewVerdict
 from server.domain.snapshot import Change, Snapshot
-
-
-def overdue(snapshot: Snapshot) -> Lapse | None:
-    """What time has done to the card and is not recorded yet. It must be, before anything else is decided."""
-    hold = snapshot.hold()
-    return Lapse.of(hold) if hold is not None and hold.is_lapsed_at(snapshot.now) else None
 
 
 def check_lapse(command: Lapse, snapshot: Snapshot) -> None:
@@ -67,7 +61,7 @@ def _granted(snapshot: Snapshot, review: Review) -> Change:
     assert recycling.recycling_id is not None
     return Change(
         now=snapshot.now,
-        card=taken(snapshot.known_card(), recycling, recycling.recycling_id),
+        card=taken(snapshot.known_card(), recycling, recycling.recycling_id, snapshot.known_policy()),
         card_event=CardEventKind.RECYCLED,
         recycling=recycling,
         recycling_changed=True,
@@ -85,6 +79,7 @@ def _not_granted(snapshot: Snapshot, review: Review, reason_code: str) -> Change
     elif now < review.hold_until:
         unused = review.hold_until - now
         changed = replace(recycling, window_moved=recycling.window_moved - unused, version=recycling.version + 1)
+        card = waiting(card, changed, snapshot.known_policy())
     return Change(
         now=now,
         card=card.released(now),

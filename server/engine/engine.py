@@ -16,13 +16,14 @@ from uuid import UUID
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from server.domain.commands import Command, Lapse
+from server.domain.commands import Command, OwnCommand
 from server.domain.decision import check, decide
+from server.domain.elapsed import overdue
 from server.domain.errors import Reason, Refusal
 from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
+from server.domain.recycling import Priority
 from server.domain.snapshot import Score
-from server.domain.verdict import overdue
 from server.engine import meter
 from server.engine.ports import (
     Answered,
@@ -126,14 +127,18 @@ class Engine:
             self._idle.set()
 
     def _may_start(self) -> bool:
-        """A batch starts beside another when as many commands wait as are in flight, or when the other takes long.
+        """A batch starts beside another when as many commands wait as are in flight, or when the other takes long. Bulk
+        does not count: it starts beside nothing, and callers start beside it at once.
 
         What a batch costs whatever it holds is more than what a command adds: a busy server that started one for each
         arrival would be busy with that alone.
         """
         if len(self._in_flight) >= self._batches_in_flight_max:
             return False
-        commands_in_flight = sum(map(len, self._in_flight.values()))
+        if not self._queue.in_reach:
+            return not self._in_flight
+        in_flight = (ticket for batch in self._in_flight.values() for ticket in batch)
+        commands_in_flight = sum(ticket.priority is not Priority.BULK for ticket in in_flight)
         return self._queue.in_reach >= commands_in_flight or asyncio.get_running_loop().time() >= self._alone_until
 
     def _landed(self, task: asyncio.Task[None]) -> None:
@@ -231,19 +236,21 @@ class Engine:
             else:
                 _lose(ticket)
 
-    async def _pass_time(self, held_up: dict[Ticket, Lapse]) -> None:
+    async def _pass_time(self, held_up: dict[Ticket, OwnCommand]) -> None:
         """Records what time has done, before what a caller wants: the tickets that met it stay unanswered and go again.
 
         Each is a command of its own. Whoever meets it records it; who is told that it was recorded, or that a verdict
         came first, sees that when it goes again.
         """
-        lapses = list(held_up.items())
+        passed = list(held_up.items())
         entries: list[tuple[Ticket, Entry]] = []
-        for (ticket, lapse), found in zip(lapses, await self._store.load([lapse for _, lapse in lapses]), strict=True):
+        for (ticket, due), found in zip(passed, await self._store.load([due for _, due in passed]), strict=True):
             if found.answered is None:
                 with contextlib.suppress(Refusal):
-                    check(lapse, found.snapshot, self._signer)
-                    entries.append((ticket, self._entry(lapse, found, None, None, self._new_id())))
+                    check(due, found.snapshot, self._signer)
+                    entries.append((ticket, self._entry(due, found, None, None, self._new_id())))
+            elif found.answered.input_hash != due.input_hash():
+                _lose(ticket)  # its id was taken for something else; it must not go again for ever
         written = await self._store.record([entry for _, entry in entries]) if entries else set()
         for position, (ticket, _) in enumerate(entries):
             if position not in written:
@@ -352,7 +359,7 @@ class Engine:
         return replace(found, snapshot=replace(snapshot, facts=replace(snapshot.facts, lot=lot)))
 
 
-def _overdue(ticket: Ticket, found: Loaded) -> Lapse | None:
+def _overdue(ticket: Ticket, found: Loaded) -> OwnCommand | None:
     """What must be recorded before the ticket's command, unless that was answered before or is that very thing."""
     due = overdue(found.snapshot) if found.answered is None else None
     return None if due is None or due.request_id == ticket.command.request_id else due

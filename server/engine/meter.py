@@ -7,17 +7,19 @@ when it is recorded, so that one that goes again counts once. No attribute names
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import TypeAlias
 
 from opentelemetry import metrics
 
 from server.domain.commands import Command
+from server.domain.errors import Reason
 from server.domain.lists import ListHit
 from server.domain.recycling import DegradedMode, RecyclingState
 from server.domain.risk import VELOCITY_CODE, WITHOUT_DEVICE_CODE
 from server.domain.snapshot import Snapshot
-from server.engine.ports import Entry
+from server.engine.ports import DueKind, Entry
 
 _meter = metrics.get_meter(__name__)
 _decisions = _meter.create_counter(
@@ -52,11 +54,23 @@ _batch_sizes = _meter.create_histogram(
     explicit_bucket_boundaries_advisory=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )
 
+_swept = _meter.create_counter(
+    "recycling.sweep.commands",
+    unit="{command}",
+    description="What the sweeper found due and submitted, by kind and outcome: RECORDED, or why not.",
+)
+_sweep_lag = _meter.create_gauge(
+    "recycling.sweep.lag", unit="s", description="For how long the oldest item of a kind has been due, unrecorded."
+)
+
 _Key: TypeAlias = tuple[str, bool, str, str, str, str, bool]
 _KEY_NAMES = ("method", "dry_run", "platform", "outcome", "band", "degraded_mode", "explored")
 
 FAILED = "FAILED"
 """The outcome of a call that failed for want of a score."""
+
+RECORDED = "RECORDED"
+"""The outcome of what the sweeper found and nobody had done before."""
 
 
 def count_batch(size: int) -> None:
@@ -73,6 +87,18 @@ def count_failed(command: Command, snapshot: Snapshot) -> None:
     """A call failed, since its policy needs a score."""
     platform = snapshot.known_policy().platform
     _add_decisions((command.method, command.dry_run, platform, FAILED, "", DegradedMode.REJECT, False), 1)
+
+
+def count_swept(kind: DueKind, recorded: int, refusals: Iterable[Reason]) -> None:
+    """The sweeper submitted what was due of one kind."""
+    for outcome, number in (Counter({RECORDED: recorded}) + Counter(map(str, refusals))).items():
+        _swept.add(number, {"kind": kind, "outcome": outcome})
+
+
+def tell_sweep_lags(lags: Mapping[DueKind, timedelta]) -> None:
+    """How far the sweeper is behind."""
+    for kind, lag in lags.items():
+        _sweep_lag.set(lag.total_seconds(), {"kind": kind})
 
 
 def count_list_hits(hits: Iterable[ListHit]) -> None:

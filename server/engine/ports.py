@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
@@ -165,6 +166,34 @@ class ListStore(Protocol):
 
     async def delete_entry(self, entry_id: UUID, end_id: UUID, actor: str, reason: str) -> DeletedEntry | None:
         """Ends an entry in force; None when there is none of this id."""
+        ...
+
+
+class DueKind(StrEnum):
+    """What time does by itself, in the order in which one may follow from the other."""
+
+    HOLD = "HOLD"
+    """The hold of a review lapses."""
+    EXPIRY = "EXPIRY"
+    """A card's bound passes."""
+    RECYCLE = "RECYCLE"
+    """An expired card is recycled by the service itself."""
+    WINDOW = "WINDOW"
+    """The time in which a card could come back ends."""
+    COUPON = "COUPON"
+    """A coupon was not used in time."""
+
+
+class DueWork(Protocol):
+    """Where what time has done is found. Every method raises StoreUnavailable when the database cannot be reached."""
+
+    async def due(self, kind: DueKind, how_many: int) -> Sequence[Command]:
+        """Commands for what is due and not recorded, the earliest first, each reserved for the caller for a minute.
+        Fewer than `how_many` may come though there is more; none means that nothing is due."""
+        ...
+
+    async def lags(self) -> Mapping[DueKind, timedelta]:
+        """For how long the oldest item of each kind has been due."""
         ...
 
 

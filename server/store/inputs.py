@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from server.domain.card import MICROSECOND, CardEventKind
-from server.domain.commands import Command, Compensate, Reactivate, Recycle, Resolve
+from server.domain.commands import Command, Compensate, ExpireCoupon, Reactivate, Recycle, Resolve
 from server.domain.recycling import (
     Coupon,
     Recycling,
@@ -42,7 +42,7 @@ def command_row(command: Command) -> Row:
         "profile_hash": circumstances.profile_hash,
         "payout_hash": circumstances.payout_hash,
         "signals": _signals(circumstances.signals),
-        "wants_wallet": isinstance(command, Compensate | Reactivate | Resolve),
+        "wants_wallet": isinstance(command, Compensate | ExpireCoupon | Reactivate | Resolve),
         "wants_lists": command.reads_lists,
     }
 
@@ -89,6 +89,7 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
             inputs["transfer"].append(
                 {
                     "position": position,
+                    "kind": change.transfer.kind,
                     "platform": change.transfer.platform,
                     "unit": change.transfer.unit,
                     "amount": change.transfer.amount,
@@ -178,6 +179,10 @@ def _card_row(position: int, change: Change) -> Row:
         "hold_until": card.hold_until,
         "recycling_id": _recycling_of_event(change),
         "version": card.version,
+        "event_state": card.recorded_state,
+        "expired_bound": card.expired_bound,
+        "bound_device": change.bound_device,
+        "waits_until": card.comes_back_until,
     }
 
 

@@ -41,6 +41,7 @@ class PostgresReviews:
         self._query = store.query
         self._query_alone = store.query_alone
         self._claims_max = claims_max
+        self._waiting_card = store.waiting_card
 
     async def review(self, review_id: UUID) -> Review | None:
         """A review as it stands; None when there is no such."""
@@ -67,10 +68,6 @@ class PostgresReviews:
         (found,) = await self._query("claims", reviewer)
         return int(found["claims"]) < self._claims_max
 
-    async def due_holds(self, how_many: int) -> list[Review]:
-        """Lapsed holds that nobody has recorded yet, reserved for the caller for a minute."""
-        return [rows.review(row["review"]) for row in await self._query("due_holds", how_many)]
-
     async def evidence(self, review: Review) -> Evidence:
         """What a reviewer is shown beside `review`, as of now."""
         (row,) = await self._query(
@@ -89,7 +86,12 @@ class PostgresReviews:
                 SimilarCase(shared=traits, recycling=recycling)
                 for traits, recycling in zip(shared, similar, strict=True)
             ),
-            cards=tuple(rows.card(each, row["segment"]).at(now) for each in row["cards"]),
+            cards=tuple(
+                [
+                    (await self._waiting_card(each, after, row["segment"])).at(now)
+                    for each, after in zip(row["cards"], row["waits_after"], strict=True)
+                ]
+            ),
             recyclings=tuple(rows.recycling(each).at(now) for each in row["recyclings"]),
             reviews=tuple(rows.review(each).at(now) for each in row["reviews"]),
             requests=_requests.decode(row["requests"]) if row["requests"] else (),

@@ -57,7 +57,7 @@ _features = msgspec.json.Decoder(dict[str, float | bool | None])
 
 
 def card(row: Row, segment: str | None) -> Card:
-    """A card from its row and its account's segment."""
+    """A card from its row and its account's segment; of one that waits it is not known until when."""
     return Card(
         card_id=row["card_id"],
         account_id=row["account_id"],
@@ -80,6 +80,8 @@ def card(row: Row, segment: str | None) -> Card:
         version=row["version"],
         held_since=row["held_since"],
         hold_until=row["hold_until"],
+        expired_bound=row["expired_bound"],
+        bound_devices=tuple(row["bound_devices"]),
     )
 
 
@@ -200,7 +202,7 @@ def risk_facts(command: Command, list_hits: str | None, features: Mapping[str, A
     return RiskFacts(
         list_hits=_list_hits.decode(list_hits) if list_hits else (),
         counts={counter: features[counter] for counter in Counter},
-        without_device=command.scored and not command.circumstances.names_device,
+        without_device=command.without_device,
     )
 
 

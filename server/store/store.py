@@ -15,12 +15,13 @@ from uuid import UUID
 import asyncpg
 from opentelemetry import trace
 
-from server.domain.card import Card
+from server.domain.card import Card, CardState
 from server.domain.commands import Command, IssueItem
 from server.domain.lists import EntryDraft, ListEntry, ListFilter
 from server.domain.model_health import Window
 from server.domain.outcome import NewOutcome
 from server.domain.policy import Policy
+from server.domain.reactivate import waiting
 from server.domain.recycling import Recycling, Wallet
 from server.domain.snapshot import RiskFacts, Snapshot
 from server.engine.ports import (
@@ -189,12 +190,24 @@ class PostgresStore:
     async def card(self, account_id: str, card_id: UUID) -> tuple[Card, datetime] | None:
         """A card and the moment it was read at; None when the account has no such card."""
         found = await self._query("card", account_id, card_id)
-        return (rows.card(found[0]["card"], found[0]["segment"]), found[0]["now"]) if found else None
+        if not found:
+            return None
+        (row,) = found
+        return await self.waiting_card(row["card"], row["recycling"], row["segment"]), row["now"]
 
     async def cards(self, account_id: str, before: tuple[datetime, UUID], how_many: int) -> list[tuple[Card, datetime]]:
         """A page of an account's cards, newest first, issued before `before`."""
         found = await self._query("cards", account_id, *before, how_many)
-        return [(rows.card(row["card"], row["segment"]), row["now"]) for row in found]
+        return [(await self.waiting_card(row["card"], row["recycling"], row["segment"]), row["now"]) for row in found]
+
+    async def waiting_card(self, card: rows.Row, recycling: rows.Row | None, segment: str | None) -> Card:
+        """A card from its row; one that waits after `recycling` until as long as that one's policy says."""
+        read = rows.card(card, segment)
+        if recycling is None or read.state is not CardState.RECYCLED:
+            return read
+        live = rows.recycling(recycling)
+        policy = await self.policy(live.platform, live.policy_revision)
+        return waiting(read, live, policy.for_tier(read.tier))
 
     async def recycling(self, account_id: str, recycling_id: UUID) -> Recycling | None:
         """A recycling as it stands; None when the account has no such."""
@@ -360,6 +373,9 @@ class PostgresStore:
     def _snapshot(self, command: Command, row: asyncpg.Record, features: Features) -> Snapshot:
         card = rows.card(row["card"], row["segment"]) if row["card"] is not None else None
         recycling = rows.recycling(row["recycling"]) if row["recycling"] is not None else None
+        if card is not None and recycling is not None and _waits_after(row):
+            policy_of_it = self._policies[recycling.platform, recycling.policy_revision]
+            card = waiting(card, recycling, policy_of_it.for_tier(card.tier))
         revision = row["policy_revision"]
         policy = (
             self._policies[card.platform, revision].for_tier(card.tier)
@@ -381,7 +397,12 @@ class PostgresStore:
         )
 
     async def _learn_policies(self, found: Iterable[asyncpg.Record]) -> None:
-        for platform, revision in {(row["card"]["platform"], row["policy_revision"]) for row in found}:
+        wanted = set()
+        for row in found:
+            wanted.add((row["card"]["platform"], row["policy_revision"]))
+            if _waits_after(row):
+                wanted.add((row["recycling"]["platform"], row["recycling"]["policy_revision"]))
+        for platform, revision in wanted:
             if revision is not None:
                 await self.policy(platform, revision)
 
@@ -398,6 +419,16 @@ def _answered(row: asyncpg.Record) -> Answered | None:
     if row["input_hash"] is None:
         return None
     return Answered(input_hash=row["input_hash"], response=row["response"])
+
+
+def _waits_after(row: asyncpg.Record) -> bool:
+    """Whether the card that was read waits after the recycling that was read, and not after another one."""
+    card, recycling = row["card"], row["recycling"]
+    return (
+        recycling is not None
+        and card["state"] == CardState.RECYCLED
+        and card["live_recycling_id"] == recycling["recycling_id"]
+    )
 
 
 def _span(operation: str) -> dict[str, str]:

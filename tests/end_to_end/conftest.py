@@ -128,6 +128,7 @@ def server_process(
         "FRAUD_WORKER": worker_address,
         "LISTEN": listen,
         "SECRET_KEY": "the same secret of every server of a test",
+        "SWEEP_EVERY_S": "0",
         **(environment or {}),
     }
     process = Process("server", ["server"], settings, log)
@@ -149,7 +150,14 @@ def stack(open_folder: Path) -> Iterator[Stack]:
     """The service on a scratch back-test database, one for the session."""
     folder = open_folder / "stack"
     folder.mkdir()
-    with running(Settings(folder=folder, backtest=True, durable=False, log=folder / "service.log")) as stack:
+    settings = Settings(
+        folder=folder,
+        backtest=True,
+        durable=False,
+        environment={"SWEEP_EVERY_S": "0"},  # the tests play the time, and no sweeper may do anything before them
+        log=folder / "service.log",
+    )
+    with running(settings) as stack:
         yield stack
 
 

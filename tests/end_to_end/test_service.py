@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 
 from clients.python import RecyclingError
+from server.domain.commands import own_request_id
 from tests.conftest import FreshDatabase
 from tests.end_to_end.conftest import (
     PATIENCE_S,
@@ -138,6 +139,50 @@ async def test_netflix_path(service: Service) -> None:
     with pytest.raises(RecyclingError) as error:
         await service.client.reactivate(recycling_service_pb2.ReactivateRequest(**named))
     assert error.value.reason == "REACTIVATION_NOT_ALLOWED"
+
+
+async def test_sweeper_recycles_what_nobody_asks_for(service: Service) -> None:
+    """A server that sweeps takes back an expired netflix card by itself, thirty days on, without a device."""
+    card = await service.active("netflix")
+    service.pass_time(timedelta(days=18 + 30))
+    named = card_service_pb2.GetCardRequest(account_id=card.account_id, card_id=card.card_id)
+    assert (await service.client.get_card(named)).card.state == types_pb2.CARD_STATE_EXPIRED
+    sweeping = {"SWEEP_EVERY_S": "0.05"}
+    with server_process(service.stack.server_url, service.stack.worker_address, environment=sweeping):
+
+        async def taken() -> None:
+            assert (await service.client.get_card(named)).card.state == types_pb2.CARD_STATE_VOID
+
+        await eventually(taken)
+    with pytest.raises(RecyclingError) as error:
+        await service.recycled(card)
+    assert error.value.reason == "CARD_ALREADY_RECYCLED"
+
+
+async def test_device_is_bound(service: Service) -> None:
+    """The card shows a handle of it, which is not the id that was given; without an id there is nothing to bind."""
+    card = await service.active("iqiyi")
+    phone = device(card)
+    request = card_service_pb2.BindDeviceRequest(account_id=card.account_id, card_id=card.card_id, device=phone)
+    bound = (await service.client.bind_device(request)).card
+    assert len(bound.bound_devices) == 1 and phone.device_id not in bound.bound_devices
+    named = card_service_pb2.GetCardRequest(account_id=card.account_id, card_id=card.card_id)
+    assert (await service.client.get_card(named)).card == bound
+    with pytest.raises(RecyclingError) as error:
+        await service.client.bind_device(
+            card_service_pb2.BindDeviceRequest(
+                account_id=card.account_id, card_id=card.card_id, device=types_pb2.Device(os="android")
+            )
+        )
+    assert error.value.reason == "FIELD_INVALID"
+
+
+async def test_request_id_of_the_service_s_own_kind_is_refused(service: Service) -> None:
+    """Nobody can take the id under which the service would record what time does to a card."""
+    (card,) = await service.issue("iqiyi")
+    with pytest.raises(RecyclingError) as error:
+        await service.recycled(card, request_id=str(own_request_id("ExpireCard", card.card_id, 1)))
+    assert error.value.reason == "FIELD_INVALID"
 
 
 async def test_full_batch(service: Service) -> None:

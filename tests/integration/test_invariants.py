@@ -24,7 +24,8 @@ INSERT INTO policy_revision (platform, revision, document, document_sha256, effe
 VALUES ('iqiyi', 1, '{
           "trigger": {"reasons": ["VOLUNTARY"], "card_states": ["ISSUED", "ACTIVE"]}, "fee_basis_points": 1000,
           "compensation": {"kind": "REFUND", "unit": "COIN", "amount_max": 3000},
-          "dispositions": [{"disposition": "VOUCHER"}], "reactivation": {"validity": "AS_TAKEN"},
+          "dispositions": [{"disposition": "VOUCHER"}],
+          "reactivation": {"validity": "AS_TAKEN", "window_days": 180},
           "settle_after_days": 0}', sha256(''), at(0)),
        ('netflix', 1, '{
           "trigger": {"reasons": ["EXPIRED"], "card_states": ["EXPIRED"]}, "fee_basis_points": 0,
@@ -251,6 +252,90 @@ FROM (
 ) AS c;
 """
 
+# Account c: card 18 was recycled by the service itself when its policy said so, and its coupon was not used; 19 waited
+# in vain, with a device bound to it; 20 has expired.
+HISTORY += """
+UPDATE backtest_clock SET shifted_time = at(500000);
+INSERT INTO policy_revision (platform, revision, document, document_sha256, effective_time)
+VALUES ('hulu', 1, '{
+          "trigger": {"reasons": ["EXPIRED"], "card_states": ["EXPIRED"], "wait_after_expiry_days": 30,
+                      "automatic": true},
+          "fee_basis_points": 0,
+          "compensation": {"kind": "DISCOUNT", "unit": "COUPON", "basis_points": 500, "valid_days": 90,
+                           "amount_max": 1},
+          "dispositions": [{"disposition": "CANCEL"}], "reactivation": null,
+          "settle_after_days": 0}', sha256(''), at(0));
+INSERT INTO account (account_id, version, create_time) VALUES ('c', 9, at(0));
+INSERT INTO card (account_id, card_id, platform, tier, state, face_value_minor, paid_minor, currency, duration_days,
+                  issue_time, activate_time, expire_time, generation, renewals_used, live_recycling_id, version,
+                  expired_bound, bound_devices)
+VALUES ('c', id(18), 'hulu', 'BASIC', 'VOID', 1990, 1990, 'CNY', 1, at(1), at(2), at(1442), 1, 0, id(58), 4, at(1442),
+        '{}'),
+       ('c', id(19), 'iqiyi', 'BASIC', 'VOID', 2999, 2999, 'CNY', 30, at(1), NULL, NULL, 1, 0, id(59), 4, NULL,
+        ARRAY[sha256('')]),
+       ('c', id(20), 'hulu', 'BASIC', 'ACTIVE', 1990, 1990, 'CNY', 1, at(1), at(2), at(1442), 1, 0, NULL, 3, at(1442),
+        '{}');
+INSERT INTO card_event (account_id, card_id, version, kind, state, activate_time, expire_time, generation,
+                        renewals_used, recycling_id, request_id, event_time, device_hash)
+VALUES
+  ('c', id(18), 1, 'ISSUED', 'ISSUED', NULL, NULL, 1, 0, NULL, id(178), at(1), NULL),
+  ('c', id(18), 2, 'ACTIVATED', 'ACTIVE', at(2), at(1442), 1, 0, NULL, id(198), at(2), NULL),
+  ('c', id(18), 3, 'EXPIRED', 'EXPIRED', at(2), at(1442), 1, 0, NULL, own_request_id('ExpireCard', id(18)::text, '1'),
+   at(1442), NULL),
+  ('c', id(18), 4, 'RECYCLED', 'VOID', at(2), at(1442), 1, 0, id(58), own_request_id('Recycle', id(18)::text, '1'),
+   at(44700), NULL),
+  ('c', id(19), 1, 'ISSUED', 'ISSUED', NULL, NULL, 1, 0, NULL, id(179), at(1), NULL),
+  ('c', id(19), 2, 'BOUND', 'ISSUED', NULL, NULL, 1, 0, NULL, id(199), at(2), sha256('')),
+  ('c', id(19), 3, 'RECYCLED', 'RECYCLED', NULL, NULL, 1, 0, id(59), id(159), at(3), NULL),
+  ('c', id(19), 4, 'CLOSED', 'VOID', NULL, NULL, 1, 0, id(59), own_request_id('CloseWindow', id(19)::text, '1'),
+   at(259203), NULL),
+  ('c', id(20), 1, 'ISSUED', 'ISSUED', NULL, NULL, 1, 0, NULL, id(180), at(1), NULL),
+  ('c', id(20), 2, 'ACTIVATED', 'ACTIVE', at(2), at(1442), 1, 0, NULL, id(200), at(2), NULL),
+  ('c', id(20), 3, 'EXPIRED', 'EXPIRED', at(2), at(1442), 1, 0, NULL, own_request_id('ExpireCard', id(20)::text, '1'),
+   at(1442), NULL);
+INSERT INTO recycling (account_id, recycling_id, request_id, card_id, generation, reason, priority, state, disposition,
+                       fee_minor, prior_state, unused_us, unit, amount, basis_points, coupon_expire_time,
+                       max_discount_minor, compensation_state, settle_after_time, settlement_held, platform,
+                       policy_revision, decision, create_time, version)
+VALUES
+  ('c', id(58), own_request_id('Recycle', id(18)::text, '1'), id(18), 1, 'EXPIRED', 'BULK', 'APPROVED', 'CANCEL', 0,
+   'EXPIRED', 0, 'COUPON', 1, 500, at(44700 + 129600), 99, 'SETTLED', at(44700), false, 'hulu', 1,
+   '{"risk_band": "LOW", "model_version": "m1", "risk_score": 0.1}', at(44700), 2),
+  ('c', id(59), id(159), id(19), 1, 'VOLUNTARY', 'PERSON', 'APPROVED', 'VOUCHER', 300, 'ISSUED',
+   43200 * 60000000::bigint, 'COIN', 2699, NULL, NULL, NULL, 'PENDING', at(3), false, 'iqiyi', 1,
+   '{"risk_band": "LOW", "model_version": "m1", "risk_score": 0.1}', at(3), 1);
+INSERT INTO coupon (account_id, coupon_id, platform, basis_points, max_discount_minor, expire_time, create_time)
+VALUES ('c', id(58), 'hulu', 500, 99, at(44700 + 129600), at(44701));
+DELETE FROM coupon_open WHERE account_id = 'c';
+INSERT INTO posting (account_id, request_id, ledger, platform, unit, kind, amount, recycling_id, create_time)
+SELECT 'c', request_id, ledger, 'hulu', 'COUPON', kind, CASE ledger WHEN 'WALLET' THEN amount ELSE -amount END, id(58),
+       at(step)
+FROM (VALUES (id(258), 'SETTLEMENT', 1, 44701),
+             (own_request_id('ExpireCoupon', id(58)::text), 'EXPIRY', -1, 44700 + 129600)) AS t
+       (request_id, kind, amount, step)
+CROSS JOIN unnest(ARRAY['WALLET', 'PLATFORM']) AS ledger;
+INSERT INTO wallet_balance (account_id, platform, unit, amount) VALUES ('c', 'hulu', 'COUPON', 0);
+INSERT INTO command (account_id, request_id, method, input_hash, response, receipt, create_time)
+SELECT 'c', request_id, method, sha256(''), '',
+       (jsonb_strip_nulls(jsonb_build_object('card', to_jsonb(card))) || more)::json, at(step)
+FROM (VALUES
+  (id(178), 'IssueCards', 18, 1, '{}'), (id(198), 'ActivateCard', 18, 2, '{}'),
+  (own_request_id('ExpireCard', id(18)::text, '1'), 'ExpireCard', 18, 1442, '{}'),
+  (own_request_id('Recycle', id(18)::text, '1'), 'Recycle', 18, 44700, '{}'),
+  (id(258), 'Compensate', 18, 44701, '{}'),
+  (own_request_id('ExpireCoupon', id(58)::text), 'ExpireCoupon', 18, 44700 + 129600,
+   '{"recycling": {"recycling_id": "00000000-0000-7000-8000-000000000058"}}'),
+  (id(179), 'IssueCards', 19, 1, '{}'), (id(199), 'BindDevice', 19, 2, '{}'), (id(159), 'Recycle', 19, 3, '{}'),
+  (own_request_id('CloseWindow', id(19)::text, '1'), 'CloseWindow', 19, 259203, '{}'),
+  (id(180), 'IssueCards', 20, 1, '{}'), (id(200), 'ActivateCard', 20, 2, '{}'),
+  (own_request_id('ExpireCard', id(20)::text, '1'), 'ExpireCard', 20, 1442, '{}')
+) AS c (request_id, method, number, step, added)
+CROSS JOIN LATERAL (SELECT added::jsonb AS more) AS receipt
+JOIN card ON card_id = id(number);
+INSERT INTO risk_event (account_id, event_time, kind, card_id, amount_minor)
+SELECT account_id, issue_time, 'ISSUE', card_id::text, paid_minor FROM card WHERE account_id = 'c';
+"""
+
 # What is done to the history above, and the names of the rules that this breaks. Where the schema itself forbids the
 # deed, the constraint goes first.
 VIOLATIONS = {
@@ -267,8 +352,55 @@ VIOLATIONS = {
         {"wallets_match_postings"},
     ),
     "a wallet that was lost": ("DELETE FROM wallet_balance WHERE unit = 'COIN'", {"wallets_match_postings"}),
-    "a coupon that was lost": ("DELETE FROM coupon", {"coupons_match_settlements"}),
+    "a coupon that was lost": ("DELETE FROM coupon", {"coupons_match_settlements", "coupons_expire_in_time"}),
     "a coupon of other terms": ("UPDATE coupon SET max_discount_minor = 100", {"coupons_match_settlements"}),
+    "a coupon that expired early": (
+        "UPDATE coupon SET expire_time = at(300000) WHERE coupon_id = id(58)",
+        {"coupons_expire_in_time", "coupons_match_settlements"},
+    ),
+    "a coupon that is open for ever": (
+        """INSERT INTO coupon_open SELECT account_id, coupon_id, platform, expire_time, create_time FROM coupon
+           WHERE coupon_id = id(58)""",
+        {"coupons_expire_in_time"},
+    ),
+    "a coupon that will never expire": (
+        "DELETE FROM coupon_open WHERE coupon_id = id(13)",
+        {"coupons_expire_in_time"},
+    ),
+    "a device that no event bound": (
+        "UPDATE card SET bound_devices = bound_devices || sha256('x') WHERE card_id = id(19)",
+        {"cards_match_events"},
+    ),
+    "an expiry before its time": (
+        """UPDATE card_event SET event_time = at(1441) WHERE card_id = id(18) AND version = 3;
+           UPDATE command SET create_time = at(1441)
+           WHERE request_id = own_request_id('ExpireCard', id(18)::text, '1')""",
+        {"transitions_are_legal"},
+    ),
+    "an expiry that the row denies": (
+        "UPDATE card SET expired_bound = NULL WHERE card_id = id(20)",
+        {"expiries_match_events"},
+    ),
+    "a window that closed early": (
+        """UPDATE card_event SET event_time = at(259202) WHERE card_id = id(19) AND version = 4;
+           UPDATE command SET create_time = at(259202) WHERE method = 'CloseWindow'""",
+        {"windows_close_in_time"},
+    ),
+    "a card that did not wait in vain": (
+        """UPDATE card_event SET state = 'ISSUED' WHERE card_id = id(19) AND version = 4;
+           UPDATE card SET state = 'ISSUED' WHERE card_id = id(19)""",
+        {"transitions_are_legal", "cards_match_live_recycling"},
+    ),
+    "a recycle by the service itself before its time": (
+        """UPDATE policy_revision SET document = jsonb_set(document, '{trigger,wait_after_expiry_days}', '31')
+           WHERE platform = 'hulu'""",
+        {"own_recycles_wait"},
+    ),
+    "an id of the service's own for something else": (
+        """UPDATE command SET request_id = own_request_id('ExpireCard', 'x') WHERE request_id = id(180);
+           UPDATE card_event SET request_id = own_request_id('ExpireCard', 'x') WHERE request_id = id(180)""",
+        {"own_requests_are_derived"},
+    ),
     "a generation recycled twice": (
         """DROP INDEX recycling_live;
            UPDATE recycling SET generation = 2, state = 'APPROVED', compensation_state = 'SETTLED'
@@ -452,7 +584,8 @@ VIOLATIONS = {
     ),
     "a coupon that lasts longer": (
         """UPDATE recycling SET coupon_expire_time = at(200000) WHERE recycling_id = id(13);
-           UPDATE coupon SET expire_time = at(200000)""",
+           UPDATE coupon SET expire_time = at(200000) WHERE coupon_id = id(13);
+           UPDATE coupon_open SET expire_time = at(200000)""",
         {"terms_match_policy"},
     ),
     "a compensation that was forgotten": (

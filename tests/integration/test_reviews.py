@@ -19,8 +19,8 @@ from server.domain.errors import Reason
 from server.domain.outcome import NewOutcome, OutcomeKind
 from server.domain.recycling import CompensationState, Recycling, RecyclingState, Unit
 from server.domain.review import CLAIM_LEASE, Review, ReviewKind, ReviewState, ReviewVerdict
-from server.engine.lapses import record_lapses
 from server.engine.outcomes import OutcomeRecorder
+from server.engine.ports import DueKind
 from tests.integration.conftest import MakeWorld
 from tests.integration.test_engine import BeforeRecord
 from tests.integration.test_engine_races import NEWEST, race, stores, tally
@@ -248,7 +248,7 @@ async def test_what_ends_without_a_verdict_labels_nothing(world: World) -> None:
     await world.reviews.claim(held.review_id, "anna", None)
     await world.answer(void(types_pb2.Card(account_id=voided.account_id, card_id=str(voided.card_id)), REVOKED))
     await world.move(HOLD)
-    await record_lapses(world.reviews, world.engine)
+    await world.sweep()
     assert (await now_of(world, lapsed)).state is ReviewState.EXPIRED
     assert [await labels_of(world, review) for review in (lapsed, voided, held)] == [[], [], []]
 
@@ -406,8 +406,8 @@ async def test_sweeper_records_what_is_due(new_world: MakeWorld) -> None:
     await world.move(timedelta(hours=1))
     later = await world.held(await world.issue())
     await world.move(HOLD - timedelta(hours=1))
-    assert await record_lapses(world.reviews, world.engine) == 3
-    assert await record_lapses(world.reviews, world.engine) == 0
+    assert await world.sweep() == {DueKind.HOLD: 3}
+    assert await world.sweep() == {}
     states = await world.owner.fetch("SELECT review_id, state FROM review")
     assert {row["review_id"]: row["state"] for row in states} == {
         **{review.review_id: "EXPIRED" for review in due},
@@ -421,14 +421,15 @@ async def test_many_sweepers_share_the_work(new_world: MakeWorld) -> None:
     for _ in range(6):
         await world.held(await world.issue())
     await world.move(HOLD)
-    taken = await asyncio.gather(*(world.reviews.due_holds(3) for _ in range(4)))
-    ids = [review.review_id for each in taken for review in each]
+    taken = await asyncio.gather(*(world.due.due(DueKind.HOLD, 3) for _ in range(4)))
+    ids = [command.review_id for each in taken for command in each]
     assert len(ids) == len(set(ids)) == 6
-    assert await world.reviews.due_holds(10) == []
+    assert await world.due.due(DueKind.HOLD, 10) == []
     await world.move(timedelta(minutes=1))
     async with stores(world, 2) as each_store:
         engines = [world.another_engine(store) for store in each_store]
-        assert sum(await asyncio.gather(*(record_lapses(world.reviews, engine) for engine in engines))) == 6
+        found = await asyncio.gather(*(world.sweep(engine) for engine in engines))
+        assert sum(each.get(DueKind.HOLD, 0) for each in found) == 6
     assert await world.owner.fetchval("SELECT count(*) FROM review WHERE state = 'EXPIRED'") == 6
 
 
@@ -708,7 +709,7 @@ async def test_hammered_holds_keep_every_invariant(new_world: MakeWorld) -> None
             orders = [deeds[n:] + deeds[:n] for n in range(4)]
             work = [engine.submit(order) for engine, order in zip(engines, orders, strict=True)]
             outcomes, *_ = await asyncio.gather(
-                asyncio.gather(*work), record_lapses(world.reviews, engines[turn % 4]), world.move(HOLD / 3)
+                asyncio.gather(*work), world.sweep(engines[turn % 4]), world.move(HOLD / 3)
             )
             assert {reason(outcome) for each in outcomes for outcome in each} <= explained
     ends = {review.state for review in await world.reviews.reviews(None, None, OLDEST, 500)}

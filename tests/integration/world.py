@@ -26,6 +26,7 @@ from server.api.messages import MessageRenderer
 from server.domain.card import VoidReason
 from server.domain.commands import (
     Activate,
+    BindDevice,
     Circumstances,
     Command,
     Compensate,
@@ -45,8 +46,18 @@ from server.domain.snapshot import Score
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
 from server.engine.lists import ListKeeper
-from server.engine.ports import Contribution, Explanation, Features, ScoreUnavailable, Store, StoreUnavailable
+from server.engine.ports import (
+    Contribution,
+    DueKind,
+    Explanation,
+    Features,
+    ScoreUnavailable,
+    Store,
+    StoreUnavailable,
+)
 from server.engine.queue import Outcome
+from server.engine.sweeper import sweep
+from server.store.due import PostgresDue
 from server.store.policy_document import put_policies
 from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, StatementFailed, connect
@@ -170,6 +181,7 @@ class World:
     def __post_init__(self) -> None:
         self.engine = self.another_engine()
         self.reviews = PostgresReviews(self.store)
+        self.due = PostgresDue(self.store)
         self.issuer = Issuer(self.store, MessageRenderer(), self.new_id)
         self.lists = ListKeeper(self.store, self.new_id)
 
@@ -271,6 +283,11 @@ class World:
         await self.store.move_clock(moment)
         return moment
 
+    async def sweep(self, engine: Engine | None = None) -> dict[DueKind, int]:
+        """Records what time has done, as much as one look finds; how much that was, by kind, where it was any."""
+        found = await asyncio.wait_for(sweep(self.due, engine or self.engine), PATIENCE_S)
+        return {kind: number for kind, number in found.items() if number}
+
     async def add_platform(self, name: str, **risk: Any) -> None:
         """A platform like iqiyi, with other rules of risk; it does not mind requests without a device."""
         body = json.loads((POLICIES / "iqiyi.json").read_text("utf-8")) | {"platform": name}
@@ -370,6 +387,12 @@ def recycle(card: types_pb2.Card, **more: Any) -> Recycle:
 def quote(card: types_pb2.Card, **more: Any) -> Recycle:
     """QuoteRecycle."""
     return recycle(card, request_id=None, dry_run=True, quote=True, **more)
+
+
+def bind(card: types_pb2.Card, device: str, **more: Any) -> BindDevice:
+    """BindDevice."""
+    usual = _common(card) | {"card_id": UUID(card.card_id), "circumstances": circumstances(device)}
+    return BindDevice(**(usual | more))
 
 
 def void(card: types_pb2.Card, reason: VoidReason, **more: Any) -> Void:

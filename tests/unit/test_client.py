@@ -19,6 +19,8 @@ from card_recycling.v1 import (
 from card_recycling.v1.card_service_pb2 import (
     ActivateCardRequest,
     ActivateCardResponse,
+    BindDeviceRequest,
+    BindDeviceResponse,
     Event,
     GetCardRequest,
     GetCardResponse,
@@ -153,6 +155,9 @@ class FakeService(
 
     async def ActivateCard(self, request: ActivateCardRequest, context: Any) -> ActivateCardResponse:
         return await self._answer(request, context, ActivateCardResponse())
+
+    async def BindDevice(self, request: BindDeviceRequest, context: Any) -> BindDeviceResponse:
+        return await self._answer(request, context, BindDeviceResponse())
 
     async def VoidCard(self, request: VoidCardRequest, context: Any) -> VoidCardResponse:
         return await self._answer(request, context, VoidCardResponse())

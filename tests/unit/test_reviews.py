@@ -221,16 +221,17 @@ def test_approval_needs_the_conditions_of_its_moment() -> None:
 @pytest.mark.parametrize("days", [3, 7])
 def test_window_moves_by_the_time_held(days: int) -> None:
     """After a denial, or the end of the hold, the card may come back as much later as it was held, and no later."""
-    account = held_again()
-    account.now += days * DAY
-    if days < 7:
-        account.resolve(DENY)
-    account.now = NOW + (180 + days) * DAY
+    late, in_time = held_again(), held_again()
+    for account in (late, in_time):
+        account.now += days * DAY
+        if days < 7:
+            account.resolve(DENY)
+        account.now = NOW + (180 + days) * DAY
     with refused(Reason.REACTIVATION_WINDOW_CLOSED):
-        account.reactivate()
-    account.now -= MICROSECOND
-    account.reactivate()
-    assert account.card.state is CardState.ACTIVE
+        late.reactivate()
+    in_time.now -= MICROSECOND
+    in_time.reactivate()
+    assert in_time.card.state is CardState.ACTIVE
 
 
 def test_window_does_not_close_while_held() -> None:

@@ -382,6 +382,72 @@ class ActivateCardResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class BindDeviceRequest(message.Message):
+    """Asks to bind a device to a card."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    CARD_ID_FIELD_NUMBER: builtins.int
+    DEVICE_FIELD_NUMBER: builtins.int
+    BEHAVIOR_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """UUID made and kept by the caller."""
+    account_id: builtins.str
+    """The account that owns the card."""
+    card_id: builtins.str
+    """The card."""
+    etag: builtins.str
+    """When given, the card must still have this etag."""
+    @builtins.property
+    def device(self) -> types_pb2.Device:
+        """The device to bind; its `device_id` says which. Only a keyed hash of that is kept."""
+
+    @builtins.property
+    def behavior(self) -> types_pb2.Behavior:
+        """The owner's session."""
+
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        account_id: builtins.str = ...,
+        card_id: builtins.str = ...,
+        device: types_pb2.Device | None = ...,
+        behavior: types_pb2.Behavior | None = ...,
+        etag: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["behavior", b"behavior", "device", b"device"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "behavior", b"behavior", "card_id", b"card_id", "device", b"device", "etag", b"etag", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BindDeviceResponse(message.Message):
+    """Answer to `BindDevice`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CARD_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def card(self) -> types_pb2.Card:
+        """The card afterwards."""
+
+    def __init__(
+        self,
+        *,
+        card: types_pb2.Card | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["card", b"card"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["card", b"card"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class VoidCardRequest(message.Message):
     """Asks to end a card."""
 

@@ -57,6 +57,11 @@ class CardServiceStub:
                 request_serializer=card__recycling_dot_v1_dot_card__service__pb2.ActivateCardRequest.SerializeToString,
                 response_deserializer=card__recycling_dot_v1_dot_card__service__pb2.ActivateCardResponse.FromString,
                 _registered_method=True)
+        self.BindDevice = channel.unary_unary(
+                '/card_recycling.v1.CardService/BindDevice',
+                request_serializer=card__recycling_dot_v1_dot_card__service__pb2.BindDeviceRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_card__service__pb2.BindDeviceResponse.FromString,
+                _registered_method=True)
         self.VoidCard = channel.unary_unary(
                 '/card_recycling.v1.CardService/VoidCard',
                 request_serializer=card__recycling_dot_v1_dot_card__service__pb2.VoidCardRequest.SerializeToString,
@@ -101,6 +106,16 @@ class CardServiceServicer:
     def ActivateCard(self, request, context):
         """Starts an ISSUED card's validity.
         Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BindDevice(self, request, context):
+        """Binds a device to an ISSUED or ACTIVE card that is not held. As many may be bound as the platform's policy says; one
+        that is bound already stays so, and nothing changes. Bound devices outlive a Recycle that is undone.
+        Errors: FIELD_INVALID (also: no device_id), IDEMPOTENCY_KEY_REUSED (also: the same id for another device),
+        CARD_NOT_FOUND, CARD_STATE_INVALID, LIMIT_EXCEEDED, ETAG_MISMATCH, CONFLICT_RETRY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,6 +168,11 @@ def add_CardServiceServicer_to_server(servicer, server):
                     servicer.ActivateCard,
                     request_deserializer=card__recycling_dot_v1_dot_card__service__pb2.ActivateCardRequest.FromString,
                     response_serializer=card__recycling_dot_v1_dot_card__service__pb2.ActivateCardResponse.SerializeToString,
+            ),
+            'BindDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.BindDevice,
+                    request_deserializer=card__recycling_dot_v1_dot_card__service__pb2.BindDeviceRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_card__service__pb2.BindDeviceResponse.SerializeToString,
             ),
             'VoidCard': grpc.unary_unary_rpc_method_handler(
                     servicer.VoidCard,
@@ -276,6 +296,33 @@ class CardService:
             '/card_recycling.v1.CardService/ActivateCard',
             card__recycling_dot_v1_dot_card__service__pb2.ActivateCardRequest.SerializeToString,
             card__recycling_dot_v1_dot_card__service__pb2.ActivateCardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BindDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/card_recycling.v1.CardService/BindDevice',
+            card__recycling_dot_v1_dot_card__service__pb2.BindDeviceRequest.SerializeToString,
+            card__recycling_dot_v1_dot_card__service__pb2.BindDeviceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,12 @@ class CardServiceStub:
     """Starts an ISSUED card's validity.
     Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
     """
+    BindDevice: grpc.UnaryUnaryMultiCallable[card_service_pb2.BindDeviceRequest, card_service_pb2.BindDeviceResponse]
+    """Binds a device to an ISSUED or ACTIVE card that is not held. As many may be bound as the platform's policy says; one
+    that is bound already stays so, and nothing changes. Bound devices outlive a Recycle that is undone.
+    Errors: FIELD_INVALID (also: no device_id), IDEMPOTENCY_KEY_REUSED (also: the same id for another device),
+    CARD_NOT_FOUND, CARD_STATE_INVALID, LIMIT_EXCEEDED, ETAG_MISMATCH, CONFLICT_RETRY.
+    """
     VoidCard: grpc.UnaryUnaryMultiCallable[card_service_pb2.VoidCardRequest, card_service_pb2.VoidCardResponse]
     """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it. A
     hold ends with the card: a recycle in review is REJECTED (CARD_VOIDED), a reactivation in review is off. CHARGEBACK
@@ -87,6 +93,12 @@ class CardServiceAsyncStub(CardServiceStub):
     ActivateCard: aio.UnaryUnaryMultiCallable[card_service_pb2.ActivateCardRequest, card_service_pb2.ActivateCardResponse]  # type: ignore[assignment]
     """Starts an ISSUED card's validity.
     Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
+    """
+    BindDevice: aio.UnaryUnaryMultiCallable[card_service_pb2.BindDeviceRequest, card_service_pb2.BindDeviceResponse]  # type: ignore[assignment]
+    """Binds a device to an ISSUED or ACTIVE card that is not held. As many may be bound as the platform's policy says; one
+    that is bound already stays so, and nothing changes. Bound devices outlive a Recycle that is undone.
+    Errors: FIELD_INVALID (also: no device_id), IDEMPOTENCY_KEY_REUSED (also: the same id for another device),
+    CARD_NOT_FOUND, CARD_STATE_INVALID, LIMIT_EXCEEDED, ETAG_MISMATCH, CONFLICT_RETRY.
     """
     VoidCard: aio.UnaryUnaryMultiCallable[card_service_pb2.VoidCardRequest, card_service_pb2.VoidCardResponse]  # type: ignore[assignment]
     """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it. A
@@ -147,6 +159,18 @@ class CardServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[card_service_pb2.ActivateCardResponse, abc.Awaitable[card_service_pb2.ActivateCardResponse]]:
         """Starts an ISSUED card's validity.
         Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
+        """
+
+    @abc_1.abstractmethod
+    def BindDevice(
+        self,
+        request: card_service_pb2.BindDeviceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[card_service_pb2.BindDeviceResponse, abc.Awaitable[card_service_pb2.BindDeviceResponse]]:
+        """Binds a device to an ISSUED or ACTIVE card that is not held. As many may be bound as the platform's policy says; one
+        that is bound already stays so, and nothing changes. Bound devices outlive a Recycle that is undone.
+        Errors: FIELD_INVALID (also: no device_id), IDEMPOTENCY_KEY_REUSED (also: the same id for another device),
+        CARD_NOT_FOUND, CARD_STATE_INVALID, LIMIT_EXCEEDED, ETAG_MISMATCH, CONFLICT_RETRY.
         """
 
     @abc_1.abstractmethod

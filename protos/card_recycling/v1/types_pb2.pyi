@@ -147,21 +147,21 @@ class _PriorityEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Priority.Valu
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
     """Not stated."""
     PRIORITY_BULK: _Priority.ValueType  # 1
-    """Expired cards."""
+    """Expired cards that the service recycled by itself."""
     PRIORITY_PERSON: _Priority.ValueType  # 2
-    """Voluntary returns."""
+    """Whatever else somebody asked for."""
     PRIORITY_ANOMALY: _Priority.ValueType  # 3
     """System anomalies."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """How pressing a recycle is: anomalies before people, people before bulk. Recorded; waiting work does not go by it yet."""
+    """How pressing a recycle is: anomalies before people, people before bulk."""
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
 """Not stated."""
 PRIORITY_BULK: Priority.ValueType  # 1
-"""Expired cards."""
+"""Expired cards that the service recycled by itself."""
 PRIORITY_PERSON: Priority.ValueType  # 2
-"""Voluntary returns."""
+"""Whatever else somebody asked for."""
 PRIORITY_ANOMALY: Priority.ValueType  # 3
 """System anomalies."""
 
@@ -510,7 +510,9 @@ class Card(message.Message):
 
     @builtins.property
     def bound_devices(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Ids of the devices bound to the card. Empty until device binding is offered."""
+        """The devices bound to the card, the earliest first: opaque handles, each the same for the same device on this card and
+        another one on any other card. The ids that callers gave are not kept.
+        """
 
     @builtins.property
     def held_since(self) -> timestamp_pb2.Timestamp:

@@ -22,13 +22,19 @@ found AS MATERIALIZED (
            WHERE p.platform = c.platform AND p.tier = c.tier AND p.from_time <= moment.now AND moment.now < p.until_time
            ORDER BY p.from_time DESC LIMIT 1) END AS bonus,
          CASE WHEN i.wants_wallet THEN (
-           SELECT json_agg(json_build_object('platform', w.platform, 'unit', w.unit, 'amount', w.amount)
-                           ORDER BY w.platform, w.unit)
-           FROM wallet_balance AS w WHERE w.account_id = i.account_id AND w.amount > 0) END AS balances,
+           SELECT json_agg(held ORDER BY held.platform, held.unit)
+           FROM (
+             SELECT w.platform, w.unit, w.amount - CASE WHEN w.unit = 'COUPON' THEN (
+                      SELECT count(*) FROM coupon_open AS o
+                      WHERE o.account_id = w.account_id AND o.platform = w.platform AND o.expire_time <= moment.now)
+                    ELSE 0 END AS amount
+             FROM wallet_balance AS w WHERE w.account_id = i.account_id
+           ) AS held WHERE held.amount > 0) END AS balances,
          CASE WHEN i.wants_wallet THEN (
            SELECT json_agg(k) FROM (
              SELECT k.coupon_id, k.platform, k.basis_points, k.max_discount_minor, k.expire_time FROM coupon AS k
-             WHERE k.account_id = i.account_id ORDER BY k.create_time DESC, k.coupon_id DESC LIMIT 100) AS k) END AS coupons,
+             WHERE k.account_id = i.account_id AND k.expire_time > moment.now
+             ORDER BY k.create_time DESC, k.coupon_id DESC LIMIT 100) AS k) END AS coupons,
          CASE WHEN i.wants_lists AND d.input_hash IS NULL THEN (
            SELECT json_agg(json_build_object('list', e.list, 'subject_kind', s.kind, 'entry_id', e.entry_id)
                            ORDER BY e.list, s.kind, e.entry_id)

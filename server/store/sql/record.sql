@@ -31,7 +31,8 @@ card_input AS (
   FROM :card(position integer, card_id uuid, event text, state text, activate_by_time timestamptz,
              activate_time timestamptz, expire_time timestamptz, generation integer, renewals_used integer,
              live_recycling_id uuid, held_since timestamptz, hold_until timestamptz, recycling_id uuid,
-             version bigint) AS i
+             version bigint, event_state text, expired_bound timestamptz, bound_device bytea,
+             waits_until timestamptz) AS i
   JOIN claimed ON claimed.position = i.position
 ),
 card_changed AS (
@@ -39,15 +40,17 @@ card_changed AS (
   SET state = i.state, activate_by_time = i.activate_by_time, activate_time = i.activate_time,
       expire_time = i.expire_time, generation = i.generation, renewals_used = i.renewals_used,
       live_recycling_id = i.live_recycling_id, held_since = i.held_since, hold_until = i.hold_until,
-      version = i.version
+      version = i.version, expired_bound = i.expired_bound, waits_until = i.waits_until, sweep_until = NULL,
+      bound_devices = CASE WHEN i.bound_device IS NULL THEN c.bound_devices ELSE c.bound_devices || i.bound_device END
   FROM card_input AS i
   WHERE c.account_id = i.account_id AND c.card_id = i.card_id
 ),
 card_told AS (
   INSERT INTO card_event (account_id, card_id, version, kind, state, activate_by_time, activate_time, expire_time,
-                          generation, renewals_used, held_since, hold_until, recycling_id, request_id, event_time)
-  SELECT account_id, card_id, version, event, state, activate_by_time, activate_time, expire_time, generation,
-         renewals_used, held_since, hold_until, recycling_id, request_id, now
+                          generation, renewals_used, held_since, hold_until, recycling_id, request_id, event_time,
+                          device_hash)
+  SELECT account_id, card_id, version, event, event_state, activate_by_time, activate_time, expire_time, generation,
+         renewals_used, held_since, hold_until, recycling_id, request_id, now, bound_device
   FROM card_input
 ),
 recycling_new AS (
@@ -129,13 +132,13 @@ verdict_told AS (
 ),
 transfer AS (
   SELECT i.*, claimed.account_id, claimed.request_id, claimed.now
-  FROM :transfer(position integer, platform text, unit text, amount bigint, recycling_id uuid) AS i
+  FROM :transfer(position integer, kind text, platform text, unit text, amount bigint, recycling_id uuid) AS i
   JOIN claimed ON claimed.position = i.position
 ),
 posted AS (
   INSERT INTO posting (account_id, request_id, ledger, platform, unit, kind, amount, recycling_id, create_time)
   SELECT t.account_id, t.request_id, leg.ledger, t.platform, t.unit,
-         CASE WHEN t.amount > 0 THEN 'SETTLEMENT' ELSE 'CLAWBACK' END, leg.amount, t.recycling_id, t.now
+         t.kind, leg.amount, t.recycling_id, t.now
   FROM transfer AS t
   CROSS JOIN LATERAL (VALUES ('WALLET', t.amount), ('PLATFORM', -t.amount)) AS leg (ledger, amount)
 ),
@@ -149,6 +152,10 @@ wallet_opened AS (
   SELECT t.account_id, t.platform, t.unit, t.amount FROM transfer AS t
   WHERE NOT EXISTS (SELECT FROM wallet_balance AS w
                     WHERE w.account_id = t.account_id AND w.platform = t.platform AND w.unit = t.unit)
+),
+coupon_gone AS (
+  DELETE FROM coupon_open AS o USING transfer AS t
+  WHERE t.kind = 'EXPIRY' AND o.account_id = t.account_id AND o.coupon_id = t.recycling_id
 ),
 coupon_given AS (
   INSERT INTO coupon (account_id, coupon_id, platform, basis_points, max_discount_minor, expire_time, create_time)

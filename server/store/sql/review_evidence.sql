@@ -39,6 +39,11 @@ SELECT moment.now, c.receipt -> 'features' AS features, c.receipt -> 'explanatio
        (SELECT json_agg(alike.shared ORDER BY alike.create_time DESC) FROM alike) AS similar_shared,
        ARRAY(SELECT k FROM card AS k WHERE k.account_id = $1
              ORDER BY k.issue_time DESC, k.card_id DESC LIMIT $4) AS cards,
+       ARRAY(SELECT r FROM card AS k
+             LEFT JOIN recycling AS r
+               ON k.state = 'RECYCLED' AND r.account_id = k.account_id AND r.recycling_id = k.live_recycling_id
+             WHERE k.account_id = $1
+             ORDER BY k.issue_time DESC, k.card_id DESC LIMIT $4) AS waits_after,
        ARRAY(SELECT r FROM recycling AS r WHERE r.account_id = $1
              ORDER BY r.create_time DESC, r.recycling_id DESC LIMIT $4) AS recyclings,
        ARRAY(SELECT v FROM review AS v WHERE v.account_id = $1 AND v.request_id <> $2

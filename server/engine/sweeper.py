@@ -1,0 +1,63 @@
+"""Records what time has done to cards and coupons that no command meets. Knows when to look and how much at once; must
+not know what is due, nor what it means.
+
+What callers see never waits for this: it follows from the records and the time. Any number may run on one database:
+what one has found is reserved, and what two record all the same is one command with one id. One that dies leaves
+nothing half done, and what it had reserved comes up again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from opentelemetry import trace
+
+from server.domain.errors import Refusal
+from server.engine import meter
+from server.engine.engine import Engine
+from server.engine.ports import DueKind, DueWork, StoreUnavailable
+
+log = logging.getLogger(__name__)
+tracer = trace.get_tracer(__name__)
+
+BATCH_MAX = 200
+"""So much of one kind is reserved at once: far less than is recorded in the minute for which it is."""
+
+
+async def sweep(due_work: DueWork, engine: Engine) -> Mapping[DueKind, int]:
+    """Looks once for each kind, and records what is found through the engine, as a command that met it would; returns
+    how many were found.
+
+    What a verdict, a caller or another server was quicker to do is refused, and that is no matter.
+    """
+    found = {}
+    for kind in DueKind:
+        commands = await due_work.due(kind, BATCH_MAX)
+        found[kind] = len(commands)
+        if not commands:
+            continue
+        with tracer.start_as_current_span(
+            "sweep", attributes={"sweep.kind": kind, "sweep.found": len(commands)}
+        ) as span:
+            outcomes = await engine.submit(commands)
+            refused = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
+            span.set_attribute("sweep.refused", len(refused))
+        meter.count_swept(kind, len(outcomes) - len(refused), [refusal.reason for refusal in refused])
+    return found
+
+
+async def keep_sweeping(due_work: DueWork, engine: Engine, every_s: float) -> None:
+    """Does so until cancelled: again at once while there is more of anything, else after `every_s`."""
+    while True:
+        more = False
+        try:
+            found = await sweep(due_work, engine)
+            more = max(found.values()) == BATCH_MAX
+            meter.tell_sweep_lags(await due_work.lags())
+        except (StoreUnavailable, Refusal) as error:  # the database is away, or the queue is full
+            log.info("what time has done is recorded later: %s", error)
+        except Exception:
+            log.exception("sweeping failed")
+        await asyncio.sleep(0 if more else every_s)
