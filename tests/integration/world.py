@@ -47,6 +47,8 @@ from server.engine.issue import Issuer
 from server.engine.lists import ListKeeper
 from server.engine.ports import Contribution, Explanation, Features, ScoreUnavailable, Store, StoreUnavailable
 from server.engine.queue import Outcome
+from server.replay.database import recorded_decisions
+from server.replay.decision import Replay, replay
 from server.store.policy_document import put_policies
 from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, StatementFailed, connect
@@ -311,6 +313,11 @@ class World:
     async def broken(self) -> dict[str, Any]:
         """The invariants that do not hold, with samples."""
         return {result.name: result.samples for result in await check_invariants(self.owner_url) if not result.holds}
+
+    async def replayed_otherwise(self) -> list[Replay]:
+        """The recorded decisions that do not come out of their receipts as they were recorded."""
+        async with recorded_decisions(self.server_url) as decisions:
+            return [outcome async for case in decisions.cases() if not (outcome := replay(case)).same]
 
 
 async def put_documents(server_url: str, *bodies: dict[str, Any]) -> None:
