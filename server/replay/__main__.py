@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
@@ -52,8 +51,8 @@ def replay_decision(
     ] = None,
     all_of_them: Annotated[bool, typer.Option("--all", help="Every decision on record.")] = False,
     since: Annotated[
-        datetime, typer.Option(metavar="TIME", parser=_instant, help="With --all: recorded since then.")
-    ] = EVER,
+        datetime | None, typer.Option(metavar="TIME", parser=_instant, help="With --all: recorded since then.")
+    ] = None,
     export: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the decision, with its receipt and policy, instead of replaying it."),
@@ -79,7 +78,7 @@ def replay_decision(
         elif not database_url:
             raise typer.BadParameter("say where the database is, or replay a --file", param_hint="--database-url")
         elif all_of_them:
-            good = asyncio.run(_replay_all(database_url, since, as_json=as_json))
+            good = asyncio.run(_replay_all(database_url, since or EVER, as_json=as_json))
         elif named is not None:
             cases = asyncio.run(_named_cases(database_url, named, account_id))
             good = _export(cases, export) if export is not None else _show(map(_outcome, cases), as_json=as_json)
@@ -203,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -37,7 +37,7 @@ class RecordedDecisions:
             account_id = await self._connection.fetchval(statement("decision_account").text, named)
         cursor = self._connection.cursor(statement("decisions").text, named, account_id, since, prefetch=ROWS_AT_ONCE)
         async for row in cursor:
-            yield Case.of_row(row, await self._policy(row["policy_revision"] or ""))
+            yield Case.of_row(dict(row), await self._policy(row["policy_revision"] or ""))
 
     async def _policy(self, name: str) -> str | None:
         """The document of a revision like "iqiyi@1"; None where there is no such."""
