@@ -42,13 +42,13 @@ class Kind(StrEnum):
 
 WEIGHTS = {
     Kind.NOTHING: 0,  # only shrinking puts it there
-    Kind.ISSUE: 3,
+    Kind.ISSUE: 4,
     Kind.ACTIVATE: 3,
     Kind.QUOTE: 2,
-    Kind.RECYCLE: 6,
+    Kind.RECYCLE: 5,
     Kind.REDEEM_QUOTE: 2,
     Kind.COMPENSATE: 4,
-    Kind.REACTIVATE: 4,
+    Kind.REACTIVATE: 5,
     Kind.VOID: 1,
     Kind.RESOLVE: 3,
     Kind.CLAIM: 1,
@@ -111,19 +111,22 @@ class Round:
 
 _STEPS = [
     timedelta(0),
+    timedelta(0),
+    timedelta(0),
     timedelta(microseconds=1),
     timedelta(seconds=1),
-    timedelta(minutes=5),
+    timedelta(minutes=4),
     timedelta(hours=1),
     timedelta(days=1),
     timedelta(days=11, hours=7),
-    timedelta(days=30),
 ]
 _NEAR = [timedelta(0), timedelta(microseconds=-1), timedelta(microseconds=1)]
 
+_steps = st.builds(Move, st.none(), st.sampled_from(_STEPS))
 moves = st.one_of(
-    st.builds(Move, st.none(), st.sampled_from(_STEPS)),
-    st.builds(Move, st.integers(0, 12), st.just(timedelta(0)), st.sampled_from(_NEAR)),
+    _steps,
+    _steps,
+    st.builds(Move, st.sampled_from([0, 0, 0, 1, 1, 2, 3, 5, 8, 13]), st.just(timedelta(0)), st.sampled_from(_NEAR)),
 )
 operations = st.builds(
     Operation,

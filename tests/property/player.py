@@ -10,7 +10,7 @@ import asyncio
 import copy
 import itertools
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,7 +41,7 @@ from server.store import rows
 from tests.integration.world import START, World, item
 from tests.property import reference
 from tests.property.operations import Kind, Move, Operation, Round
-from tests.property.reference import Account, Card, No, Quote, Recycling, Told
+from tests.property.reference import Account, Card, No, Quote, Recycling, Review, Told
 from tests.property.scoped import ScopedInvariants
 
 SIGNALS: dict[str, dict[str, bool]] = {"LOW": {}, "MEDIUM": {"emulator": True}, "HIGH": {"vpn": True}}
@@ -107,7 +107,7 @@ class Lane:
             "account_id": self.account.account_id,
             "circumstances": Circumstances(signals=SIGNALS[operation.band]),
         }
-        card, recycling = self._card(operation), self._recycling(operation)
+        card, recycling, review = self._likely(kind, operation, now)
         card_id, recycling_id = self._named(card.card_id, way, "cards"), None
         if recycling is not None:
             recycling_id = self._named(recycling.recycling_id, way, "recyclings")
@@ -131,7 +131,7 @@ class Lane:
             case Kind.REACTIVATE:
                 return Reactivate(**usual, recycling_id=recycling_id, dry_run=way == 22)
             case Kind.RESOLVE:
-                review = _recent(self.account.reviews, operation.place)
+                assert review is not None
                 return Resolve(
                     **usual,
                     recycling_id=review.recycling.recycling_id,
@@ -140,8 +140,7 @@ class Lane:
                     reviewer="anna" if way % 4 else "ben",
                 )
             case Kind.LAPSE:
-                review = _recent(self.account.reviews, operation.place)
-                assert review.review_id is not None
+                assert review is not None and review.review_id is not None
                 return Lapse(
                     request_id=uuid.uuid5(review.review_id, Lapse.method),
                     account_id=self.account.account_id,
@@ -179,12 +178,25 @@ class Lane:
             return one, one
         return one, self.command(self.kind_of(replace(plain, kind=second)), plain, now)
 
-    def _card(self, operation: Operation) -> Card:
-        return _recent([*self.account.cards.values()], operation.place)
+    def _likely(self, kind: Kind, operation: Operation, now: datetime) -> tuple[Card, Recycling | None, Review | None]:
+        """What an operation is about: mostly something that it can be done to, if there is anything like that."""
+        account, fitting = self.account, operation.way % 4 != 3
 
-    def _recycling(self, operation: Operation) -> Recycling | None:
-        found = [*self.account.recyclings.values()]
-        return _recent(found, operation.place) if found else None
+        def choose(found: Iterable[Any], fits: Callable[[Any], bool]) -> Any:
+            every = list(found)
+            fit = [each for each in every if fits(each)] if fitting else []
+            return _recent(fit or every, operation.place) if every else None
+
+        def takes(card: Card) -> bool:
+            return card.taken_by is None and card.state_at(now) in (
+                {"ISSUED"} if kind is Kind.ACTIVATE else reference.TAKES[card.platform]
+            )
+
+        return (
+            choose(account.cards.values(), takes),
+            choose(account.recyclings.values(), lambda each: each.state == "APPROVED"),
+            choose(account.reviews, lambda each: each.state == "OPEN"),
+        )
 
     def _named(self, own: UUID, way: int, what: str) -> UUID:
         """The id, at times one that nobody has, or another account's."""
@@ -209,7 +221,7 @@ class Lane:
         return Void(
             request_id=earlier.request_id,
             account_id=self.account.account_id,
-            card_id=self._card(operation).card_id,
+            card_id=_recent([*self.account.cards.values()], operation.place).card_id,
             reason=VoidReason.REVOKED,
         )
 
@@ -294,7 +306,8 @@ class Player:
         )
         for (lane, asked), outcome in zip(singles, outcomes[: len(singles)], strict=True):
             self._met(lane, lane.account, asked, outcome, step, now)
-            lane.asked.append(asked)
+            if asked.command.request_id is not None:
+                lane.asked.append(asked)
         for (lane, one, two), outcome, second in zip(pairs, outcomes[len(singles) :], seconds, strict=True):
             self._met_both(lane, (one, outcome), (two, second), step, now)
         for (lane, each), card in zip(items, cards, strict=True):
