@@ -60,6 +60,19 @@ WEIGHTS = {
 _KINDS = [Kind.NOTHING, *(kind for kind, weight in WEIGHTS.items() for _ in range(weight))]
 
 
+AT = {
+    "validity": (Kind.ACTIVATE, Kind.RECYCLE, Kind.QUOTE),
+    "wait": (Kind.RECYCLE,),
+    "price": (Kind.RECYCLE, Kind.REDEEM_QUOTE),
+    "window": (Kind.REACTIVATE,),
+    "hold": (Kind.RESOLVE, Kind.LAPSE, Kind.RECYCLE, Kind.REACTIVATE, Kind.VOID),
+    "claim": (Kind.CLAIM, Kind.RESOLVE),
+    "quote": (Kind.REDEEM_QUOTE,),
+    "list": (Kind.COMPENSATE, Kind.RECYCLE, Kind.REACTIVATE),
+}
+"""What tells before from after at each kind of boundary."""
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """`place` names a card, recycling, review or quote by how recent it is; `way` chooses among a kind's variants, and
@@ -76,16 +89,18 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """How the clock moves before a round: on by `step`, or to `offset` from the boundary at `place` of those ahead."""
+    """How the clock moves before a round: on by `step`, or to `offset` from a boundary ahead: the one at `place` among
+    those `of` a kind, where there are any such, or among all."""
 
     place: int | None
     step: timedelta
+    of: str = ""
     offset: timedelta = timedelta(0)
 
     def __repr__(self) -> str:
         if self.place is None:
             return f"+{self.step}"
-        return f"to boundary {self.place} {'+' if self.offset >= timedelta(0) else '-'}{abs(self.offset)}"
+        return f"to boundary {self.place} {self.of} {'+' if self.offset >= timedelta(0) else '-'}{abs(self.offset)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +138,14 @@ _STEPS = [
 _NEAR = [timedelta(0), timedelta(microseconds=-1), timedelta(microseconds=1)]
 
 _steps = st.builds(Move, st.none(), st.sampled_from(_STEPS))
-moves = st.one_of(
-    _steps,
-    _steps,
-    st.builds(Move, st.sampled_from([0, 0, 0, 1, 1, 2, 3, 5, 8, 13]), st.just(timedelta(0)), st.sampled_from(_NEAR)),
+_to_boundaries = st.builds(
+    Move,
+    st.sampled_from([0, 0, 0, 1, 2, 5]),
+    st.just(timedelta(0)),
+    st.sampled_from(["", *AT]),
+    st.sampled_from(_NEAR),
 )
+moves = st.one_of(_steps, _steps, _to_boundaries)
 operations = st.builds(
     Operation,
     st.sampled_from(_KINDS),

@@ -40,7 +40,7 @@ from server.replay.decision import ANSWERS
 from server.store import rows
 from tests.integration.world import START, World, item
 from tests.property import reference
-from tests.property.operations import Kind, Move, Operation, Round
+from tests.property.operations import AT, Kind, Move, Operation, Round
 from tests.property.reference import Account, Card, No, Quote, Recycling, Review, Told
 from tests.property.scoped import ScopedInvariants
 
@@ -83,10 +83,16 @@ class Lane:
     asked: list[Asked]
     issued: list[IssueItem]
     entries: dict[str, UUID]
+    boundary: str = ""
+    """What of its own the clock has just been moved to."""
 
     def kind_of(self, operation: Operation) -> Kind:
-        """What can be done instead, where there is nothing yet to do it with."""
+        """The operation's kind; at a boundary of its own mostly what that is about, and what can be done instead where
+        there is nothing yet to do it with."""
         kind, account = operation.kind, self.account
+        if kind is not Kind.NOTHING and self.boundary and operation.way % 4 != 3:
+            choice = AT[self.boundary]
+            kind = choice[operation.way % len(choice)]
         if kind in (Kind.NOTHING, Kind.LIST):
             return kind
         if not account.cards:
@@ -173,6 +179,7 @@ class Lane:
         """What two callers want at once."""
         first, second = PAIRS[operation.way % len(PAIRS)]
         plain = replace(operation, way=operation.way % 3)
+        self.boundary = ""
         one = self.command(self.kind_of(replace(plain, kind=first)), plain, now)
         if second is None:
             return one, one
@@ -264,10 +271,20 @@ class Player:
     async def _move(self, lanes: list[Lane], move: Move, now: datetime) -> datetime:
         """Time alone lets nobody gain."""
         later = now + move.step
+        for lane in lanes:
+            lane.boundary = ""
         if move.place is not None:
-            ahead = sorted({each for lane in lanes for each in lane.account.boundaries(now) if each > now})
+            ahead = [
+                (moment, number, what)
+                for number, lane in enumerate(lanes)
+                for what, moment in lane.account.boundaries(now)
+                if moment > now
+            ]
+            ahead = sorted(each for each in ahead if each[2] == move.of) or sorted(ahead)
             if ahead:
-                later = max(now, ahead[move.place % len(ahead)] + move.offset)
+                moment, number, what = ahead[move.place % len(ahead)]
+                lanes[number].boundary = what
+                later = max(now, moment + move.offset)
         if later > now:
             await self._set_clock(later)
         for lane in lanes:

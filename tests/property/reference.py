@@ -187,23 +187,25 @@ class Account:
             if review.state == "OPEN" and review.until is not None and review.until <= now:
                 self._end(review, "EXPIRED", review.until)
 
-    def boundaries(self, now: datetime) -> Iterator[datetime]:
-        """The moments at which time alone will change something."""
+    def boundaries(self, now: datetime) -> Iterator[tuple[str, datetime]]:
+        """The moments at which time alone will change something, each with what it ends."""
         for card in self.cards.values():
-            bound = card.bound
-            if card.state in ("ISSUED", "ACTIVE") and bound is not None:
-                yield from (bound, bound + WAIT)
+            if card.state in ("ISSUED", "ACTIVE") and card.bound is not None:
+                yield "validity", card.bound
+                yield "wait", card.bound + WAIT
             step = price_steps(card, now) if card.hold is None else None
             if step is not None:
-                yield step
+                yield "price", step
         for recycling in self.recyclings.values():
             if recycling.state == "APPROVED" and recycling.card.state == "RECYCLED":
-                yield recycling.created + WINDOW + recycling.moved
+                yield "window", recycling.created + WINDOW + recycling.moved
         for review in self.reviews:
-            if review.state == "OPEN":
-                yield from (each for each in (review.until, review.claim_until) if each is not None)
-        yield from (quote.until for quote in self.quotes)
-        yield from (until for until in self.lists.values() if until is not None)
+            if review.state == "OPEN" and review.until is not None:
+                yield "hold", review.until
+            if review.state == "OPEN" and review.claim_until is not None:
+                yield "claim", review.claim_until
+        yield from (("quote", quote.until) for quote in self.quotes)
+        yield from (("list", until) for until in self.lists.values() if until is not None)
 
     # What all must obey
 

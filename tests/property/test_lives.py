@@ -14,7 +14,7 @@ from tests.property.player import Player
 from tests.property.scoped import ScopedInvariants
 
 SEED = 20_261_124
-EXAMPLES = 12
+EXAMPLES = 8
 
 
 def test_accounts_fare_as_the_rules_say(fresh_database: FreshDatabase) -> None:
