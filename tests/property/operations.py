@@ -51,7 +51,7 @@ WEIGHTS = {
     Kind.REACTIVATE: 5,
     Kind.VOID: 1,
     Kind.RESOLVE: 3,
-    Kind.CLAIM: 1,
+    Kind.CLAIM: 2,
     Kind.LAPSE: 1,
     Kind.LIST: 1,
     Kind.AGAIN: 2,

@@ -113,7 +113,7 @@ class Lane:
             "account_id": self.account.account_id,
             "circumstances": Circumstances(signals=SIGNALS[operation.band]),
         }
-        card, recycling, review = self._likely(kind, operation, now)
+        card, recycling, review = self.likely(kind, operation, now)
         card_id, recycling_id = self._named(card.card_id, way, "cards"), None
         if recycling is not None:
             recycling_id = self._named(recycling.recycling_id, way, "recyclings")
@@ -185,7 +185,7 @@ class Lane:
             return one, one
         return one, self.command(self.kind_of(replace(plain, kind=second)), plain, now)
 
-    def _likely(self, kind: Kind, operation: Operation, now: datetime) -> tuple[Card, Recycling | None, Review | None]:
+    def likely(self, kind: Kind, operation: Operation, now: datetime) -> tuple[Card, Recycling | None, Review | None]:
         """What an operation is about: mostly something that it can be done to, if there is anything like that."""
         account, fitting = self.account, operation.way % 4 != 3
 
@@ -222,7 +222,7 @@ class Lane:
 
     def _again(self, operation: Operation) -> Command:
         """An earlier request id: with the same input from elsewhere, or with another."""
-        earlier = _recent(self.asked, operation.place).command
+        earlier: Command = _recent(self.asked, operation.place).command
         if operation.way % 3:
             return replace(earlier, circumstances=Circumstances(signals=SIGNALS[operation.band]))
         return Void(
@@ -310,8 +310,8 @@ class Player:
                 case Kind.LIST:
                     beside.append(self._list(lane, operation, now))
                 case Kind.BOTH:
-                    one, two = lane.pair(operation, now)
-                    pairs.append((lane, Asked(one, operation.band), Asked(two, operation.band)))
+                    both = lane.pair(operation, now)
+                    pairs.append((lane, Asked(both[0], operation.band), Asked(both[1], operation.band)))
                 case _:
                     singles.append((lane, Asked(lane.command(kind, operation, now), operation.band)))
         first = [asked.command for _, asked in singles] + [one.command for _, one, _ in pairs]
@@ -418,8 +418,9 @@ class Player:
                 account.quotes.append(made)
 
     async def _claim(self, lane: Lane, operation: Operation, now: datetime) -> None:
-        review = _recent(lane.account.reviews, operation.place)
-        reviewer = "anna" if operation.way % 2 else "ben"
+        _, _, review = lane.likely(Kind.CLAIM, operation, now)
+        assert review is not None
+        reviewer = "anna" if operation.way % 3 else "ben"
         expected = lane.account.claim(review, reviewer, now)
         got = await self._world.reviews.claim(review.review_id, reviewer, None)
         _expect((got is not None) == expected, f"claim of {review.review_id} by {reviewer}: {got}, must be {expected}")
