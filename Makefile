@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run replay test check lint proto bench bench-long lock clean
+.PHONY: help setup demo run replay test check lint proto properties bench bench-long lock clean
 
 BIN := .venv/bin
 PYTHON := $(BIN)/python
@@ -41,6 +41,10 @@ lint: check ## the same as check
 
 proto: setup ## regenerate the stubs beside their .proto files
 	tools/generate-protos
+
+properties: setup ## play random lives of accounts: make properties SEQUENCES=10000 SEED=1; within an hour
+	@PYTHONPATH=.:protos $(PYTHON) -m tests.property \
+		$(if $(SEQUENCES),--sequences $(SEQUENCES)) $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS))
 
 bench: setup ## measure, one JSON line a figure
 	@$(PYTHON) -m bench

@@ -596,7 +596,7 @@ SELECT c.account_id, c.card_id, c.paid_minor, sum(coalesce(r.max_discount_minor,
 FROM card AS c
 JOIN recycling AS r USING (account_id, card_id)
 WHERE r.unit IN ('COIN', 'COUPON') AND r.compensation_state IN ('PENDING', 'SETTLED')
-GROUP BY c.account_id, c.card_id
+GROUP BY c.account_id, c.card_id, c.paid_minor
 HAVING sum(coalesce(r.max_discount_minor, r.amount)) > c.paid_minor;
 
 -- name: compensations_match_postings (8)

@@ -1,4 +1,5 @@
-"""The ops tool `recycling`: one command an RPC, the replay of event logs, and the check of a database's invariants.
+"""The ops tool `recycling`: one command an RPC, the replay of event logs, and the checks of a database: what must
+always hold in it, and its decisions by their receipts.
 
 Knows how to turn arguments into requests. Exit codes: 0 done (a refusal for risk is an answer, too), 1 failed or
 violated, 2 used wrongly. The lists' commands stand in `list_commands`, how answers look in `views`; must not know the
@@ -447,6 +448,17 @@ async def verify(
     views.show_results(results, as_json=as_json)
     if not all(result.holds for result in results):
         raise typer.Exit(1)
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def replay_decision(context: typer.Context) -> None:
+    """Decide a recorded decision again, from its receipt alone, and compare."""
+    # The rules are the server's, and so is the program that goes by them; clients import neither.
+    import subprocess
+    import sys
+
+    program = [sys.executable, "-m", "server.replay", *context.args]
+    raise typer.Exit(subprocess.run(program, check=False).returncode)
 
 
 if __name__ == "__main__":

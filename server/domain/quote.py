@@ -43,13 +43,35 @@ class QuoteSigner:
         self, token: str, card: Card, reason: RecycleReason, revision: str, terms: Terms, now: datetime
     ) -> datetime | None:
         """Until when `token` holds exactly these terms; None when it is forged, expired or for other terms."""
-        expiry_text = token.partition(".")[0]
-        if not (expiry_text.isascii() and expiry_text.isdigit() and len(expiry_text) <= 17):
+        expire_time = _expire_time_of(token)
+        if expire_time is None:
             return None
-        expire_time = _EPOCH + timedelta(microseconds=int(expiry_text))
         expected = self.sign(card, reason, revision, terms, expire_time)
         same = hmac.compare_digest(token.encode(), expected.encode())
         return expire_time if same and now < expire_time else None
+
+
+class RedeemedQuotes(QuoteSigner):
+    """Takes recorded tokens at their word until they expire: a decision is recorded only where its token held, and what
+    replays it has no key."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes(16))
+
+    def holds(
+        self, token: str, card: Card, reason: RecycleReason, revision: str, terms: Terms, now: datetime
+    ) -> datetime | None:
+        """Until when `token` holds; None when it has expired."""
+        expire_time = _expire_time_of(token)
+        return expire_time if expire_time is not None and now < expire_time else None
+
+
+def _expire_time_of(token: str) -> datetime | None:
+    """When a token expires, by its own words; None when it is none."""
+    expiry_text = token.partition(".")[0]
+    if not (expiry_text.isascii() and expiry_text.isdigit() and len(expiry_text) <= 17):
+        return None
+    return _EPOCH + timedelta(microseconds=int(expiry_text))
 
 
 def quote_expire_time(terms: Terms, now: datetime, valid_until: datetime | None) -> datetime:

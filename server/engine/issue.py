@@ -93,7 +93,9 @@ class Issuer:
             segments[item.account_id] = segment
             card = issued_card(item, segment, found.now, self._new_id())
             response = self._renderer.card(card, found.now)
-            entries.append(IssuedEntry(item=item, card=card, response=response, receipt=issue_receipt(card)))
+            entries.append(
+                IssuedEntry(item=item, card=card, response=response, receipt=issue_receipt(card, item, found))
+            )
             outcomes.append(None)
         written = await self._store.record_items(entries) if entries else set()
         fresh = (entry.response if entry.card.card_id in written else None for entry in entries)

@@ -73,6 +73,7 @@ class Loaded:
     """What the store knows of one command. `account_version` is the guard of all that the snapshot shows.
 
     `assumed_rejected`: what the features of later commands on its device, loaded with it, took its outcome to be.
+    `policy_sha256`: of the policy revision's document, in hexadecimal; empty where there is no policy.
     """
 
     answered: Answered | None
@@ -80,6 +81,7 @@ class Loaded:
     snapshot: Snapshot
     features: Features
     assumed_rejected: bool = False
+    policy_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +97,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedItem:
-    """What the store knows of one item to issue. `policy` is None when the platform has none."""
+    """What the store knows of one item to issue. `policy` is None when the platform has none; else its revision and the
+    SHA-256 of its document, in hexadecimal, stand beside it."""
 
     answered: Answered | None
     now: datetime
     segment: str | None
     serial_taken: bool
     policy: Policy | None
+    policy_revision: int | None = None
+    policy_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ class PostgresStore:
     def __init__(self, pool: asyncpg.Pool, *, other_connections: int) -> None:
         self._pool = pool
         self._others = asyncio.Semaphore(other_connections)
-        self._policies: dict[tuple[str, int], Policy] = {}
+        self._policies: dict[tuple[str, int], tuple[Policy, str]] = {}
 
     # The engine's port
 
@@ -117,6 +117,7 @@ class PostgresStore:
                     snapshot=self._snapshot(command, row, features),
                     features=features,
                     assumed_rejected=bool(row["assumed_rejected"]),
+                    policy_sha256=self._known_policy(row)[1],
                 )
             )
         return loaded
@@ -144,10 +145,10 @@ class PostgresStore:
         ]
         with tracer.start_as_current_span("store.load", attributes=_span("issue_load")):
             found = await self._fetch_beside("issue_load", item=item_rows)
-        policies = []
+        policies: list[tuple[Policy | None, str]] = []
         for item, row in zip(items, found, strict=True):
             revision = row["policy_revision"]
-            policies.append(None if revision is None else await self.policy(item.platform, revision))
+            policies.append((None, "") if revision is None else await self._policy(item.platform, revision))
         return [
             LoadedItem(
                 answered=_answered(row),
@@ -155,8 +156,10 @@ class PostgresStore:
                 segment=row["segment"],
                 serial_taken=row["serial_taken"],
                 policy=policy,
+                policy_revision=row["policy_revision"],
+                policy_sha256=sha256,
             )
-            for policy, row in zip(policies, found, strict=True)
+            for (policy, sha256), row in zip(policies, found, strict=True)
         ]
 
     async def record_items(self, entries: Sequence[IssuedEntry]) -> set[UUID]:
@@ -374,20 +377,15 @@ class PostgresStore:
         card = rows.card(row["card"], row["segment"]) if row["card"] is not None else None
         recycling = rows.recycling(row["recycling"]) if row["recycling"] is not None else None
         if card is not None and recycling is not None and _waits_after(row):
-            policy_of_it = self._policies[recycling.platform, recycling.policy_revision]
+            policy_of_it, _ = self._policies[recycling.platform, recycling.policy_revision]
             card = waiting(card, recycling, policy_of_it.for_tier(card.tier))
-        revision = row["policy_revision"]
-        policy = (
-            self._policies[card.platform, revision].for_tier(card.tier)
-            if card is not None and revision is not None
-            else None
-        )
+        policy, _ = self._known_policy(row)
         return Snapshot(
             now=row["now"],
             card=card,
             recycling=recycling,
             policy=policy,
-            policy_revision=revision,
+            policy_revision=row["policy_revision"],
             wallet=rows.wallet(command.account_id, row["balances"], row["coupons"]),
             facts=rows.risk_facts(command, row["list_hits"], features) if command.reads_lists else RiskFacts(),
             reviews=rows.reviews(row["reviews"]),
@@ -404,14 +402,27 @@ class PostgresStore:
                 wanted.add((row["recycling"]["platform"], row["recycling"]["policy_revision"]))
         for platform, revision in wanted:
             if revision is not None:
-                await self.policy(platform, revision)
+                await self._policy(platform, revision)
+
+    def _known_policy(self, row: asyncpg.Record) -> tuple[Policy | None, str]:
+        """The policy that governs a loaded command, with the terms of its card's tier, and its document's SHA-256."""
+        card, revision = row["card"], row["policy_revision"]
+        if card is None or revision is None:
+            return None, ""
+        policy, sha256 = self._policies[card["platform"], revision]
+        return policy.for_tier(card["tier"]), sha256
 
     async def policy(self, platform: str, revision: int) -> Policy:
-        """A revision's rules. It never changes, so it is read once."""
+        """A revision's rules."""
+        policy, _ = await self._policy(platform, revision)
+        return policy
+
+    async def _policy(self, platform: str, revision: int) -> tuple[Policy, str]:
+        """A revision never changes, so it is read once. Its SHA-256 comes with it, in hexadecimal."""
         key = (platform, revision)
         if key not in self._policies:
             (found,) = await self._run(statement("policy").text, platform, revision)
-            self._policies[key] = parse_policy(found["document"])
+            self._policies[key] = parse_policy(found["document"]), found["document_sha256"].hex()
         return self._policies[key]
 
 

@@ -14,7 +14,8 @@ MakeWorld = Callable[..., Awaitable[World]]
 
 @pytest.fixture
 async def new_world(fresh_database: FreshDatabase) -> AsyncIterator[MakeWorld]:
-    """Gives a function that makes a world in a new database; at the end every invariant must hold in each."""
+    """Gives a function that makes a world in a new database; at the end every invariant must hold in each, and every
+    decision replay."""
     worlds: list[World] = []
 
     async def make(**settings: object) -> World:
@@ -24,9 +25,11 @@ async def new_world(fresh_database: FreshDatabase) -> AsyncIterator[MakeWorld]:
 
     yield make
     broken = [await world.broken() for world in worlds]
+    otherwise = [await world.replayed_otherwise() for world in worlds]
     for world in worlds:
         await world.close()
     assert not any(broken)
+    assert not any(otherwise)
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +42,10 @@ async def shared_world(fresh_database: FreshDatabase) -> AsyncIterator[World]:
 
 @pytest.fixture(scope="module")
 async def sound_world(shared_world: World) -> AsyncIterator[World]:
-    """The shared world, in which every invariant must hold after a module's tests."""
+    """The shared world, in which every invariant must hold after a module's tests, and every decision replay."""
     yield shared_world
     assert not await shared_world.broken()
+    assert not await shared_world.replayed_otherwise()
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from tests.integration.world import (
     item,
     new_account,
     parsed,
+    put_documents,
     quote,
     reactivate,
     reason,
@@ -154,12 +155,9 @@ async def test_bad_items_leave_neighbours_alone(world: World) -> None:
 async def test_limit_fails_alone(new_world: MakeWorld) -> None:
     """A recycle that would pay more than its policy allows is LIMIT_EXCEEDED, and the next item is taken."""
     world = await new_world()
-    document = await world.owner.fetchval("SELECT document FROM policy_revision WHERE platform = 'iqiyi'")
-    await world.owner.execute(
-        "INSERT INTO policy_revision (platform, revision, document, document_sha256, effective_time)"
-        " SELECT 'iqiyi', 2, jsonb_set($1::jsonb, '{compensation,amount_max}', '100'), sha256('x'), service_clock()",
-        document,
-    )
+    body = json.loads(await world.owner.fetchval("SELECT document FROM policy_revision WHERE platform = 'iqiyi'"))
+    body["compensation"]["amount_max"] = 100
+    await put_documents(world.server_url, body)
     dear, cheap = await world.issue(paid_minor=2999), await world.issue(paid_minor=100)
     outcomes = await world.engine.submit([recycle(dear), recycle(cheap)])
     assert reason(outcomes[0]) is Reason.LIMIT_EXCEEDED

@@ -1,2 +1,2 @@
 -- One policy revision. $1 platform  $2 revision
-SELECT document FROM policy_revision WHERE platform = $1 AND revision = $2
+SELECT document, document_sha256 FROM policy_revision WHERE platform = $1 AND revision = $2

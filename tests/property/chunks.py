@@ -1,0 +1,91 @@
+"""What one process of `make properties` does: it plays chunks of sequences in a database of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+
+from migrations.runner import migrate
+from tests.integration.world import World
+from tests.property.operations import Round, sequences, told
+from tests.property.player import Mismatch, Player
+from tests.property.scoped import ScopedInvariants
+
+CHUNK = 100
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """So many sequences of one seed."""
+
+    seed: int
+    sequences: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A chunk's failure, as text."""
+
+    chunk: Chunk
+    text: str
+
+
+def work(urls: tuple[str, str], chunks: Sequence[Chunk], results: Any) -> None:
+    """One process: plays its chunks in its own database, and tells of each sequence, and of failures."""
+    with asyncio.Runner() as runner:
+        world = runner.run(_world(urls))
+        scoped = runner.run(ScopedInvariants.open(world.owner_url))
+        player = Player(world, scoped)
+        for chunk in chunks:
+            try:
+                _play_chunk(runner, world, player, chunk, results)
+            except BaseException as error:
+                results.put(Finding(chunk, "".join(traceback.format_exception(error)[-1:])))
+                break
+        results.put(player.outcomes)
+
+
+def _play_chunk(runner: asyncio.Runner, world: World, player: Player, chunk: Chunk, results: Any) -> None:
+    @seed(chunk.seed)
+    @settings(
+        max_examples=chunk.sequences,
+        deadline=None,
+        database=None,
+        verbosity=Verbosity.quiet,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    @given(sequences)
+    def lives(sequence: Sequence[Round]) -> None:
+        with told(sequence):
+            runner.run(player.play(sequence))
+        results.put(1)
+
+    lives()
+    runner.run(_finish(world, player))
+
+
+async def _finish(world: World, player: Player) -> None:
+    """Everything at once must hold, too. Then the database is as new."""
+    await world.store.move_clock(player.latest)
+    if broken := await world.broken():
+        raise Mismatch(f"invariants do not hold in the whole database: {broken}")
+    if otherwise := await world.replayed_otherwise():
+        raise Mismatch(f"decisions do not replay: {otherwise[:3]}")
+    tables = await world.owner.fetchval(
+        "SELECT string_agg(quote_ident(relname), ', ') FROM pg_class"
+        " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition"
+        " AND relname NOT IN ('policy_revision', 'backtest_clock', 'schema_migration')"
+    )
+    await world.owner.execute(f"TRUNCATE {tables}")
+
+
+async def _world(urls: tuple[str, str]) -> World:
+    await migrate(urls[0], backtest=True)
+    return await World.create(urls)
