@@ -40,7 +40,7 @@ ROUNDS = 100
 ALONE_A_ROUND = 4
 
 POSTGRES = {"shared_buffers": "4GB", "max_wal_size": "16GB", "checkpoint_timeout": "1h", "autovacuum": "off"}
-"""The indexes that requests read take three quarters of it; docs/operations.md says what a service needs."""
+"""The indexes that requests read take two thirds of it; docs/operations.md says what a service needs."""
 _LOADING = {"work_mem": "1GB", "hash_mem_multiplier": "2", "maintenance_work_mem": "1GB", "synchronize_seqscans": "off"}
 
 _EVENTS_AN_ACCOUNT = 10
