@@ -253,45 +253,50 @@ def _processor_s(process_id: int) -> float:
     return int(Path(f"/proc/{process_id}/schedstat").read_text().split()[0]) / 1e9
 
 
-async def _measure(postgres: EmbeddedPostgres, lengths: Sequence[int], bar: Progress) -> None:
+async def _run(postgres: EmbeddedPostgres, lengths: Sequence[int], bar: Progress) -> None:
     async with contextlib.AsyncExitStack() as resources:
         histories = []
         for events in lengths:
             history = await History.open(postgres, events, resources)
             await history.fill(bar)
             histories.append(history)
+        await _compare(histories, bar)
+
+
+async def _compare(histories: Sequence[History], bar: Progress) -> None:
+    """Measures and prints; the first is the one that the others are held against."""
+    for history in histories:
+        await history.warm_up(bar)
+    before = {history: (await history.pages_read(), history.page_faults()) for history in histories}
+    # In turns, so that whatever else the machine does, it does to all of them.
+    batches: dict[History, list[Cost]] = {history: [] for history in histories}
+    alone: dict[History, list[Cost]] = {history: [] for history in histories}
+    for _ in bar.track(range(ROUNDS), description="measuring"):
         for history in histories:
-            await history.warm_up(bar)
-        before = {history: (await history.pages_read(), history.page_faults()) for history in histories}
-        # In turns, so that whatever else the machine does, it does to all of them.
-        batches: dict[History, list[Cost]] = {history: [] for history in histories}
-        alone: dict[History, list[Cost]] = {history: [] for history in histories}
-        for _ in bar.track(range(ROUNDS), description="measuring"):
-            for history in histories:
-                batches[history].append(await history.ask(ROWS))
-            for history in histories:
-                alone[history] += [await history.ask(1) for _ in range(ALONE_A_ROUND)]
-        rows = ROUNDS * (ROWS + ALONE_A_ROUND)
-        shortest = batches[histories[0]]
+            batches[history].append(await history.ask(ROWS))
         for history in histories:
-            pages, faults = before[history]
-            costs = batches[history]
-            pairs = list(zip(costs, shortest, strict=True))
-            show(
-                "features_us_per_row_long",
-                median(cost.us for cost in costs),
-                "us",
-                events=history.events,
-                rows=ROWS,
-                over_shortest=round(median(cost.us / base.us for cost, base in pairs), 3),
-                cpu_us=round(median(cost.cpu_us for cost in costs), 1),
-                cpu_over_shortest=round(median(cost.cpu_us / base.cpu_us for cost, base in pairs), 3),
-                alone_us=round(median(cost.us for cost in alone[history])),
-                alone_cpu_us=round(median(cost.cpu_us for cost in alone[history])),
-                pages_read_a_row=round((await history.pages_read() - pages) / rows, 2),
-                page_faults_a_row=round((history.page_faults() - faults) / rows, 2),
-                gigabytes=round(await history.size() / 2**30, 2),
-            )
+            alone[history] += [await history.ask(1) for _ in range(ALONE_A_ROUND)]
+    rows = ROUNDS * (ROWS + ALONE_A_ROUND)
+    shortest = batches[histories[0]]
+    for history in histories:
+        pages, faults = before[history]
+        costs = batches[history]
+        pairs = list(zip(costs, shortest, strict=True))
+        show(
+            "features_us_per_row_long",
+            median(cost.us for cost in costs),
+            "us",
+            events=history.events,
+            rows=ROWS,
+            over_shortest=round(median(cost.us / base.us for cost, base in pairs), 3),
+            cpu_us=round(median(cost.cpu_us for cost in costs), 1),
+            cpu_over_shortest=round(median(cost.cpu_us / base.cpu_us for cost, base in pairs), 3),
+            alone_us=round(median(cost.us for cost in alone[history])),
+            alone_cpu_us=round(median(cost.cpu_us for cost in alone[history])),
+            pages_read_a_row=round((await history.pages_read() - pages) / rows, 2),
+            page_faults_a_row=round((history.page_faults() - faults) / rows, 2),
+            gigabytes=round(await history.size() / 2**30, 2),
+        )
 
 
 def main(
@@ -304,7 +309,7 @@ def main(
         Progress(*columns, console=Console(stderr=True)) as bar,
         EmbeddedPostgres(Path(folder), durable=False, settings=POSTGRES) as postgres,
     ):
-        asyncio.run(_measure(postgres, [events for events in LENGTHS if events <= up_to], bar))
+        asyncio.run(_run(postgres, [events for events in LENGTHS if events <= up_to], bar))
 
 
 if __name__ == "__main__":
