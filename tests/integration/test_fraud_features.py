@@ -209,6 +209,24 @@ async def test_counts_saturate(connection: asyncpg.Connection[Any]) -> None:
     assert row["device_capped"] is True
 
 
+async def test_crowd_hides_no_account_from_its_device(connection: asyncpg.Connection[Any]) -> None:
+    """On a device of more accounts than are counted, its first account is still known there, and a stranger is new;
+    what the stranger is told of the device's age is of the accounts that are counted."""
+    crowd = [
+        Request(account_id=f"f{number}", device="farm", event_time=NOW - timedelta(hours=300 - number))
+        for number in range(250)
+    ]
+    async with connection.transaction():
+        await insert(connection, *crowd)
+        asked = [replace(crowd[0], account_id=name, event_time=NOW) for name in ("f0", "stranger")]
+        known, stranger = (
+            dict(zip(FEATURE_NAMES, row, strict=True)) for row in await features(connection, asked, leaves=False)
+        )
+        await connection.execute("DELETE FROM risk_event; DELETE FROM risk_pair; DELETE FROM risk_link")
+    told = [(row["account_device_is_new"], row["device_age_seconds"]) for row in (known, stranger)]
+    assert told == [(False, 300 * 3600), (True, 250 * 3600)]
+
+
 async def test_training_rows_equal_serving_rows(fresh_database: FreshDatabase, tmp_path: Path) -> None:
     """What the loader computes for a log is what serving computed when those events came in one after the other."""
     write_log(tmp_path / "log.csv", simulate(seed=8, accounts=120, days=40, abuse_share=0.4))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import signal
 import stat
@@ -338,3 +339,26 @@ async def test_events_of_before_are_projected(postgres: EmbeddedPostgres, tmp_pa
     assert await fetch_value(url, "SELECT count(*) FROM risk_link") == 3
     assert await fetch_value(url, "SELECT count(*) FROM risk_pair WHERE kind = 6") == 2
     assert [result.name for result in await check_invariants(url) if not result.holds] == []
+
+
+async def test_index_made_beforehand_is_taken(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    """The indexes that docs/operations.md has made without blocking writers are those that a migration would make."""
+    for path in PROJECT_MIGRATIONS.glob("000[1-6]_*.sql"):
+        shutil.copy(path, tmp_path)
+    database = f"prepared_{os.getpid()}"
+    postgres.create_database(database)
+    url = postgres.owner_url(database)
+    await migrate(url, directory=tmp_path)
+    page = (PROJECT_MIGRATIONS.parent / "docs" / "operations.md").read_text()
+    prepared = re.findall(r"CREATE INDEX CONCURRENTLY[^;]*", page)
+    for statement in prepared:
+        await execute(url, statement.replace("risk_event_2026q4", "risk_event_default"))
+    made = (
+        "SELECT array_agg(indexrelid::bigint ORDER BY indexrelid) FROM pg_index"
+        " WHERE indrelid IN ('risk_event_default'::regclass, 'risk_pair'::regclass)"
+    )
+    before = await fetch_value(url, made)
+    await migrate(url)
+    after = await fetch_value(url, made)
+    assert isinstance(before, list) and isinstance(after, list)
+    assert (len(prepared), [index for index in after if index not in before]) == (2, [])
