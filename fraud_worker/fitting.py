@@ -32,7 +32,7 @@ _SETTLED_QUANTILE: Final = 0.95
 
 _TREES_MAX: Final = 600
 _TREES_WITHOUT_GAIN: Final = 40
-_TREES_MIN: Final = 30
+_TREES_MIN: Final = 60
 _TREES_UNTOLD: Final = 150
 """How many where no later slice can tell."""
 _LEAF_ROWS_MIN: Final = 100
