@@ -3,6 +3,8 @@ not taught; one JSON line a figure, each with its target and whether it is reach
 
 Trains as `fraud-worker train` does, in memory, on the rows before a moment and judges the rows after it; features count
 earlier events only, so rows of one log can be parted afterwards. Nothing here chooses a parameter of training.
+
+Any log will do. What a log cannot tell is null and not measurable, with the reason, and no failure.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
@@ -20,13 +23,14 @@ import numpy.typing as npt
 import polars as pl
 import typer
 
+from bench.evasion import Burst, NothingToDisguise, evade, later_accounts_of_devices
 from fraud_worker import evaluation, simulator
-from fraud_worker.event_log import COLUMNS, EventLogError, JudgedRows, judged_rows, read_log
+from fraud_worker.event_log import EventLogError, JudgedRows, judged_rows, progress_bars, read_log
 from fraud_worker.fitting import Fitted, TrainingError, fit
 from fraud_worker.training import LABEL_DELAY_HOURS, mature
 
 AUC_OF_A_LEAK: Final = 0.70
-"""Nobody ranks the shop log better without looking at what comes later."""
+"""Nobody ranks the shop log better without looking at what comes later; nor, where only a burst teaches, another."""
 
 PARTS: Final = ("ranking", "burst", "evasion", "calibration", "simulated", "families")
 
@@ -34,18 +38,24 @@ _LABEL_DELAY: Final = timedelta(hours=LABEL_DELAY_HOURS)
 _TRAIN_SHARE: Final = 0.8
 _FPR: Final = 0.01
 
+_BURST_KNOWN_DAYS: Final = 7
+_BURST_DAYS: Final = 59
+_BURST_TIMES: Final = 3
+"""How many times as common as after it abuse is in the first days, where they are called a burst."""
+_OF_EACH_KIND_MIN: Final = 10
+
 Mask = npt.NDArray[np.bool_]
 Names = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A measured value, what it should be, and what else was seen."""
+    """A measured value, what it should be, and what else was seen; value and `reached` are None if not measurable."""
 
     name: str
     value: float | None
     target: str
-    reached: bool
+    reached: bool | None
     beside: Mapping[str, Any]
 
     def line(self) -> str:
@@ -64,7 +74,68 @@ def _at_least(name: str, value: float, least: float, /, **beside: Any) -> Figure
     return Figure(name=name, value=value, target=f">= {least}", reached=value >= least, beside=beside)
 
 
+def _not_measurable(names: Sequence[str], why: str) -> Iterator[Figure]:
+    for name in names:
+        yield Figure(name=name, value=None, target="not measurable", reached=None, beside={"why": why})
+
+
 # --- parting a log in time ---------------------------------------------------------------------------------------
+
+
+class NotMeasurable(ValueError):
+    """The log does not hold what a figure needs; the message says what is missing."""
+
+
+class Split:
+    """A log parted at a moment: what a training then would have had, and the later rows that are judged."""
+
+    def __init__(self, judged: JudgedRows, known_until: datetime, until: datetime | None, seeds: Sequence[int]) -> None:
+        """`until`: the end of what is judged (exclusive); None for the log's."""
+        times = judged.events["event_time"]
+        last = times.max()
+        assert isinstance(last, datetime)
+        self.span = Burst(known_until=known_until, until=until or last + timedelta(microseconds=1))
+        self.known = _before(judged, known_until)
+        self.later = self.span.judged(judged)
+        self._seeds = seeds
+
+    @cached_property
+    def models(self) -> list[Fitted]:
+        """One a seed. Raises `NotMeasurable`."""
+        kinds = int(self.later.labels.sum())
+        if not 0 < kinds < len(self.later):
+            raise NotMeasurable(f"of the {len(self.later)} labels to judge, {kinds} are abuse; some of each are needed")
+        try:
+            with progress_bars() as progress:
+                return [fit(self.known, seed) for seed in progress.track(self._seeds, description="fitting models")]
+        except TrainingError as error:
+            raise NotMeasurable(str(error)) from error
+
+    @cached_property
+    def scores(self) -> list[npt.NDArray[np.float64]]:
+        """What each model makes of the later rows. Raises `NotMeasurable`."""
+        return [model.score(self.later.features) for model in self.models]
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What a reader needs to know of it."""
+        return {
+            "train_until": self.span.known_until.isoformat(),
+            "judge_until": self.span.until.isoformat(),
+            "trained": len(self.known),
+            "rows": len(self.later),
+            "positives": int(self.later.labels.sum()),
+            "seeds": len(self._seeds),
+        }
+
+    @property
+    def starts_in_a_burst(self) -> bool:
+        """Whether abuse is far more common in what is known than in what is judged, and there is enough of both."""
+        enough = all(
+            min(int(part.labels.sum()), int((1 - part.labels).sum())) >= _OF_EACH_KIND_MIN
+            for part in (self.known, self.later)
+        )
+        return enough and float(self.known.labels.mean()) >= _BURST_TIMES * float(self.later.labels.mean())
 
 
 def _before(judged: JudgedRows, moment: datetime) -> JudgedRows:
@@ -83,149 +154,105 @@ def _from(judged: JudgedRows, moment: datetime) -> JudgedRows:
     return judged.where((judged.events["event_time"] >= moment).to_numpy())
 
 
-# --- the shop log ------------------------------------------------------------------------------------------------
+def last_fifth(judged: JudgedRows, seeds: Sequence[int]) -> Split:
+    """The last fifth of the labels in time, and what was known before it."""
+    return Split(judged, _cut(judged, _TRAIN_SHARE), None, seeds)
 
 
-def ranking(judged: JudgedRows, seeds: Sequence[int]) -> Iterator[Figure]:
-    """The last fifth of the labels in time, by models of the rows before it: mean over `seeds`."""
-    moment = _cut(judged, _TRAIN_SHARE)
-    known, later = _before(judged, moment), _from(judged, moment)
-    scores = [fit(known, seed).score(later.features) for seed in seeds]
-    aucs = [_auc(later, found) for found in scores]
-    recalls = [evaluation.recall_at(_FPR, later.labels, found) for found in scores]
-    beside = {
-        "train_until": moment.isoformat(),
-        "rows": len(later),
-        "positives": int(later.labels.sum()),
-        "seeds": len(seeds),
-    }
+def first_days(judged: JudgedRows, known_days: int, burst_days: int, seeds: Sequence[int]) -> Split:
+    """What the first `known_days` taught, judged until the end of the first `burst_days`."""
+    first = judged.events["event_time"].min()
+    assert isinstance(first, datetime)
+    midnight = first.replace(hour=0, minute=0, second=0, microsecond=0)
+    return Split(judged, midnight + timedelta(days=known_days), midnight + timedelta(days=burst_days), seeds)
+
+
+# --- a log -------------------------------------------------------------------------------------------------------
+
+
+def ranking(split: Split, leak_above: float | None) -> Iterator[Figure]:
+    """How the later labels are ranked: mean over the seeds. An AUC over `leak_above`, if any, is a leak."""
+    later = split.later
+    aucs = [_auc(later, found) for found in split.scores]
+    recalls = [evaluation.recall_at(_FPR, later.labels, found) for found in split.scores]
     auc = float(np.mean(aucs))
+    leak = leak_above is not None and auc > leak_above
     yield Figure(
         name="ranking_auc",
         value=auc,
-        target=f">= 0.53, and <= {AUC_OF_A_LEAK} (above is a leak)",
-        reached=0.53 <= auc <= AUC_OF_A_LEAK,
-        beside=beside
-        | {"leak": auc > AUC_OF_A_LEAK, "spread": float(np.std(aucs)), "best_single_count": _single(later)},
+        target=">= 0.53" if leak_above is None else f">= 0.53, and <= {leak_above} (above is a leak)",
+        reached=auc >= 0.53 and not leak,
+        beside=split.beside
+        | {"leak": leak, "spread": float(np.std(aucs)), "best_single_count": evaluation.best_single_count(later)},
     )
     yield _at_least(
-        "ranking_recall_at_1pct_fpr", float(np.mean(recalls)), 0.07, spread=float(np.std(recalls)), **beside
+        "ranking_recall_at_1pct_fpr", float(np.mean(recalls)), 0.07, spread=float(np.std(recalls)), **split.beside
     )
 
 
-def calibration_later(judged: JudgedRows, seeds: Sequence[int]) -> Iterator[Figure]:
-    """Calibration on the last fifth of the labels: mean over `seeds`."""
-    moment = _cut(judged, _TRAIN_SHARE)
-    known, later = _before(judged, moment), _from(judged, moment)
-    yield from _calibration("calibration_", later, [fit(known, seed).score(later.features) for seed in seeds])
+def calibration_later(split: Split) -> Iterator[Figure]:
+    """Calibration on the later labels: mean over the seeds."""
+    yield from _calibration("calibration_", split.later, split.scores)
+
+
+_CALIBRATION: Final[Mapping[str, tuple[str, Callable[[float], bool]]]] = {
+    "ece": ("<= 0.02", lambda value: value <= 0.02),
+    "brier_skill": ("> 0", lambda value: value > 0),
+    "slope": ("0.8 to 1.2", lambda value: 0.8 <= value <= 1.2),
+}
 
 
 def _calibration(prefix: str, later: JudgedRows, scores: Sequence[npt.NDArray[np.float64]]) -> Iterator[Figure]:
     accounts = later.events["account_id"]
     found = [evaluation.metrics(later.labels, one, accounts) for one in scores]
-    ece, skill, slope = (
-        float(np.mean([np.nan if one[name] is None else one[name] for one in found]))
-        for name in ("ece", "brier_skill", "calibration_slope")
-    )
-    yield Figure(name=f"{prefix}ece", value=ece, target="<= 0.02", reached=ece <= 0.02, beside={})
-    yield Figure(name=f"{prefix}brier_skill", value=skill, target="> 0", reached=skill > 0, beside={})
-    yield Figure(name=f"{prefix}slope", value=slope, target="0.8 to 1.2", reached=0.8 <= slope <= 1.2, beside={})
+    for name, (target, reached) in _CALIBRATION.items():
+        values = [one["calibration_slope" if name == "slope" else name] for one in found]
+        if None in values:
+            # Scores without errors bear any slope.
+            yield from _not_measurable([prefix + name], "the scores part the labels without error, or do not differ")
+        else:
+            value = float(np.mean(values))
+            yield Figure(name=prefix + name, value=value, target=target, reached=reached(value), beside={})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Burst:
-    """The days of a burst: training ends at `known_until` (exclusive), judging at `until` (exclusive)."""
-
-    known_until: datetime
-    until: datetime
-
-    def judged(self, rows: JudgedRows) -> JudgedRows:
-        """The rows to judge."""
-        return rows.where(rows.events["event_time"].is_between(self.known_until, self.until, closed="left").to_numpy())
-
-
-def burst_figures(
-    log: pl.DataFrame, judged: JudgedRows, burst: Burst, seeds: Sequence[int], evaded: JudgedRows | None
-) -> Iterator[Figure]:
-    """What models of the burst's first days catch of the rest; and, with `evaded`, of the same abuse in disguise."""
-    known, later = _before(judged, burst.known_until), burst.judged(judged)
-    ring = (later.labels == 1) & np.isin(later.events["row"].to_numpy(), _later_accounts_of_devices(log))
-    disguised = None if evaded is None else burst.judged(evaded).where(burst.judged(evaded).labels == 1)
-    clean, ringed, hidden = [], [], []
-    for seed in seeds:
-        fitted = fit(known, seed)
-        scores = fitted.score(later.features)
-        threshold = evaluation.threshold_at(_FPR, later.labels, scores)
-        clean.append(float((scores[later.labels == 1] >= threshold).mean()))
-        ringed.append(float((scores[ring] >= threshold).mean()))
-        if disguised is not None:
-            hidden.append(float((fitted.score(disguised.features) >= threshold).mean()))
-    beside = {
-        "train_until": burst.known_until.isoformat(),
-        "judge_until": burst.until.isoformat(),
-        "trained": len(known),
-        "rows": len(later),
-        "positives": int(later.labels.sum()),
-        "seeds": len(seeds),
-    }
-    if evaded is None:
-        yield _at_least("burst_ring_recall", float(np.mean(ringed)), 0.98, ring_rows=int(ring.sum()), **beside)
-        yield _at_least("burst_clean_recall", float(np.mean(clean)), 0.85, **beside)
+def burst_figures(log: pl.DataFrame, split: Split) -> Iterator[Figure]:
+    """What models of a burst's first days catch of the rest."""
+    later = split.later
+    ring = (later.labels == 1) & np.isin(later.events["row"].to_numpy(), later_accounts_of_devices(log))
+    caught = _caught(split)
+    if ring.any():
+        ringed = float(np.mean([found[ring].mean() for found in caught]))
+        yield _at_least("burst_ring_recall", ringed, 0.98, ring_rows=int(ring.sum()), **split.beside)
     else:
-        yield _at_least(
-            "evasion_recall",
-            float(np.mean(hidden)),
-            0.60,
-            clean_recall=float(np.mean(clean)),
-            lowest=min(hidden),
-            **beside,
-        )
+        yield from _not_measurable(["burst_ring_recall"], "no abuse to judge is of an account that shares a device")
+    clean = float(np.mean([found[later.labels == 1].mean() for found in caught]))
+    yield _at_least("burst_clean_recall", clean, 0.85, **split.beside)
 
 
-def _later_accounts_of_devices(log: pl.DataFrame) -> npt.NDArray[np.int64]:
-    """The rows whose account was not the first on its device."""
-    seen = log.filter(pl.col("device_id").is_not_null()).sort("event_time", maintain_order=True)
-    firsts = seen.group_by("device_id").agg(first=pl.col("account_id").first())
-    return seen.join(firsts, on="device_id").filter(pl.col("account_id") != pl.col("first"))["row"].to_numpy()
+def evasion_figures(split: Split, evaded: JudgedRows) -> Iterator[Figure]:
+    """What the same models catch of the same abuse in disguise, at the threshold that the honest set without it."""
+    disguised = split.span.judged(evaded)
+    disguised = disguised.where(disguised.labels == 1)
+    hidden = [
+        float((model.score(disguised.features) >= threshold).mean())
+        for model, threshold in zip(split.models, _thresholds(split), strict=True)
+    ]
+    yield _at_least(
+        "evasion_recall",
+        float(np.mean(hidden)),
+        0.60,
+        clean_recall=float(np.mean([found[split.later.labels == 1].mean() for found in _caught(split)])),
+        lowest=min(hidden),
+        **split.beside,
+    )
 
 
-def evade(log: pl.DataFrame, burst: Burst, seed: int) -> pl.DataFrame:
-    """`log` as if each account of abuse judged in `burst` had a fresh device and had signed up long before.
+def _thresholds(split: Split) -> list[float]:
+    return [evaluation.threshold_at(_FPR, split.later.labels, scores) for scores in split.scores]
 
-    Each of its ACTIVATE events lies before its first judged request by a gap that honest accounts of the log had
-    between the two, drawn by `seed`; the requests stay where they were.
-    """
-    asked = (
-        log.filter(pl.col("label").is_not_null())
-        .group_by("account_id")
-        .agg(asked=pl.col("event_time").min(), abuse=pl.col("label").max())
-    )
-    signed_up = (
-        log.filter(pl.col("event_kind") == "ACTIVATE").group_by("account_id").agg(signed_up=pl.col("event_time").min())
-    )
-    accounts = (
-        asked.join(signed_up, on="account_id")
-        .with_columns(gap=pl.col("asked") - pl.col("signed_up"))
-        .sort("account_id")
-    )
-    gaps = accounts.filter(~pl.col("abuse") & (pl.col("gap") >= timedelta()))["gap"].to_physical().to_numpy()
-    judged = pl.col("asked").is_between(burst.known_until, burst.until, closed="left")
-    evading = asked.filter(judged & pl.col("abuse")).sort("account_id")
-    drawn = np.random.default_rng(seed).choice(gaps, evading.height)
-    evading = evading.select(
-        "account_id",
-        new_sign_up=pl.col("asked") - pl.Series(drawn).cast(pl.Duration("us")),
-        new_device="fresh-" + pl.col("account_id"),
-    )
-    moved = (pl.col("event_kind") == "ACTIVATE") & pl.col("new_sign_up").is_not_null()
-    return (
-        log.join(evading, on="account_id", how="left", maintain_order="left")
-        .with_columns(
-            event_time=pl.when(moved).then("new_sign_up").otherwise("event_time"),
-            device_id=pl.coalesce("new_device", "device_id"),
-        )
-        .select(COLUMNS)
-    )
+
+def _caught(split: Split) -> list[Mask]:
+    return [scores >= threshold for scores, threshold in zip(split.scores, _thresholds(split), strict=True)]
 
 
 # --- the simulator -----------------------------------------------------------------------------------------------
@@ -243,7 +270,7 @@ def simulated(judged: JudgedRows, names: Names, seed: int) -> Iterator[Figure]:
     recall = evaluation.recall_at(_FPR, later.labels, scores)
     beside = {"rows": len(later), "positives": int(later.labels.sum())}
     reached = scores >= evaluation.threshold_at(_FPR, later.labels, scores)
-    single = _single(later)
+    single = evaluation.best_single_count(later)
     yield _at_least(
         "simulated_auc",
         _auc(later, scores),
@@ -311,25 +338,29 @@ def _auc(judged: JudgedRows, scores: npt.NDArray[np.float64]) -> float:
     return float(roc_auc_score(judged.labels, scores))
 
 
-def _single(judged: JudgedRows) -> dict[str, Any] | None:
-    return evaluation.best_single_count(judged)
-
-
 # --- the command -------------------------------------------------------------------------------------------------
 
 
 def main(
-    events: Annotated[Path | None, typer.Option(help="A log with a burst in its first days.", metavar="LOG")] = None,
+    events: Annotated[Path | None, typer.Option(help="A log.", metavar="LOG")] = None,
     simulate: Annotated[bool, typer.Option("--simulated", help="Judge a simulated log, too.")] = False,
     only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(PARTS)}; may be repeated.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds a mean is of.")] = 5,
-    known_days: Annotated[int, typer.Option(min=1, help="Days, from the log's first, that train on the burst.")] = 7,
-    burst_days: Annotated[int, typer.Option(min=2, help="Days, from the log's first, until which it is judged.")] = 59,
+    known_days: Annotated[
+        int | None, typer.Option(min=1, help="Days, from the log's first, that train on its burst.", show_default="7")
+    ] = None,
+    burst_days: Annotated[
+        int | None, typer.Option(min=2, help="Days, from the log's first, until which it is judged.", show_default="59")
+    ] = None,
     simulator_seed: Annotated[int, typer.Option(min=0)] = 11,
     accounts: Annotated[int, typer.Option(min=1, help="Of the simulation.")] = 50_000,
     days: Annotated[int, typer.Option(min=1, help="Of the simulation.")] = 45,
 ) -> None:
-    """Print the figures; exit with 1 where one is not reached."""
+    """Print the figures; exit with 1 where one is measurable and not reached.
+
+    Where neither --known-days nor --burst-days is given and the log's first days are no burst, evasion is judged on the
+    last fifth of the labels.
+    """
     wanted = set(only or PARTS)
     if not wanted <= set(PARTS) or (events is None and not simulate):
         raise typer.BadParameter(f"give --events or --simulated; --only is one of {', '.join(PARTS)}")
@@ -340,7 +371,7 @@ def main(
     except (EventLogError, TrainingError) as error:
         typer.echo(f"figures: {error}", err=True)
         raise typer.Exit(2) from error
-    raise typer.Exit(0 if all(figure.reached for figure in found) else 1)
+    raise typer.Exit(1 if any(figure.reached is False for figure in found) else 0)
 
 
 def _shown(figures: Iterator[Figure]) -> Iterator[Figure]:
@@ -349,29 +380,50 @@ def _shown(figures: Iterator[Figure]) -> Iterator[Figure]:
         yield figure
 
 
-def _of_log(path: Path, wanted: set[str], seeds: Sequence[int], known_days: int, burst_days: int) -> Iterator[Figure]:
+def _of_log(
+    path: Path, wanted: set[str], seeds: Sequence[int], known_days: int | None, burst_days: int | None
+) -> Iterator[Figure]:
     judged = judged_rows([path])
-    log = read_log(path)
-    first = log["event_time"].min()
-    assert isinstance(first, datetime)
-    midnight = first.replace(hour=0, minute=0, second=0, microsecond=0)
-    burst = Burst(known_until=midnight + timedelta(days=known_days), until=midnight + timedelta(days=burst_days))
-    parts: dict[str, Callable[[], Iterator[Figure]]] = {
-        "ranking": lambda: ranking(judged, seeds),
-        "burst": lambda: burst_figures(log, judged, burst, seeds, None),
-        "evasion": lambda: burst_figures(log, judged, burst, seeds, _evaded(log, burst)),
-        "calibration": lambda: calibration_later(judged, seeds),
+    last = last_fifth(judged, seeds)
+    first = first_days(judged, known_days or _BURST_KNOWN_DAYS, burst_days or _BURST_DAYS, seeds)
+    like_the_shop = first_days(judged, _BURST_KNOWN_DAYS, _BURST_DAYS, seeds).starts_in_a_burst
+    leak_above = AUC_OF_A_LEAK if like_the_shop else None
+    burst = known_days is not None or burst_days is not None or like_the_shop
+    parts: dict[str, tuple[Sequence[str], Callable[[], Iterator[Figure]]]] = {
+        "ranking": (
+            ("ranking_auc", "ranking_recall_at_1pct_fpr"),
+            lambda: ranking(last, leak_above),
+        ),
+        "burst": (
+            ("burst_ring_recall", "burst_clean_recall"),
+            lambda: burst_figures(read_log(path), first) if burst else _no_burst(),
+        ),
+        "evasion": (("evasion_recall",), lambda: _evasion(path, first if burst else last)),
+        "calibration": ([f"calibration_{name}" for name in _CALIBRATION], lambda: calibration_later(last)),
     }
-    for name, figures in parts.items():
+    for name, (figures, measured) in parts.items():
         if name in wanted:
-            yield from figures()
+            try:
+                yield from measured()
+            except NotMeasurable as error:
+                yield from _not_measurable(figures, str(error))
 
 
-def _evaded(log: pl.DataFrame, burst: Burst) -> JudgedRows:
+def _no_burst() -> Iterator[Figure]:
+    raise NotMeasurable(
+        f"in its first {_BURST_KNOWN_DAYS} days, abuse is not {_BURST_TIMES} times as common as until day {_BURST_DAYS}"
+    )
+
+
+def _evasion(path: Path, split: Split) -> Iterator[Figure]:
+    try:
+        evaded = evade(read_log(path), split.span, seed=0)
+    except NothingToDisguise as error:
+        raise NotMeasurable(str(error)) from error
     with TemporaryDirectory(prefix="figures-") as folder:
-        path = Path(folder) / "evaded.parquet"
-        evade(log, burst, seed=0).write_parquet(path)
-        return judged_rows([path])
+        disguised = Path(folder) / "evaded.parquet"
+        evaded.write_parquet(disguised)
+        yield from evasion_figures(split, judged_rows([disguised]))
 
 
 def _of_simulation(wanted: set[str], seed: int, accounts: int, days: int) -> Iterator[Figure]:

@@ -43,6 +43,11 @@ _EXCESS_COPIES_MAX: Final = 10_000
 _HONEST_MIN: Final = 50
 """From fewer, nobody can say what the honest do not reach."""
 _HONEST_QUANTILE: Final = 0.999
+_OLDER_SHARE: Final = 0.7
+_GROWTH_MAX: Final = 3
+"""From how many times as many later honest rows beyond what the older hardly reach a count counts as growing."""
+_SHARE_OF_ONE_COUNT_MAX: Final = 0.1
+"""Where few counts are known, these shall not bear the weight of all."""
 
 _AGES: Final = ("account_age_seconds", "card_age_seconds", "card_active_seconds")
 """Drawn together from one honest row, so that they agree with one another."""
@@ -90,7 +95,9 @@ def disguised(
 def excessive(features: Matrix, labels: Labels, *, seed: int, weight_share: float = EXCESS_WEIGHT_SHARE) -> Copies:
     """Copies of honest rows, in each of which one risk count lies above nearly all the honest of the log.
 
-    At most half as many as rows, or 10,000; counts that the honest themselves fill to near their cap are passed over.
+    The rows are in the order of time. At most half as many copies as rows, or 10,000. Passed over are counts that the
+    honest themselves fill to near their cap, and those whose bound the honest outgrow, as happens with what is counted
+    since ever: soon many of them would be where abuse was taught to be. One count bears at most a tenth of the weight.
     """
     draw = np.random.default_rng(seed)
     honest = features[labels == 0]
@@ -99,7 +106,7 @@ def excessive(features: Matrix, labels: Labels, *, seed: int, weight_share: floa
         for column, feature in enumerate(FEATURES)
         if feature.unit == "count" and feature.direction == 1
         for bound in [_hardly_reached(honest[:, column])]
-        if 3 * bound + 3 <= feature.highest
+        if 3 * bound + 3 <= feature.highest and not _grows(honest[:, column])
     }
     each = max(1, min(len(features) // 2, _EXCESS_COPIES_MAX) // max(1, len(bounds)))
     made = [honest[:0]]
@@ -109,13 +116,21 @@ def excessive(features: Matrix, labels: Labels, *, seed: int, weight_share: floa
         rows[:, column] = np.round(draw.uniform(bound + 1, 3 * bound + 3, each))
         made.append(rows)
     copies = np.concatenate(made)
-    abuse = float((labels == 1).sum())
-    return Copies(features=copies, weights=np.full(len(copies), weight_share * abuse / max(1, len(copies))))
+    weight = weight_share * float((labels == 1).sum()) * min(1.0, len(bounds) * _SHARE_OF_ONE_COUNT_MAX)
+    return Copies(features=copies, weights=np.full(len(copies), weight / max(1, len(copies))))
 
 
 def _hardly_reached(values: Matrix) -> float:
     known = values[~np.isnan(values)]
     return float(np.quantile(known, _HONEST_QUANTILE, method="higher")) if len(known) >= _HONEST_MIN else np.inf
+
+
+def _grows(values: Matrix) -> bool:
+    """Whether later rows exceed what the older hardly reach much more often than those, and not by mere chance."""
+    older, later = np.split(values, [int(len(values) * _OLDER_SHARE)])
+    later = later[~np.isnan(later)]
+    expected = (1 - _HONEST_QUANTILE) * len(later)
+    return int((later > _hardly_reached(older)).sum()) > _GROWTH_MAX * (expected + 1)
 
 
 def together(*parts: Copies) -> Copies:

@@ -32,7 +32,7 @@ _SETTLED_QUANTILE: Final = 0.95
 
 _TREES_MAX: Final = 600
 _TREES_WITHOUT_GAIN: Final = 40
-_TREES_MIN: Final = 30
+_TREES_MIN: Final = 60
 _TREES_UNTOLD: Final = 150
 """How many where no later slice can tell."""
 _LEAF_ROWS_MIN: Final = 100
@@ -105,13 +105,13 @@ class Fitted:
 def fit(rows: JudgedRows, seed: int) -> Fitted:
     """Trees for mature `rows`, which are in the order of time. Deterministic by `seed`. Raises `TrainingError`."""
     positives = int(rows.labels.sum())
-    if min(positives, len(rows) - positives) < _OF_EACH_KIND_MIN:
+    if _kinds_min(rows.labels) < _OF_EACH_KIND_MIN:
         raise TrainingError(
             f"{len(rows)} labels are older than the label delay, {positives} of them abuse;"
             f" training needs at least {_OF_EACH_KIND_MIN} of each kind"
         )
     parts = _slices(_settled(rows))
-    if all(_kinds_min(part) >= _OF_EACH_KIND_IN_SLICE_MIN for part in parts):
+    if all(_kinds_min(part.labels) >= _OF_EACH_KIND_IN_SLICE_MIN for part in parts):
         trees, unseen, backtest = _forward(parts, seed)
         validation = (
             f"forward in time: trees of the oldest {_FIT_SHARE:.0%} score the next {_STOP_SHARE:.0%}, and trees of both"
@@ -165,9 +165,9 @@ def _slices(rows: JudgedRows) -> tuple[JudgedRows, JudgedRows, JudgedRows]:
     )
 
 
-def _kinds_min(rows: JudgedRows) -> int:
-    positives = int(rows.labels.sum())
-    return min(positives, len(rows) - positives)
+def _kinds_min(labels: npt.NDArray[np.int8]) -> int:
+    positives = int(labels.sum())
+    return min(positives, len(labels) - positives)
 
 
 def _forward(parts: tuple[JudgedRows, JudgedRows, JudgedRows], seed: int) -> tuple[int, Unseen, Backtest]:
@@ -187,11 +187,15 @@ def _forward(parts: tuple[JudgedRows, JudgedRows, JudgedRows], seed: int) -> tup
 
 
 def _crossed(rows: JudgedRows, seed: int) -> tuple[int, Unseen, Backtest]:
-    """For small logs. Each account is in one part, and each kind in every part."""
+    """For small logs. Each account is in one part, unless a kind has too few accounts; and each kind in every part."""
     kinds = pl.DataFrame({"account": rows.events["account_id"], "label": rows.labels})
     accounts = kinds.group_by("account", maintain_order=True).agg(pl.col("label").max())
-    accounts = accounts.with_columns(part=pl.int_range(pl.len()).over("label") % _FOLDS)
-    part = kinds.join(accounts, on="account", how="left", maintain_order="left")["part"].to_numpy()
+    per_part = pl.int_range(pl.len()).over("label") % _FOLDS
+    if _kinds_min(accounts["label"].to_numpy()) < _FOLDS:
+        part = kinds.select(per_part).to_series().to_numpy()
+    else:
+        parted = accounts.select("account", part=per_part)
+        part = kinds.join(parted, on="account", how="left", maintain_order="left")["part"].to_numpy()
     raw = np.zeros(len(rows))
     for fold in range(_FOLDS):
         others = rows.where(part != fold)

@@ -79,7 +79,8 @@ def test_large_logs_get_no_more_copies_than_rows() -> None:
 
 
 def test_excess_lies_above_the_honest_in_one_known_count() -> None:
-    """Each copy is an honest row but for one risk count, higher than nearly all the honest; the weight is as stated."""
+    """Each copy is an honest row but for one risk count, higher than nearly all the honest; one known count bears a
+    tenth of the stated weight."""
     counts = [float(number % 3) for number in range(1_000)]
     rows = judged([0] * 1_000 + [1] * 100, {"account_reactivations_30d": [*counts, *[9.0] * 100]})
     made = excessive(rows.features, rows.labels, seed=0)
@@ -87,7 +88,7 @@ def test_excess_lies_above_the_honest_in_one_known_count() -> None:
     assert len(made) > 100
     assert raised.min() >= 3
     assert np.isnan(np.delete(made.features, FEATURE_NAMES.index("account_reactivations_30d"), axis=1)).all()
-    assert made.weights.sum() == pytest.approx(EXCESS_WEIGHT_SHARE * 100)
+    assert made.weights.sum() == pytest.approx(EXCESS_WEIGHT_SHARE * 100 / 10)
 
 
 def test_a_count_that_the_honest_fill_is_no_excess() -> None:
@@ -95,3 +96,15 @@ def test_a_count_that_the_honest_fill_is_no_excess() -> None:
     crowd = judged([0] * 1_000 + [1] * 10, {"prefix_recycles_1h": [190.0] * 1_010})
     handful = judged([0] * 20 + [1] * 10, {"prefix_recycles_1h": [0.0] * 30})
     assert not any(len(excessive(rows.features, rows.labels, seed=0)) for rows in (crowd, handful))
+
+
+def test_a_count_that_the_honest_outgrow_is_no_excess() -> None:
+    """What grows as long as the log goes on reaches any bound in the end, and so more of it is not said to be abuse."""
+    growing = [float(number // 100) for number in range(2_000)]
+    steady = [float(number % 20) for number in range(2_000)]
+    made = [
+        excessive(rows.features, rows.labels, seed=0)
+        for counts in (growing, steady)
+        for rows in [judged([0] * 2_000 + [1] * 10, {"account_confirmed_abuse": [*counts, *[9.0] * 10]})]
+    ]
+    assert [bool(len(copies)) for copies in made] == [False, True]
