@@ -1,4 +1,4 @@
-"""Attack augmentation: abuse that a log does not hold, made of what it holds.
+"""Augmentation: rows that a log does not hold, made of what it holds.
 
 Knows which features a fresh device, an aged account and a new address change, and which way each count points. Must not
 know how a log is read or trees are grown. Features are named here, and only here, one by one; a name that the registry
@@ -8,6 +8,8 @@ lacks is passed over. Unknown stays unknown.
   of a first sight and ages rise to those of honest accounts, while what stays (look-alikes, behaviour, serials, the
   profile) is the abuser's own.
 - `excessive`: abuse of a kind that the log has not seen, told by one count that hardly any honest request reaches.
+- `blanked`: the log's requests, honest and abusive alike, had their caller left things out. So what is unknown speaks
+  neither for nor against, whoever happens to leave it out in the log.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ WEIGHT_SHARE: Final = 0.3
 EXCESS_WEIGHT_SHARE: Final = 0.2
 """All excessive copies together weigh this share of the log's abuse."""
 
+BLANK_WEIGHT_SHARE: Final = 0.1
+"""All blanked copies together weigh this share of the log's rows."""
+
 _COPIES_ALWAYS: Final = 10_000
 """So many never cost much time, and a small log needs them most."""
 
@@ -56,11 +61,35 @@ _OWN_ONLY: Final = ("device_cards_30d",)
 """A device of one's own has seen one's own card, and no other."""
 
 
+_OF_DEVICE_ID: Final = ("device_", "linked_", "account_device_is_new")
+_OF_DEVICE: Final = (
+    "address_", "prefix_", "look_alike_", "profile_", "inconsistencies", "emulator", "rooted", "vpn",
+    "clock_skew_seconds", "hosting", "timezone_mismatch",
+)  # fmt: skip
+_OF_BEHAVIOR: Final = (
+    "failed_", "session_seconds", "page_views", "seconds_since_login", "form_fill_ms", "captcha_failures",
+    "copy_paste_used",
+)  # fmt: skip
+
+
+def _named(*prefixes: str) -> tuple[int, ...]:
+    return tuple(column for column, name in enumerate(FEATURE_NAMES) if name.startswith(prefixes))
+
+
+BLANKS: Final = (
+    _named(*_OF_DEVICE_ID),
+    _named(*_OF_DEVICE_ID, *_OF_DEVICE),
+    _named(*_OF_DEVICE_ID, *_OF_DEVICE, *_OF_BEHAVIOR),
+)
+"""What a caller leaves out: the device's id, the device with its address, or device and behaviour; as columns."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copies:
-    """Rows to train on beside the real ones; all of them are abuse."""
+    """Rows to train on beside the real ones."""
 
     features: Matrix
+    labels: Labels
     weights: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
@@ -89,7 +118,7 @@ def disguised(
         copies = copies[np.sort(draw.choice(len(copies), most, replace=False))]
     # A disguise that changes nothing leaves its weight to nobody.
     possible = max(1, min(len(abuse) * len(disguises), most))
-    return Copies(features=copies, weights=np.full(len(copies), weight_share * len(abuse) / possible))
+    return _abusive(copies, weight_share * len(abuse) / possible)
 
 
 def excessive(features: Matrix, labels: Labels, *, seed: int, weight_share: float = EXCESS_WEIGHT_SHARE) -> Copies:
@@ -117,7 +146,36 @@ def excessive(features: Matrix, labels: Labels, *, seed: int, weight_share: floa
         made.append(rows)
     copies = np.concatenate(made)
     weight = weight_share * float((labels == 1).sum()) * min(1.0, len(bounds) * _SHARE_OF_ONE_COUNT_MAX)
-    return Copies(features=copies, weights=np.full(len(copies), weight / max(1, len(copies))))
+    return _abusive(copies, weight / max(1, len(copies)))
+
+
+def blanked(
+    features: Matrix,
+    labels: Labels,
+    weights: npt.NDArray[np.float64],
+    *,
+    seed: int,
+    weight_share: float = BLANK_WEIGHT_SHARE,
+) -> Copies:
+    """Copies of all rows, under each of `BLANKS`; at most as many as rows, or 10,000, drawn by `seed`."""
+    most = max(len(features), _COPIES_ALWAYS)
+    rows, blanks = (part.ravel() for part in np.indices((len(features), len(BLANKS))))
+    if len(rows) > most:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))
+        rows, blanks = rows[chosen], blanks[chosen]
+    copies = features[rows]
+    for number, columns in enumerate(BLANKS):
+        copies[np.ix_(blanks == number, list(columns))] = np.nan
+    weighed = weights[rows]
+    return Copies(
+        features=copies,
+        labels=labels[rows],
+        weights=weighed * (weight_share * weights.sum() / max(weighed.sum(), np.finfo(float).tiny)),
+    )
+
+
+def _abusive(copies: Matrix, weight: float) -> Copies:
+    return Copies(features=copies, labels=np.ones(len(copies), dtype=np.int8), weights=np.full(len(copies), weight))
 
 
 def _hardly_reached(values: Matrix) -> float:
@@ -137,6 +195,7 @@ def together(*parts: Copies) -> Copies:
     """All of `parts`."""
     return Copies(
         features=np.concatenate([part.features for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
         weights=np.concatenate([part.weights for part in parts]),
     )
 

@@ -217,6 +217,7 @@ def _copies(rows: JudgedRows, seed: int) -> attacks.Copies:
     return attacks.together(
         attacks.disguised(rows.features, rows.labels, seed=seed),
         attacks.excessive(rows.features, rows.labels, seed=seed),
+        attacks.blanked(rows.features, rows.labels, rows.weights, seed=seed),
     )
 
 
@@ -231,7 +232,7 @@ def _grown(
     constrained = parameters | {"monotone_constraints": [feature.direction for feature in FEATURES]}
     data = lgb.Dataset(
         np.concatenate([rows.features, copies.features]),
-        np.concatenate([rows.labels, np.ones(len(copies), dtype=np.int8)]),
+        np.concatenate([rows.labels, copies.labels]),
         weight=np.concatenate([rows.weights, copies.weights]),
         feature_name=list(FEATURE_NAMES),
         params=constrained,

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from fraud_worker.attacks import EXCESS_WEIGHT_SHARE, WEIGHT_SHARE, Copies, disguised, excessive
+from fraud_worker.attacks import (
+    BLANK_WEIGHT_SHARE,
+    EXCESS_WEIGHT_SHARE,
+    WEIGHT_SHARE,
+    Copies,
+    blanked,
+    disguised,
+    excessive,
+)
 from fraud_worker.registry import FEATURE_NAMES
 from tests.judged import judged
 
@@ -108,3 +116,15 @@ def test_a_count_that_the_honest_outgrow_is_no_excess() -> None:
         for rows in [judged([0] * 2_000 + [1] * 10, {"account_confirmed_abuse": [*counts, *[9.0] * 10]})]
     ]
     assert [bool(len(copies)) for copies in made] == [False, True]
+
+
+def test_blanks_are_as_often_honest_as_the_log() -> None:
+    """What is left out says nothing: each row is blanked in every way, whichever its label, and weighs little."""
+    rows = judged([1, 0, 0, 0], {"device_accounts_24h": [3.0] * 4, "page_views": [2.0] * 4, "amount_minor": [9.0] * 4})
+    weights = np.array([1.0, 1.0, 1.0, 5.0])
+    made = blanked(rows.features, rows.labels, weights, seed=0)
+    assert len(made) == 12 and made.labels.sum() == 3
+    assert made.weights.sum() == pytest.approx(BLANK_WEIGHT_SHARE * weights.sum())
+    assert made.weights[made.labels == 1].sum() == pytest.approx(BLANK_WEIGHT_SHARE)
+    known = {name: int(np.isfinite(made.features[:, FEATURE_NAMES.index(name)]).sum()) for name in FEATURE_NAMES}
+    assert (known["device_accounts_24h"], known["page_views"], known["amount_minor"]) == (0, 8, 12)
