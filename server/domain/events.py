@@ -45,7 +45,7 @@ BEGINNING = Position(0, "", UUID(int=0), 0, EPOCH)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that has happened. `state` to `hold_until` are of cards, as they were afterwards; `unit` and `amount`
-    of values, positive into the wallet. `kind` is an open set, in the records' own words."""
+    of values, positive into the wallet. `source` is card or value; `kind` an open set, in the records' own words."""
 
     position: Position
     source: str
