@@ -1,7 +1,7 @@
--- Why: a feature row of a long history costs what its reads find in no processor cache, so it reads fewer pages. No read
--- of `risk_features` for a lone row visits a table any more, only indexes; what is read of an account's events lies in
--- one place, and so does what is read of its pairs; and the device's accounts tell whether the account is one of them.
--- The features' values stay.
+-- Why: a feature row of a long history costs what its reads find in no processor cache, so it reads fewer pages. Reads of
+-- `risk_features` visit no table, only indexes, but for keys that rows of a batch share and devices of more than 200
+-- accounts. What is read of an account's events lies in one place, and so does what is read of its pairs; and a device's
+-- accounts tell whether the account is one of them. The features' values stay.
 
 -- The runner's one transaction knows no CONCURRENTLY; docs/operations.md says how to make these two beforehand.
 -- squawk-ignore-file require-concurrent-index-creation, require-concurrent-index-deletion

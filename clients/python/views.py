@@ -141,7 +141,7 @@ def event_lines(*, as_json: bool) -> Callable[[Event], None]:
         sys.stdout.flush()
 
     def show_line(event: Event) -> None:
-        texts = {"card_id": ""} | dict(_flat(event))
+        texts = {"card_id": "", "platform": ""} | dict(_flat(event))
         changed = (texts.get(f"card.{name}") or texts.get(f"value.{name}") for name in ("state", "amount", "unit"))
         line = _EVENT_LINE.format(**texts, change=" ".join(text for text in changed if text))
         sys.stdout.write(line.rstrip() + "\n")

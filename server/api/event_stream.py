@@ -46,7 +46,7 @@ class EventStreams:
 
 def event_message(event: Event, resume_token: str = "") -> pb.Event:
     """An event. Words that this version's contract does not have are UNSPECIFIED."""
-    message = pb.Event(
+    return pb.Event(
         event_id=str(event.position.event_id),
         kind=event.kind,
         time=timestamp(event.position.event_time),
@@ -55,25 +55,29 @@ def event_message(event: Event, resume_token: str = "") -> pb.Event:
         card_id=str(event.card_id or ""),
         recycling_id=str(event.recycling_id or ""),
         request_id=str(event.request_id),
+        card=_card_change(event) if event.state is not None else None,
+        value=_value_change(event) if event.amount is not None else None,
         resume_token=resume_token,
     )
-    if event.state is not None:
-        message.card.CopyFrom(
-            pb.Event.CardChange(
-                state=_CARD_STATES.get(f"CARD_STATE_{event.state}", types_pb2.CARD_STATE_UNSPECIFIED),
-                version=event.position.version,
-                generation=event.generation or 0,
-                renewals_used=event.renewals_used or 0,
-                activate_by_time=timestamp(event.activate_by_time),
-                activate_time=timestamp(event.activate_time),
-                expire_time=timestamp(event.expire_time),
-                hold_until=timestamp(event.hold_until),
-            )
-        )
-    if event.amount is not None:
-        message.value.unit = _UNITS.get(f"UNIT_{event.unit}", types_pb2.UNIT_UNSPECIFIED)
-        message.value.amount = event.amount
-    return message
+
+
+def _card_change(event: Event) -> pb.Event.CardChange:
+    return pb.Event.CardChange(
+        state=_CARD_STATES.get(f"CARD_STATE_{event.state}", types_pb2.CARD_STATE_UNSPECIFIED),
+        version=event.position.version,
+        generation=event.generation or 0,
+        renewals_used=event.renewals_used or 0,
+        activate_by_time=timestamp(event.activate_by_time),
+        activate_time=timestamp(event.activate_time),
+        expire_time=timestamp(event.expire_time),
+        hold_until=timestamp(event.hold_until),
+    )
+
+
+def _value_change(event: Event) -> pb.Event.ValueChange:
+    return pb.Event.ValueChange(
+        unit=_UNITS.get(f"UNIT_{event.unit}", types_pb2.UNIT_UNSPECIFIED), amount=event.amount or 0
+    )
 
 
 _CARD_STATES = dict(types_pb2.CardState.items())

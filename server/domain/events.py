@@ -3,22 +3,16 @@ they are stored or sent."""
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from datetime import UTC, datetime
+from hashlib import sha1
 from typing import NamedTuple
 from uuid import UUID
 
+from server.domain.card import MICROSECOND
+
 _NAMESPACE = UUID("6f0c9f0e-3a4b-5c1d-9e57-0b1d6b1c7a11")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class EventSource(StrEnum):
-    """What an event is about: a card's transition, or value that went into or out of a wallet."""
-
-    CARD = "card"
-    VALUE = "value"
 
 
 class Position(NamedTuple):
@@ -38,8 +32,10 @@ class Position(NamedTuple):
     @property
     def event_id(self) -> UUID:
         """The id of the event: the same wherever and however often it is told."""
-        moment_us = (self.event_time - EPOCH) // timedelta(microseconds=1)
-        return uuid.uuid5(_NAMESPACE, f"{self.account_id}/{self.subject_id}/{self.version}/{moment_us}")
+        moment_us = (self.event_time - EPOCH) // MICROSECOND
+        name = f"{self.account_id}/{self.subject_id.hex}/{self.version}/{moment_us}"
+        # A UUIDv5, in a third of the time that uuid.uuid5 takes.
+        return UUID(bytes=sha1(_NAMESPACE.bytes + name.encode(), usedforsecurity=False).digest()[:16], version=5)
 
 
 BEGINNING = Position(0, "", UUID(int=0), 0, EPOCH)
@@ -49,7 +45,7 @@ BEGINNING = Position(0, "", UUID(int=0), 0, EPOCH)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that has happened. `state` to `hold_until` are of cards, as they were afterwards; `unit` and `amount`
-    of values, positive into the wallet. `kind` is an open set, in the records' own words."""
+    of values, positive into the wallet. `source` is card or value; `kind` an open set, in the records' own words."""
 
     position: Position
     source: str

@@ -17,7 +17,7 @@ from card_recycling.v1 import card_service_pb2 as pb
 from card_recycling.v1 import types_pb2
 
 from clients.python import RecyclingClient, RecyclingError
-from local.stack import PROJECT
+from local.stack import PROJECT, Process
 from tests.end_to_end.conftest import PATIENCE_S, Service, free_address, new_item, server_process
 from tests.nats_server import NatsServer
 
@@ -238,17 +238,19 @@ async def test_events_reach_nats_once_though_servers_are_killed(service: Service
     environment = {"NATS_URL": nats_server.url}
     issued = await issue(service, 50)
     with contextlib.ExitStack() as running:
-        servers = [
-            running.enter_context(
+
+        def start() -> Process:
+            process = running.enter_context(
                 server_process(service.stack.server_url, service.stack.worker_address, environment=environment)
             )
-            for _ in range(2)
-        ]
-        for server in servers:
-            server.address()
-        await nats_server.holds(STREAM, 60)
+            process.address()
+            return process
+
+        publishing = start()
+        await nats_server.holds(STREAM, 40)
+        start()  # and waits for its turn
         issued += await issue(service, 50)
-        servers[0].kill()
+        publishing.kill()
         issued += await issue(service, 50)
         nats_server.kill()
         issued += await issue(service, 50)
