@@ -163,6 +163,13 @@ def test_readme_tells_every_command(name: str) -> None:
     assert told == commands
 
 
+@pytest.mark.parametrize("name", READMES)
+def test_readme_shows_the_shipped_models_answers(name: str) -> None:
+    """Answers that name a model name the one that `make run` serves."""
+    shipped = json.loads(text_of("fraud_worker/model/manifest.json"))["version"]
+    assert set(re.findall(r'"model_version": "(\w+)"', text_of(name))) == {shipped}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_document_names_no_machines_path(path: Path) -> None:
     """What stands there is true wherever the project lies."""
