@@ -70,7 +70,7 @@ def _play_chunk(runner: asyncio.Runner, world: World, player: Player, chunk: Chu
 
 
 async def _finish(world: World) -> None:
-    """What is about no account must hold, too, of what the last sequence has left. Then the rows deleted are forgotten."""
+    """What is about no account must hold, too, of what the last sequence has left. Then dead rows are swept out."""
     if broken := await world.broken():
         raise Mismatch(f"invariants do not hold in the whole database: {broken}")
     await world.owner.execute("VACUUM")

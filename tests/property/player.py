@@ -29,6 +29,7 @@ from server.domain.commands import (
     Compensate,
     IssueItem,
     Lapse,
+    OwnCommand,
     Reactivate,
     Recycle,
     Resolve,
@@ -247,7 +248,8 @@ class Lane:
     def _again(self, operation: Operation) -> Command:
         """An earlier request id: with the same input from elsewhere, or with another."""
         earlier: Command = _recent(self.asked, operation.place).command
-        if operation.way % 3:
+        # The id of what time does is nobody's to take.
+        if operation.way % 3 or isinstance(earlier, OwnCommand):
             now = self._circumstances(operation)
             # Of a device that is to be bound the request is about that very device.
             bound = earlier.circumstances.device_hash if isinstance(earlier, BindDevice) else now.device_hash

@@ -2,7 +2,7 @@
 that says the same to the service.
 
 Each is a shipped policy or a variation of one; all of them together are sound, so that any may follow any. None
-explores: whom the lottery picks only the service knows. Nor has any a cap: those are features, which are tried elsewhere.
+explores: whom the lottery picks only the service knows. Nor has any a cap: those count features, tried elsewhere.
 """
 
 from __future__ import annotations
