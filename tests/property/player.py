@@ -408,13 +408,9 @@ class Player:
             self._met_any(lane, tried, recycled.get(lane.account.account_id, []), step, now)
         for (lane, each), card in zip(items, cards, strict=True):
             self._met_card(lane, each, card, now)
-        touched = [
-            lane
-            for lane, each in zip(lanes, step.operations, strict=True)
-            if each.kind is not Kind.NOTHING or lane.account.account_id in recycled
-        ]
-        await self._learn_reviews(touched)
-        await self._check_invariants(lanes if step.sweep is not Sweep.NEVER else touched)
+        await self._learn_reviews(lanes)
+        if step.checked:
+            await self._check_invariants(lanes)
 
     async def _try_again(self, asked: Asked, outcome: Outcome) -> Outcome:
         """The outcome; of who lost all its races that of trying again, as it was told to."""
@@ -428,14 +424,14 @@ class Player:
         """What the sweepers have recycled since they were looked at, by account."""
         due = {}
         for lane in lanes:
-            trial = copy.deepcopy(lane.account)
-            trial.pass_time(now)
-            for card in trial.cards.values():
+            for card in lane.account.cards.values():
                 if card.platform == "netflix" and card.bound is not None and card.bound <= now:
                     request_id = own_request_id("Recycle", card.card_id, card.generation)
-                    if request_id not in trial.answers:
-                        due[request_id] = trial.account_id, card.card_id
+                    if request_id not in lane.account.answers:
+                        due[request_id] = lane.account.account_id, card.card_id
         found: dict[str, list[tuple[Asked, Outcome]]] = {}
+        if not due:
+            return found
         for row in await self._world.owner.fetch(
             "SELECT request_id, response FROM command WHERE account_id = ANY ($1) AND request_id = ANY ($2)",
             [account_id for account_id, _ in due.values()],
