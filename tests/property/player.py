@@ -10,9 +10,7 @@ import asyncio
 import copy
 import itertools
 import uuid
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
@@ -20,246 +18,27 @@ from uuid import UUID
 
 from google.protobuf.message import Message
 
-from server.domain.card import VoidReason
-from server.domain.commands import (
-    Activate,
-    BindDevice,
-    Circumstances,
-    Command,
-    Compensate,
-    IssueItem,
-    Lapse,
-    OwnCommand,
-    Reactivate,
-    Recycle,
-    Resolve,
-    Void,
-    own_request_id,
-)
+from server.domain.commands import IssueItem, Recycle, own_request_id
 from server.domain.errors import Refusal
 from server.domain.lists import EntryDraft, ListKind, Subject, SubjectKind
-from server.domain.recycling import RecycleReason, Unit
-from server.domain.review import ReviewVerdict
+from server.domain.recycling import RecycleReason
 from server.engine.engine import Engine
 from server.engine.queue import Outcome
 from server.replay.decision import ANSWERS
-from server.store import rows
-from tests.integration.world import START, World, item
-from tests.property import reference
+from tests.integration.world import START, World
+from tests.property.lane import Asked, Lane
 from tests.property.market import Market
-from tests.property.operations import AT, Kind, Move, Operation, Round, Sweep
-from tests.property.reference import Account, Card, No, Quote, Recycling, Review, Told
+from tests.property.operations import Kind, Move, Operation, Round, Sweep
+from tests.property.records import expected_facts, recorded_facts
+from tests.property.reference import Account, Card, No, Quote, Recycling, Told
 from tests.property.scoped import ScopedInvariants
 from tests.property.service import Service, unrecorded
 
-SIGNALS: dict[str, dict[str, bool]] = {"LOW": {}, "MEDIUM": {"emulator": True}, "HIGH": {"vpn": True}}
-"""How a request tells the scorer of the tests what to say."""
-PAIRS = [
-    (Kind.RECYCLE, None),
-    (Kind.RECYCLE, Kind.RECYCLE),
-    (Kind.COMPENSATE, Kind.REACTIVATE),
-    (Kind.RECYCLE, Kind.VOID),
-    (Kind.ACTIVATE, Kind.RECYCLE),
-    (Kind.REACTIVATE, Kind.REACTIVATE),
-    (Kind.COMPENSATE, Kind.COMPENSATE),
-    (Kind.RESOLVE, Kind.VOID),
-    (Kind.COMPENSATE, Kind.VOID),
-    (Kind.REACTIVATE, None),
-]
-"""What two callers want of one account at the same time; with None it is the very same request."""
 LOST = "CONFLICT_RETRY"
-DEVICE_OF_ALL = uuid.uuid5(uuid.NAMESPACE_OID, "a device of all").bytes
 
 
 class Mismatch(AssertionError):
     """The service did not do what the reference says."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One command of one caller, and the band that its score will be in."""
-
-    command: Command
-    band: str
-
-
-@dataclass
-class Lane:
-    """One account of a sequence, with the callers who act for it. Turns operations into commands."""
-
-    account: Account
-    others: Sequence[Lane]
-    asked: list[Asked]
-    issued: list[IssueItem]
-    entries: dict[str, UUID]
-    boundary: str = ""
-    """What of its own the clock has just been moved to."""
-
-    def kind_of(self, operation: Operation) -> Kind:
-        """The operation's kind; at a boundary of its own mostly what that is about, and what can be done instead where
-        there is nothing yet to do it with."""
-        kind, account = operation.kind, self.account
-        if kind is not Kind.NOTHING and self.boundary and operation.way % 4 != 3:
-            choice = AT[self.boundary]
-            kind = choice[operation.way % len(choice)]
-        if kind in (Kind.NOTHING, Kind.LIST):
-            return kind
-        if not account.cards:
-            return Kind.ISSUE
-        if kind in (Kind.COMPENSATE, Kind.REACTIVATE) and not account.recyclings:
-            return Kind.RECYCLE
-        if kind in (Kind.RESOLVE, Kind.CLAIM, Kind.LAPSE) and not account.reviews:
-            return Kind.RECYCLE
-        if kind is Kind.REDEEM_QUOTE and not account.quotes:
-            return Kind.QUOTE
-        return Kind.RECYCLE if kind is Kind.AGAIN and not self.asked else kind
-
-    def command(self, kind: Kind, operation: Operation, now: datetime) -> Command:
-        """The command of an operation."""
-        way = operation.way
-        usual: dict[str, Any] = {
-            "request_id": uuid.uuid4(),
-            "account_id": self.account.account_id,
-            "circumstances": self._circumstances(operation),
-        }
-        card, recycling, review = self.likely(kind, operation, now)
-        card_id, recycling_id = self._named(card.card_id, way, "cards"), None
-        if recycling is not None:
-            recycling_id = self._named(recycling.recycling_id, way, "recyclings")
-        match kind:
-            case Kind.ACTIVATE:
-                return Activate(**usual, card_id=card_id, etag=self._etag(card, way))
-            case Kind.BIND:
-                device = self._device(operation.place + way % 3)
-                bound = replace(usual["circumstances"], device_hash=device)
-                return BindDevice(**(usual | {"circumstances": bound}), card_id=card_id, etag=self._etag(card, way))
-            case Kind.VOID:
-                reason = list(VoidReason)[way % 3]
-                return Void(**usual, card_id=card_id, reason=reason, etag=self._etag(card, way))
-            case Kind.RECYCLE:
-                return Recycle(**usual, card_id=card_id, dry_run=way == 22, **self._wish(card, way))
-            case Kind.QUOTE:
-                asked = usual | {"request_id": None, "dry_run": True, "quote": True}
-                return Recycle(**asked, card_id=card_id, **self._wish(card, way))
-            case Kind.REDEEM_QUOTE:
-                quote = _recent(self.account.quotes, operation.place)
-                of = quote.card if way < 21 else card
-                return Recycle(**usual, card_id=of.card_id, quote_token=quote.token, **self._wish(of, 0))
-            case Kind.COMPENSATE:
-                return Compensate(**usual, recycling_id=recycling_id, dry_run=way == 22)
-            case Kind.REACTIVATE:
-                return Reactivate(**usual, recycling_id=recycling_id, dry_run=way == 22)
-            case Kind.RESOLVE:
-                assert review is not None
-                return Resolve(
-                    **usual,
-                    recycling_id=review.recycling.recycling_id,
-                    review_id=uuid.uuid4() if way == 20 else review.review_id,
-                    verdict=ReviewVerdict.APPROVE if way % 3 else ReviewVerdict.DENY,
-                    reviewer="anna" if way % 4 else "ben",
-                )
-            case Kind.LAPSE:
-                assert review is not None and review.review_id is not None
-                return Lapse(
-                    request_id=uuid.uuid5(review.review_id, Lapse.method),
-                    account_id=self.account.account_id,
-                    recycling_id=review.recycling.recycling_id,
-                    review_id=review.review_id,
-                )
-            case Kind.AGAIN:
-                return self._again(operation)
-        raise AssertionError(kind)
-
-    def item(self, operation: Operation, now: datetime) -> IssueItem:
-        """A card to issue; at times the same as before."""
-        way = operation.way
-        if self.issued and way == 23:
-            return self.issued[-1]
-        paid = [2999, 1990, 1, 0, 999_999_999, 20][operation.place]
-        deadline = [None, None, timedelta(days=11), timedelta(days=60), timedelta(0)][way % 5]
-        return item(
-            ["iqiyi", "tencent", "netflix"][way % 3],
-            self.account.account_id,
-            tier=["BASIC", "PREMIUM"][way % 2],
-            segment=[None, "YOUNG", "MIDDLE", "SENIOR"][way % 4],
-            paid_minor=paid,
-            face_value_minor=paid + [0, 501][way % 2],
-            duration_days=[30, 31, 1, 366][way // 6],
-            activate_by_time=None if deadline is None else now + deadline,
-        )
-
-    def pair(self, operation: Operation, now: datetime) -> tuple[Command, Command]:
-        """What two callers want at once."""
-        first, second = PAIRS[operation.way % len(PAIRS)]
-        plain = replace(operation, way=operation.way % 3)
-        self.boundary = ""
-        one = self.command(self.kind_of(replace(plain, kind=first)), plain, now)
-        if second is None:
-            return one, one
-        return one, self.command(self.kind_of(replace(plain, kind=second)), plain, now)
-
-    def likely(self, kind: Kind, operation: Operation, now: datetime) -> tuple[Card, Recycling | None, Review | None]:
-        """What an operation is about: mostly something that it can be done to, if there is anything like that."""
-        account, fitting = self.account, operation.way % 4 != 3
-
-        def choose(found: Iterable[Any], fits: Callable[[Any], bool]) -> Any:
-            every = list(found)
-            fit = [each for each in every if fits(each)] if fitting else []
-            return _recent(fit or every, operation.place) if every else None
-
-        def takes(card: Card) -> bool:
-            if kind is Kind.VOID and operation.way % 2:
-                return card.taken_by is not None
-            return card.taken_by is None and card.state_at(now) in (
-                {"ISSUED"} if kind is Kind.ACTIVATE else reference.TAKES[card.platform]
-            )
-
-        return (
-            choose(account.cards.values(), takes),
-            choose(account.recyclings.values(), lambda each: each.state == "APPROVED"),
-            choose(account.reviews, lambda each: each.state == "OPEN"),
-        )
-
-    def _circumstances(self, operation: Operation) -> Circumstances:
-        """From the account's own device, from one that all share, or from none that is told."""
-        device = [self._device(0), None, None, self._device(1), DEVICE_OF_ALL][operation.place]
-        return Circumstances(signals=SIGNALS[operation.band], device_hash=device)
-
-    def _device(self, number: int) -> bytes:
-        return uuid.uuid5(uuid.NAMESPACE_OID, f"{self.account.account_id} {number}").bytes
-
-    def _named(self, own: UUID, way: int, what: str) -> UUID:
-        """The id, at times one that nobody has, or another account's."""
-        if way == 20:
-            return uuid.uuid4()
-        foreign = [each for lane in self.others for each in getattr(lane.account, what)]
-        return foreign[0] if way == 21 and foreign else own
-
-    def _etag(self, card: Card, way: int) -> str:
-        return f"v{card.version}" if way in (17, 18) else "v0" if way == 19 else ""
-
-    def _wish(self, card: Card, way: int) -> dict[str, Any]:
-        reason = RecycleReason(reference.REASONS[card.platform])
-        unit = {16: Unit.GROWTH_POINT, 17: Unit(reference.UNITS[card.platform]), 18: Unit.COUPON}.get(way)
-        if way % 4 == 1 and card.platform == "iqiyi":
-            unit = Unit.GROWTH_POINT
-        return {"reason": RecycleReason.EXPIRED if way == 19 else reason, "unit": unit}
-
-    def _again(self, operation: Operation) -> Command:
-        """An earlier request id: with the same input from elsewhere, or with another."""
-        earlier: Command = _recent(self.asked, operation.place).command
-        # The id of what time does is nobody's to take.
-        if operation.way % 3 or isinstance(earlier, OwnCommand):
-            now = self._circumstances(operation)
-            # Of a device that is to be bound the request is about that very device.
-            bound = earlier.circumstances.device_hash if isinstance(earlier, BindDevice) else now.device_hash
-            return replace(earlier, circumstances=replace(now, device_hash=bound))
-        return Void(
-            request_id=earlier.request_id,
-            account_id=self.account.account_id,
-            card_id=_recent([*self.account.cards.values()], operation.place).card_id,
-            reason=VoidReason.REVOKED,
-        )
 
 
 class Player:
@@ -614,69 +393,13 @@ class Player:
 
     async def _check_stands(self, lanes: list[Lane], now: datetime, left: Container[Any] | None = None) -> None:
         """Compares all that is recorded; with `left` as the rows have it, but for those."""
-        account_ids = [lane.account.account_id for lane in lanes]
-        owner, recorded = self._world.owner, left is not None
-        expected = {fact for lane in lanes for fact in _facts(lane.account, now)}
-        found: set[tuple[Any, ...]] = set()
-        for row in await owner.fetch(
-            "SELECT c AS card, r AS recycling FROM card AS c LEFT JOIN recycling AS r"
-            " ON r.account_id = c.account_id AND r.recycling_id = c.live_recycling_id WHERE c.account_id = ANY ($1)",
-            account_ids,
-        ):
-            card = await self._world.store.waiting_card(row["card"], row["recycling"], None)
-            if not recorded or card.card_id in (left or ()):
-                card = card.at(now)
-            found.add(
-                ("card", card.card_id, card.state_at(now) if not recorded else card.recorded_state,
-                 card.expire_time or card.activate_by_time, card.generation, card.renewals_used, card.version,
-                 card.hold_until, card.bound_devices)
-            )  # fmt: skip
-        for row in await owner.fetch("SELECT r AS it FROM recycling AS r WHERE account_id = ANY ($1)", account_ids):
-            recycling = rows.recycling(row["it"]).at(now)
-            owed = recycling.compensation
-            found.add(
-                ("recycling", recycling.recycling_id, recycling.state, recycling.fee_minor,
-                 (owed.amount, owed.unit, owed.state) if owed else None, recycling.settlement_held,
-                 recycling.window_moved)
-            )  # fmt: skip
-        for row in await owner.fetch("SELECT v AS it FROM review AS v WHERE account_id = ANY ($1)", account_ids):
-            review = rows.review(row["it"])
-            if not recorded or review.review_id in (left or ()):
-                review = review.at(now)
-            found.add(("review", review.review_id, "OPEN" if review.state == "CLAIMED" else review.state))
-        for account_id in account_ids:
-            wallet = await self._world.store.wallet(account_id)
-            found |= {("wallet", account_id, each.platform, each.unit, each.amount) for each in wallet.balances}
-        for row in await owner.fetch("SELECT * FROM coupon WHERE account_id = ANY ($1)", account_ids):
-            found.add(("coupon", row["coupon_id"], row["max_discount_minor"], row["expire_time"]))
-        if recorded:
-            rest = await owner.fetch(
-                "SELECT coupon_id FROM coupon_open WHERE account_id = ANY ($1) AND expire_time <= $2", account_ids, now
-            )
-            found |= {("unswept", row["coupon_id"]) for row in rest if row["coupon_id"] not in (left or ())}
-        told = await owner.fetch("SELECT recycling_id FROM outcome WHERE account_id = ANY ($1)", account_ids)
-        found |= {("charged back", row["recycling_id"]) for row in told}
+        expected = {fact for lane in lanes for fact in expected_facts(lane.account, now)}
+        found = await recorded_facts(self._world, [lane.account.account_id for lane in lanes], now, left)
         _expect(found == expected, f"recorded, not expected: {found - expected}; the other way: {expected - found}")
 
     def _count(self, what: str, outcome: Outcome) -> None:
         name = f"{what} {outcome.reason if isinstance(outcome, Refusal) else 'answered'}"
         self.outcomes[name] = self.outcomes.get(name, 0) + 1
-
-
-def _facts(account: Account, now: datetime) -> Iterable[tuple[Any, ...]]:
-    account.pass_time(now)
-    for card in account.cards.values():
-        yield ("card", card.card_id, card.state_at(now), card.bound, card.generation, card.renewals, card.version,
-               card.hold.until if card.hold else None, tuple(card.devices))  # fmt: skip
-    for each in account.recyclings.values():
-        owed = (each.amount, each.unit, each.owed) if each.amount else None
-        yield ("recycling", each.recycling_id, each.state, each.fee, owed, each.settlement_held, each.moved)
-        if each.charged_back:
-            yield ("charged back", each.recycling_id)
-    yield from (("review", review.review_id, review.state) for review in account.reviews)
-    held = account.wallet + Counter({("netflix", "COUPON"): sum(each.has_coupon(now) for each in account.coupons)})
-    yield from (("wallet", account.account_id, *key, amount) for key, amount in held.items() if amount)
-    yield from (("coupon", each.recycling_id, each.cap, each.coupon_until) for each in account.coupons)
 
 
 def _check_worth(account: Account, before: dict[str, Fraction], now: datetime) -> None:
@@ -688,10 +411,6 @@ def _check_worth(account: Account, before: dict[str, Fraction], now: datetime) -
 def _expect(holds: bool, otherwise: str) -> None:
     if not holds:
         raise Mismatch(otherwise)
-
-
-def _recent(found: Sequence[Any], place: int) -> Any:
-    return found[-1 - place % len(found)]
 
 
 def _quote_answer() -> type[Message]:
