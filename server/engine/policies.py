@@ -89,7 +89,8 @@ class PolicyKeeper:
                 problem = ("effective_time", f"must not be before {earliest.isoformat()}")
                 raise Refusal(Reason.FIELD_INVALID, f"{problem[0]}: {problem[1]}", fields=(problem,))
             set_version, live = await self._store.live_revisions()
-            if (pump := await self._pump(wanted, live)) is not None:
+            candidate = await self._store.policy(wanted.platform, wanted.revision)
+            if (pump := await self._pump(candidate, live)) is not None:
                 raise Refusal(Reason.POLICY_PUMPABLE, f"there would be a way to gain: {pump}", steps=pump.steps)
             if await self._store.activate(wanted, wanted.effective_time or earliest, set_version):
                 activated = await self._store.revision(wanted.platform, wanted.revision)
@@ -97,18 +98,26 @@ class PolicyKeeper:
                 return activated
         raise _lost()
 
-    async def _pump(self, wanted: Activation, live: list[LiveRevision]) -> Pump | None:
-        """A pump among all that governs, will, or may still give cards back, with the one to activate."""
+    async def pump_with(self, candidate: Policy) -> tuple[Pump | None, tuple[str, ...]]:
+        """What activating `candidate` now would be refused for, if anything; and the revisions, such as "iqiyi@3", that
+        govern or are planned to, which it was checked with."""
+        _, live = await self._store.live_revisions()
+        governing = sorted(f"{one.platform}@{one.revision}" for one in live if one.superseded is None)
+        return await self._pump(candidate, live), tuple(governing)
+
+    async def _pump(self, candidate: Policy, live: list[LiveRevision]) -> Pump | None:
+        """A pump among all that governs, will, or did and left something behind, with the one to activate."""
         now = await self._store.now()
-        governing = [await self._store.policy(wanted.platform, wanted.revision)]
-        lingering = []
+        governing, lingering, former = [candidate], [], []
         for one in live:
             policy = await self._store.policy(one.platform, one.revision)
             if one.superseded is None:
                 governing.append(policy)
-            elif lingers(policy, one.superseded, now):
+                continue
+            former.append(policy)
+            if lingers(policy, one.superseded, now):
                 lingering.append(policy)
-        return find_pump(governing, lingering)
+        return find_pump(governing, lingering, former)
 
 
 def _same_etag(wanted: str, found: PolicyRevision | None) -> None:

@@ -60,7 +60,12 @@ class PostgresPolicies:
         """The version of the policy set, and the revisions that were ever activated, of every platform."""
         found = await self._query("policies_live")
         live = [
-            LiveRevision(platform=row["platform"], revision=row["revision"], superseded=row["superseded"])
+            LiveRevision(
+                platform=row["platform"],
+                revision=row["revision"],
+                superseded=row["superseded"],
+                planned=row["planned"],
+            )
             for row in found
             if row["platform"] is not None
         ]
