@@ -140,7 +140,12 @@ async def test_a_pump_is_not_activated(world: World, keeper: PolicyKeeper, polic
     rate = {"unit": "GROWTH_POINT", "to_platform": "iqiyi", "to_unit": "COIN", "give": 1, "get": 1}
     draft = await create(
         keeper,
-        iqiyi(fee_basis_points=200, exchange=[rate | {"spread_basis_points": 0, "amount_max": 1_000_000}], tiers={}),
+        iqiyi(
+            fee_basis_points=200,
+            exchange=[rate | {"spread_basis_points": 0, "amount_max": 1_000_000}],
+            tiers={},
+            pricing=None,
+        ),
     )
     found = await refusal(keeper, activation(draft))
     assert found.reason is Reason.POLICY_PUMPABLE
@@ -229,6 +234,67 @@ async def test_a_revision_that_is_not_there_is_not_activated(keeper: PolicyKeepe
     for platform, revision in (("iqiyi", 99), ("nobody", 1)):
         wanted = Activation(platform=platform, revision=revision, effective_time=None, etag="", actor="a", note="")
         assert (await refusal(keeper, wanted)).reason is Reason.POLICY_NOT_FOUND
+
+
+async def test_a_planned_revision_counts_when_policies_are_put(world: World, keeper: PolicyKeeper) -> None:
+    """What a file puts in force for now is checked with what takes over from it later."""
+    ways = {"spread_basis_points": 0, "amount_max": 1_000, "give": 10}
+    out = {"unit": "COIN", "to_platform": "tencent", "to_unit": "COIN", "get": 10} | ways
+    back = {"unit": "COIN", "to_platform": "iqiyi", "to_unit": "COIN", "get": 11} | ways
+    planned = await create(keeper, iqiyi(exchange=[out]))
+    await keeper.activate(activation(planned, effective_time=await world.store.now() + timedelta(days=1)))
+    with pytest.raises(PolicyInvalid, match="way to gain"):
+        await put_documents(
+            world.server_url, json.loads(iqiyi(fee_basis_points=2_000)), document("tencent") | {"exchange": [back]}
+        )
+
+
+async def test_a_plan_that_was_replaced_counts_no_more(world: World, keeper: PolicyKeeper) -> None:
+    """What another activation of the same moment displaced will never govern, so it stands in nobody's way."""
+    rate = {"unit": "COIN", "to_platform": "tencent", "to_unit": "COIN", "give": 10, "get": 10}
+    more = {"spread_basis_points": 0, "amount_max": 1_000}
+    planned = await create(keeper, iqiyi(exchange=[rate | more]))
+    moment = await world.store.now() + timedelta(days=1)
+    await keeper.activate(activation(planned, effective_time=moment))
+    back = {"unit": "COIN", "to_platform": "iqiyi", "to_unit": "COIN", "give": 10, "get": 11}
+    other = await create(keeper, json.dumps(document("tencent") | {"exchange": [back | more]}))
+    assert (await refusal(keeper, activation(other))).reason is Reason.POLICY_PUMPABLE
+    await keeper.activate(
+        Activation(platform="iqiyi", revision=1, effective_time=moment, etag="", actor="a", note="never mind")
+    )
+    assert (await keeper.activate(activation(other))).state is PolicyState.SCHEDULED
+
+
+async def test_a_platform_keeps_its_currency(keeper: PolicyKeeper) -> None:
+    """Cards that were paid in one are not refunded in another, however much later."""
+    foreign = await create(keeper, iqiyi(currency="JPY"))
+    assert (await refusal(keeper, activation(foreign))).reason is Reason.POLICY_PUMPABLE
+
+
+async def test_a_draft_is_put_in_force(world: World, keeper: PolicyKeeper, policies: PostgresPolicies) -> None:
+    """A file that is a draft already is activated, not passed over."""
+    draft = await create(keeper, iqiyi(fee_basis_points=2_000))
+    await put_documents(world.server_url, json.loads(iqiyi(fee_basis_points=2_000)))
+    in_force = await policies.in_force("iqiyi")
+    assert in_force is not None and in_force.revision == draft.revision
+
+
+async def test_what_governs_is_in_force_though_planned_again(world: World, keeper: PolicyKeeper) -> None:
+    """Planning the revision in force for later does not end it."""
+    again = Activation(platform="iqiyi", revision=1, effective_time=None, etag="", actor="a", note="")
+    assert (await keeper.activate(again)).state is PolicyState.IN_FORCE
+
+
+async def test_an_old_server_puts_a_revision_in_force(world: World) -> None:
+    """A row as servers of before activations insert it governs from its time on."""
+    await world.owner.execute(
+        "INSERT INTO policy_revision (platform, revision, document, document_sha256, effective_time)"
+        " VALUES ('iqiyi', 2, $1, sha256('x'), service_clock() + interval '1 hour')",
+        iqiyi(fee_basis_points=2_000),
+    )
+    assert await fee(world) == 300
+    await world.move(timedelta(hours=1))
+    assert await fee(world) == 600
 
 
 async def test_cards_below_the_least_price_are_not_issued(world: World) -> None:
