@@ -289,8 +289,9 @@ async def test_an_old_server_puts_a_revision_in_force(world: World) -> None:
     """A row as servers of before activations insert it governs from its time on."""
     await world.owner.execute(
         "INSERT INTO policy_revision (platform, revision, document, document_sha256, effective_time)"
-        " VALUES ('iqiyi', 2, $1, sha256('x'), service_clock() + interval '1 hour')",
-        iqiyi(fee_basis_points=2_000),
+        " VALUES ('iqiyi', 2, $1::text::jsonb, sha256(convert_to($1::text, 'UTF8')),"
+        "         service_clock() + interval '1 hour')",
+        json.dumps(json.loads(iqiyi(fee_basis_points=2_000)), sort_keys=True),
     )
     assert await fee(world) == 300
     await world.move(timedelta(hours=1))
