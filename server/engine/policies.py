@@ -3,6 +3,7 @@ the wire, or how a document is read."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
@@ -32,9 +33,9 @@ class PolicyStore(Protocol):
         """A revision as it stands; the newest of the platform without a number."""
         ...
 
-    async def add_revision(self, draft: RevisionDraft) -> bool:
-        """Keeps a document as its platform's next revision, unless it is the newest one's already; False when another
-        came first."""
+    async def add_revision(self, draft: RevisionDraft) -> int | None:
+        """Keeps a document as its platform's next revision, unless it is the newest one's already; the number of the
+        one that has it, None when another came first."""
         ...
 
     async def live_revisions(self) -> tuple[int, list[LiveRevision]]:
@@ -61,15 +62,15 @@ class PolicyKeeper:
     async def create(self, document: str, *, etag: str, actor: str, note: str) -> PolicyRevision:
         """The revision that has `document`. Raises Refusal FIELD_INVALID, ETAG_MISMATCH or CONFLICT_RETRY."""
         try:
-            platform, text = self._read(document)
+            platform, text = await asyncio.to_thread(self._read, document)  # a large one takes a while
         except ValueError as error:
             problem = ("document", str(error))
             raise Refusal(Reason.FIELD_INVALID, f"{problem[0]}: {problem[1]}", fields=(problem,)) from error
         draft = RevisionDraft(platform=platform, document=text, etag=etag, actor=actor, note=note)
         for _ in range(ATTEMPTS_MAX):
             _same_etag(etag, await self._store.revision(platform, None))
-            if await self._store.add_revision(draft):
-                made = await self._store.revision(platform, None)
+            if (number := await self._store.add_revision(draft)) is not None:
+                made = await self._store.revision(platform, number)
                 assert made is not None
                 return made
         raise _lost()
