@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _MISSING = object()
 
+_NAMING = ("disposition", "offer_id", "counter", "action", "unit", "to_platform", "to_unit")
+"""What tells one entry of a list from the others, where it has any: so that a new one moves no other."""
+
 
 def report(found: pb.BacktestPolicyResponse) -> Iterator[RenderableType]:
     """What there is to print of a back-test, from top to bottom."""
@@ -45,8 +48,8 @@ def differences_table(old: str, new: str, changed: Mapping[str, tuple[Any, Any]]
     """The same as a table."""
     table = _table("no difference" if not changed else "differences", "field", old, new)
     for path, (before, after) in changed.items():
-        table.add_row(
-            path, *("-" if value is None else json.dumps(value, ensure_ascii=False) for value in (before, after))
+        _add(
+            table, path, *("-" if value is None else json.dumps(value, ensure_ascii=False) for value in (before, after))
         )
     return table
 
@@ -58,18 +61,12 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
                 yield from _leaves(f"{path}.{key}" if path else key, part)
         case list() if any(isinstance(part, dict) for part in value):
             for position, part in enumerate(value):
-                yield from _leaves(f"{path}[{_name_of(part, position)}]", part)
+                known = [key for key in _NAMING if key in part] if isinstance(part, dict) else []
+                name = " ".join(str(part[key]) for key in known) or str(position)
+                rest = {key: left for key, left in part.items() if key not in known} if known else part
+                yield from _leaves(f"{path}[{name}]", rest)
         case _:
             yield path, value
-
-
-def _name_of(part: Any, position: int) -> str:
-    """What tells one entry of a list from the others, where something does: so that a new one moves no other."""
-    named = part if isinstance(part, dict) else {}
-    for key in ("disposition", "offer_id", "counter"):
-        if key in named:
-            return f"{named[key]} {named['action']}" if "action" in named else str(named[key])
-    return str(position)
 
 
 def _summary(found: pb.BacktestPolicyResponse) -> Table:
@@ -83,23 +80,23 @@ def _summary(found: pb.BacktestPolicyResponse) -> Table:
     end = _name(BacktestEnd, found.end, "BACKTEST_END_")
     name = f"{found.platform}@{found.revision}" if found.revision else f"a document for {found.platform}"
     table = _table(f"Back-test of {name}", "figure", "value")
-    table.add_row("from", found.from_time.ToJsonString())
-    table.add_row("to", found.to_time.ToJsonString())
-    table.add_row("decided again", f"{found.replayed}: {ends.get(end, end)}")
+    _add(table, "from", found.from_time.ToJsonString())
+    _add(table, "to", found.to_time.ToJsonString())
+    _add(table, "decided again", f"{found.replayed}: {ends.get(end, end)}")
     if found.HasField("oldest_time"):
-        table.add_row("the oldest", found.oldest_time.ToJsonString())
+        _add(table, "the oldest", found.oldest_time.ToJsonString())
     for skipped in found.skipped:
-        table.add_row(
-            "left out", Text(f"{skipped.decisions} {_name(BacktestSkip, skipped.why, 'BACKTEST_SKIP_')}", "red")
+        _add(
+            table, "left out", Text(f"{skipped.decisions} {_name(BacktestSkip, skipped.why, 'BACKTEST_SKIP_')}", "red")
         )
     share = f" ({found.changed / found.replayed:.1%})" if found.replayed else ""
-    table.add_row("changed", Text(f"{found.changed}{share}", "yellow" if found.changed else "green"))
+    _add(table, "changed", Text(f"{found.changed}{share}", "yellow" if found.changed else "green"))
     for changed in found.changes:
-        table.add_row(f"  {_name(BacktestChange, changed.change, 'BACKTEST_CHANGE_').lower()}", str(changed.decisions))
+        _add(table, f"  {_name(BacktestChange, changed.change, 'BACKTEST_CHANGE_').lower()}", str(changed.decisions))
     for refusal in found.refusals:
-        table.add_row("refused by a rule", f"{refusal.decisions} {refusal.reason}")
+        _add(table, "refused by a rule", f"{refusal.decisions} {refusal.reason}")
     verdict = Text("POLICY_PUMPABLE", "bold red") if found.pumpable else Text("no money pump", "green")
-    table.add_row("activation", Text.assemble(verdict, f", with {', '.join(found.checked_with)}"))
+    _add(table, "activation", Text.assemble(verdict, f", with {', '.join(found.checked_with)}"))
     return table
 
 
@@ -108,7 +105,7 @@ def _pump(found: pb.BacktestPolicyResponse) -> Table:
     gain = f"1 becomes {found.pump_yield:.6g}" if found.HasField("pump_yield") else "without end"
     table = _table(f"There would be a way to gain: {gain}", "step", "what is done")
     for number, step in enumerate(found.pump_steps, 1):
-        table.add_row(str(number), step)
+        _add(table, str(number), step)
     return table
 
 
@@ -118,7 +115,7 @@ def _moves(found: pb.BacktestPolicyResponse) -> Table:
     table = _table("decisions", "recorded \\ candidate", *map(_class, across), right=True)
     for down in sorted({move.recorded for move in found.moves}):
         numbers = {move.candidate: move.decisions for move in found.moves if move.recorded == down}
-        table.add_row(_class(down), *(Text(str(numbers.get(to, "")), "" if to == down else "yellow") for to in across))
+        _add(table, _class(down), *(Text(str(numbers.get(to, "")), "" if to == down else "yellow") for to in across))
     return table
 
 
@@ -138,7 +135,7 @@ def _money(found: pb.BacktestPolicyResponse) -> Table:
         head = (*_whose(group), str(group.decisions), str(group.changed))
         for position, (what, before, after) in enumerate(rows):
             moved = Text(f"{after - before:+,}", "yellow") if after != before else Text("0")
-            table.add_row(*(head if position == 0 else ("", "", "", "")), what, f"{before:,}", f"{after:,}", moved)
+            _add(table, *(head if position == 0 else ("", "", "", "")), what, f"{before:,}", f"{after:,}", moved)
         table.add_section()
     return table
 
@@ -148,7 +145,7 @@ def _complaints(found: pb.BacktestPolicyResponse) -> Table:
                    "unknown", right=True)  # fmt: skip
     for group in (*found.groups, found.total):
         old, new = group.recorded.complaints, group.candidate.complaints
-        table.add_row(
+        _add(table, 
             *_whose(group), str(group.complaints), f"{old.value:.1f}", f"{new.value:.1f}", f"{new.low:.1f}",
             f"{new.high:.1f}", f"{new.unknown_decisions} decisions" if new.unknown_decisions else "",
         )  # fmt: skip
@@ -163,7 +160,8 @@ def _rates(found: pb.BacktestPolicyResponse) -> Table:
         told = ("too few", "", "")
         if rate.HasField("rate"):
             told = (f"{rate.rate:.2%}", f"{rate.low:.2%}", f"{rate.high:.2%}")
-        table.add_row(
+        _add(
+            table,
             _class(rate.decision_class),
             _segment(rate.segment) or "all",
             str(rate.decisions),
@@ -177,9 +175,10 @@ def _examples(found: pb.BacktestPolicyResponse) -> Table:
     from card_recycling.v1.policy_service_pb2 import BacktestChange
 
     table = _table("the largest changes", "recycling", "account", "segment", "changed", "recorded", "candidate")
+    table.columns[0].no_wrap, table.columns[0].min_width = True, 36
     for example in found.examples:
         changes = [_name(BacktestChange, change, "BACKTEST_CHANGE_").lower() for change in example.changes]
-        table.add_row(
+        _add(table, 
             example.recycling_id, example.account_id, _segment(example.segment), ", ".join(changes),
             _decision(example.recorded), _decision(example.candidate),
         )  # fmt: skip
@@ -228,6 +227,11 @@ def _class(number: int) -> str:
 def _name(enum: Any, number: int, prefix: str) -> str:
     name: Callable[[int], str] = enum.Name
     return name(number).removeprefix(prefix)
+
+
+def _add(table: Table, *cells: str | Text) -> None:
+    """A row, in which brackets are brackets."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def _table(title: str, *columns: str, right: bool = False) -> Table:
