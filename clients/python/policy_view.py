@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -112,7 +113,7 @@ def _pump(found: pb.BacktestPolicyResponse) -> Table:
 def _moves(found: pb.BacktestPolicyResponse) -> Table:
     """Recorded classes down, the candidate's across."""
     across = sorted({move.candidate for move in found.moves})
-    table = _table("decisions", "recorded \\ candidate", *map(_class, across), right=True)
+    table = _table("decisions", "recorded / candidate", *map(_class, across), right=True)
     for down in sorted({move.recorded for move in found.moves}):
         numbers = {move.candidate: move.decisions for move in found.moves if move.recorded == down}
         _add(table, _class(down), *(Text(str(numbers.get(to, "")), "" if to == down else "yellow") for to in across))
@@ -145,7 +146,7 @@ def _complaints(found: pb.BacktestPolicyResponse) -> Table:
                    "unknown", right=True)  # fmt: skip
     for group in (*found.groups, found.total):
         old, new = group.recorded.complaints, group.candidate.complaints
-        _add(table, 
+        _add(table,
             *_whose(group), str(group.complaints), f"{old.value:.1f}", f"{new.value:.1f}", f"{new.low:.1f}",
             f"{new.high:.1f}", f"{new.unknown_decisions} decisions" if new.unknown_decisions else "",
         )  # fmt: skip
@@ -178,7 +179,7 @@ def _examples(found: pb.BacktestPolicyResponse) -> Table:
     table.columns[0].no_wrap, table.columns[0].min_width = True, 36
     for example in found.examples:
         changes = [_name(BacktestChange, change, "BACKTEST_CHANGE_").lower() for change in example.changes]
-        _add(table, 
+        _add(table,
             example.recycling_id, example.account_id, _segment(example.segment), ", ".join(changes),
             _decision(example.recorded), _decision(example.candidate),
         )  # fmt: skip
@@ -238,5 +239,5 @@ def _table(title: str, *columns: str, right: bool = False) -> Table:
     table = Table(title=title, title_justify="left")
     words = ("segment", "tier", "what", "class")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if right and position and column not in words else "left")
+        table.add_column(escape(column), justify="right" if right and position and column not in words else "left")
     return table
