@@ -58,6 +58,7 @@ from server.api.wallet_service import WalletServicer
 from server.config import Config, DatabaseConfig
 from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
+from server.engine.backtest import PolicyBacktester
 from server.engine.engine import Engine
 from server.engine.feed import EventFeed
 from server.engine.issue import Issuer
@@ -72,10 +73,11 @@ from server.engine.sweeper import keep_sweeping
 from server.jetstream import JetStreamPublisher
 from server.measurer import GrpcHealthMeasurer
 from server.scorer import GrpcFraudScorer
+from server.store.backtest import PostgresBacktests
 from server.store.due import PostgresDue
 from server.store.events import PostgresEvents
 from server.store.policies import PostgresPolicies
-from server.store.policy_document import PolicyInvalid, put_policies, read_document
+from server.store.policy_document import PolicyInvalid, parse_policy, put_policies, read_document
 from server.store.prices import PostgresPrices
 from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, connect
@@ -183,9 +185,9 @@ def assemble(
     reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
     insights_service_pb2_grpc.add_InsightsServiceServicer_to_server(InsightsServicer(reporter, parser), server)
     policies = PostgresPolicies(store)
-    policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(
-        PolicyServicer(PolicyKeeper(policies, read_document), policies), server
-    )
+    keeper = PolicyKeeper(policies, read_document)
+    backtester = PolicyBacktester(PostgresBacktests(store), keeper, parse_policy)
+    policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(keeper, policies, backtester), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         offer_reflection(server, (*SERVICES, "grpc.health.v1.Health"))

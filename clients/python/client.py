@@ -20,12 +20,14 @@ from typing import Protocol, Self, TypedDict, TypeVar, Unpack
 import grpc
 from card_recycling.v1 import card_service_pb2 as card_pb2
 from card_recycling.v1 import insights_service_pb2 as insights_pb2
+from card_recycling.v1 import policy_service_pb2 as policy_pb2
 from card_recycling.v1 import recycling_service_pb2 as recycling_pb2
 from card_recycling.v1 import review_service_pb2 as review_pb2
 from card_recycling.v1 import types_pb2
 from card_recycling.v1 import wallet_service_pb2 as wallet_pb2
 from card_recycling.v1.card_service_pb2_grpc import CardServiceStub
 from card_recycling.v1.insights_service_pb2_grpc import InsightsServiceStub
+from card_recycling.v1.policy_service_pb2_grpc import PolicyServiceStub
 from card_recycling.v1.recycling_service_pb2_grpc import RecyclingServiceStub
 from card_recycling.v1.review_service_pb2_grpc import ReviewServiceStub
 from card_recycling.v1.wallet_service_pb2_grpc import WalletServiceStub
@@ -80,6 +82,7 @@ class RecyclingError(Exception):
         service's making (no connection, deadline passed on the way)
     message: a sentence for people
     field_violations: what is wrong with which field, for FIELD_INVALID
+    steps: what stands in the way, one after the other; for POLICY_PUMPABLE the steps of the cycle that gains
     retry_after_s: seconds the service asks to wait before a retry; None when it does not say
     trace_id: the trace to name when reporting an INTERNAL error; None when it does not say
     """
@@ -92,6 +95,7 @@ class RecyclingError(Exception):
         field_violations: tuple[FieldViolation, ...] = (),
         retry_after_s: float | None = None,
         trace_id: str | None = None,
+        steps: tuple[str, ...] = (),
     ) -> None:
         super().__init__(f"{reason or code.name}: {message}")
         self.code = code
@@ -100,15 +104,16 @@ class RecyclingError(Exception):
         self.field_violations = field_violations
         self.retry_after_s = retry_after_s
         self.trace_id = trace_id
+        self.steps = steps
 
     @classmethod
     def from_status(cls, status: status_pb2.Status, *, trace_id: str | None = None) -> Self:
         """The error in a `google.rpc.Status`, such as a result of a batch holds."""
         info = error_details_pb2.ErrorInfo()
-        bad_request = error_details_pb2.BadRequest()
+        bad_request, precondition = error_details_pb2.BadRequest(), error_details_pb2.PreconditionFailure()
         retry = error_details_pb2.RetryInfo()
         for detail in status.details:
-            for message in (info, bad_request, retry):
+            for message in (info, bad_request, precondition, retry):
                 detail.Unpack(message)
         return cls(
             code=_CODES.get(status.code, grpc.StatusCode.UNKNOWN),
@@ -120,6 +125,7 @@ class RecyclingError(Exception):
             ),
             retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
             trace_id=trace_id,
+            steps=tuple(violation.description for violation in precondition.violations),
         )
 
     @classmethod
@@ -203,7 +209,7 @@ class RecyclingClient:
         self._cards = CardServiceStub(self._channel)
         self._reviews = ReviewServiceStub(self._channel)
         self._wallets = WalletServiceStub(self._channel)
-        self._reviews = ReviewServiceStub(self._channel)
+        self._policies = PolicyServiceStub(self._channel)
         self._insights = InsightsServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -466,6 +472,53 @@ class RecyclingClient:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    # Policies
+
+    async def get_policy(
+        self, request: policy_pb2.GetPolicyRequest, **options: Unpack[CallOptions]
+    ) -> policy_pb2.GetPolicyResponse:
+        """One revision: the one in force, or the one named."""
+        return await self._call(self._policies.GetPolicy, request, options)
+
+    async def list_policies(
+        self, request: policy_pb2.ListPoliciesRequest, **options: Unpack[CallOptions]
+    ) -> policy_pb2.ListPoliciesResponse:
+        """One page of revisions, newest first; `policies` gives them all."""
+        return await self._call(self._policies.ListPolicies, request, options)
+
+    async def policies(
+        self, platform: str | None = None, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[policy_pb2.PolicyRevision]:
+        """All revisions, newest first, fetched in pages; each page has the call's deadline."""
+        request = policy_pb2.ListPoliciesRequest(platform=platform, page_size=PAGE_SIZE)
+        while True:
+            page = await self.list_policies(request, **options)
+            for policy in page.policies:
+                yield policy
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def create_policy_revision(
+        self, request: policy_pb2.CreatePolicyRevisionRequest, **options: Unpack[CallOptions]
+    ) -> policy_pb2.CreatePolicyRevisionResponse:
+        """Keeps a document as its platform's next revision. A retry finds the one that was made, unless it gives an
+        etag: then it is ETAG_MISMATCH."""
+        return await self._call(self._policies.CreatePolicyRevision, request, options)
+
+    async def activate_policy_revision(
+        self, request: policy_pb2.ActivatePolicyRevisionRequest, **options: Unpack[CallOptions]
+    ) -> policy_pb2.ActivatePolicyRevisionResponse:
+        """Lets a revision govern from a moment on. Without an etag a retry may leave one more activation, which says
+        the same."""
+        return await self._call(self._policies.ActivatePolicyRevision, request, options)
+
+    async def backtest_policy(
+        self, request: policy_pb2.BacktestPolicyRequest, **options: Unpack[CallOptions]
+    ) -> policy_pb2.BacktestPolicyResponse:
+        """Tries a candidate on recorded decisions. It uses as much of its time as it needs: give it a minute."""
+        return await self._call(self._policies.BacktestPolicy, request, options)
 
     # Insights
 

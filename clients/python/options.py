@@ -144,6 +144,9 @@ def _print_error(error: RecyclingError) -> None:
     typer.echo(f"{error.reason or error.code.name}: {error.message}", err=True)
     for violation in error.field_violations:
         typer.echo(f"  {violation.field}: {violation.description}", err=True)
+    if len(error.steps) > 1:
+        for number, step in enumerate(error.steps, 1):
+            typer.echo(f"  {number}. {step}", err=True)
     if error.trace_id:
         typer.echo(f"  trace {error.trace_id}", err=True)
 

@@ -52,6 +52,7 @@ COLUMNS = {
         "ended_by",
         "end_reason",
     ),
+    "PolicyRevision": ("platform", "revision", "state", "effective_time", "create_time", "actor", "note", "etag"),
     "Review": (
         "review_id",
         "kind",

@@ -422,7 +422,8 @@ class PostgresStore:
         key = (platform, revision)
         if key not in self._policies:
             (found,) = await self._run(statement("policy").text, platform, revision)
-            self._policies[key] = parse_policy(found["document"]), found["document_sha256"].hex()
+            policy = await asyncio.to_thread(parse_policy, found["document"])
+            self._policies[key] = policy, found["document_sha256"].hex()
         return self._policies[key]
 
 
