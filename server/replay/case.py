@@ -18,6 +18,7 @@ import msgspec
 from server.domain.card import Card
 from server.domain.lists import ListHit
 from server.domain.recycling import Balance, Coupon, Recycling
+from server.domain.redemption import Redemption
 from server.domain.review import Review
 from server.domain.snapshot import Score
 
@@ -93,7 +94,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
     now: datetime
     method: str
-    card: Card
+    card: Card | None
     request_id: UUID | None = None
     input: tuple[str | None, ...] = ()
     recycling: Recycling | None = None
@@ -105,6 +106,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     policy_until: datetime | None = None
     bonus: int = 0
     charged_back: bool = False
+    redemption: Redemption | None = None
+    used_30d: int = 0
     without_device: bool = False
     list_hits: tuple[ListHit, ...] = ()
     lot: float | None = None

@@ -34,12 +34,15 @@ from server.domain.commands import (
     CloseWindow,
     Command,
     Compensate,
+    Exchange,
     Expire,
     ExpireCoupon,
+    Grant,
     IssueItem,
     Lapse,
     Reactivate,
     Recycle,
+    Redeem,
     Resolve,
     Void,
 )
@@ -66,6 +69,8 @@ ANSWERS: dict[str, type[Message]] = {
     "ExpireCard": card_service_pb2.GetCardResponse,
     "CloseWindow": card_service_pb2.GetCardResponse,
     "ExpireCoupon": wallet_service_pb2.GetWalletResponse,
+    "Redeem": wallet_service_pb2.RedeemResponse,
+    "Exchange": wallet_service_pb2.ExchangeResponse,
     "ResolveReview": review_service_pb2.ResolveReviewResponse,
     "LapseHold": review_service_pb2.ResolveReviewResponse,
     "IssueCards": types_pb2.Card,
@@ -134,8 +139,9 @@ def _identity(case: Case, receipt: Receipt) -> list[Field]:
     seal, right_seal = seal_of(case.receipt)
     fields = [
         Field(name="method", recorded=case.method, recomputed=receipt.method),
-        Field(name="account_id", recorded=case.account_id, recomputed=receipt.card.account_id),
     ]
+    if receipt.card is not None:
+        fields.append(Field(name="account_id", recorded=case.account_id, recomputed=receipt.card.account_id))
     if case.method == "IssueCards":
         fields.append(_moment(case, receipt.now))
     if receipt.request_id is not None:
@@ -173,7 +179,8 @@ def _decided(case: Case, receipt: Receipt, recorded: Message) -> tuple[Change, b
         named = getattr(recorded, "recycling", None)
         recycling_id, review_id = UUID(named.recycling_id) if named and named.recycling_id else NOBODY, NOBODY
     else:
-        recycling_id = UUID(told.get("recycling", {}).get("recycling_id", NOBODY.hex))
+        new_id = told.get("redemption_id") or told.get("recycling", {}).get("recycling_id", NOBODY.hex)
+        recycling_id = UUID(new_id)
         review_id = UUID(next(iter(told.get("opened", ())), NOBODY.hex))
     change = decide(command, snapshot, receipt.score, recycling_id=recycling_id, review_id=review_id, signer=quotes)
     return change, MessageRenderer().answer(command, change)
@@ -199,6 +206,35 @@ def _recycle(case: Case, receipt: Receipt, asked: _Input) -> Recycle:
     )
 
 
+def _compensate(case: Case, receipt: Receipt, asked: _Input) -> Compensate | Grant:
+    """A settlement, or where more was asked a grant of goodwill."""
+    recycling_id = _id(asked[1])
+    if len(asked) == 2:
+        return Compensate(request_id=case.request_id, account_id=case.account_id, recycling_id=recycling_id)
+    return Grant(
+        request_id=case.request_id,
+        account_id=case.account_id,
+        recycling_id=recycling_id,
+        unit=Unit(_text(asked[2])),
+        amount=int(_text(asked[3])),
+        note=_text(asked[4]),
+    )
+
+
+def _exchange(case: Case, receipt: Receipt, asked: _Input) -> Exchange:
+    platform, unit, amount, to_platform, to_unit, min_amount = map(_text, asked)
+    return Exchange(
+        request_id=case.request_id,
+        account_id=case.account_id,
+        platform=platform,
+        unit=Unit(unit),
+        amount=int(amount),
+        to_platform=to_platform,
+        to_unit=Unit(to_unit),
+        min_amount=int(min_amount),
+    )
+
+
 def _resolve(case: Case, receipt: Receipt, asked: _Input) -> Resolve:
     return Resolve(
         request_id=case.request_id,
@@ -221,9 +257,11 @@ _COMMANDS: Mapping[str, Callable[[Case, Receipt, _Input], Command]] = {
     "Reactivate": lambda case, _, asked: Reactivate(
         request_id=case.request_id, account_id=case.account_id, recycling_id=_id(asked[1])
     ),
-    "Compensate": lambda case, _, asked: Compensate(
-        request_id=case.request_id, account_id=case.account_id, recycling_id=_id(asked[1])
+    "Compensate": _compensate,
+    "Redeem": lambda case, _, asked: Redeem(
+        request_id=case.request_id, account_id=case.account_id, platform=_text(asked[0]), offer_id=_text(asked[1])
     ),
+    "Exchange": _exchange,
     "ActivateCard": lambda case, _, asked: Activate(
         request_id=case.request_id, account_id=case.account_id, card_id=_id(asked[0]), etag=_text(asked[1])
     ),
@@ -241,10 +279,11 @@ _COMMANDS: Mapping[str, Callable[[Case, Receipt, _Input], Command]] = {
         request_id=case.request_id, account_id=case.account_id, card_id=_id(asked[0])
     ),
     # It may have been settled after its expiry; only the record tells.
-    "ExpireCoupon": lambda case, _, asked: ExpireCoupon(
+    "ExpireCoupon": lambda case, receipt, asked: ExpireCoupon(
         request_id=case.request_id,
         account_id=case.account_id,
-        recycling_id=_id(asked[1]),
+        recycling_id=None if receipt.redemption is not None else _id(asked[1]),
+        redemption_id=None if receipt.redemption is None else _id(asked[1]),
         expired_since=case.create_time,
     ),
     "VoidCard": lambda case, _, asked: Void(
@@ -267,12 +306,14 @@ _COMMANDS: Mapping[str, Callable[[Case, Receipt, _Input], Command]] = {
 
 def snapshot_of(case: Case, receipt: Receipt) -> Snapshot:
     """What the decision read. Raises PolicyInvalid."""
-    revision = receipt.policy_revision.rpartition("@")[2]
+    revision, policy = receipt.policy_revision.rpartition("@")[2], _policy(case)
+    if policy is not None and receipt.card is not None:
+        policy = policy.for_tier(receipt.card.tier)
     return Snapshot(
         now=receipt.now,
         card=receipt.card,
         recycling=receipt.recycling,
-        policy=None if (policy := _policy(case)) is None else policy.for_tier(receipt.card.tier),
+        policy=policy,
         policy_revision=int(revision) if revision else None,
         wallet=Wallet(
             account_id=case.account_id,
@@ -289,6 +330,8 @@ def snapshot_of(case: Case, receipt: Receipt) -> Snapshot:
         charged_back=receipt.charged_back,
         policy_until=receipt.policy_until,
         bonus=receipt.bonus,
+        redemption=receipt.redemption,
+        used_30d=receipt.used_30d,
     )
 
 
@@ -301,6 +344,8 @@ def _policy(case: Case) -> Policy | None:
 
 def _issued(case: Case, receipt: Receipt) -> tuple[None, bytes]:
     card = receipt.card
+    if card is None:
+        raise CaseInvalid("its receipt lacks the card")
     asked = receipt.asked_segment if receipt.policy_sha256 is not msgspec.UNSET else card.segment
     item = IssueItem(
         request_id=case.request_id,
