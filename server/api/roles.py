@@ -1,5 +1,5 @@
-"""Who may do what only some may, as far as it can be told while callers have no identities. Knows the metadata; must not
-know what is allowed with it."""
+"""Who may do what only some may, as far as it can be told while callers have no identities. Knows the metadata; must
+not know what is allowed with it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SCHEME = "Bearer "
 
 
 class SupportRole:
-    """Customer care: whoever knows its key, until callers have identities with grants of their own. Without a key nobody
-    is."""
+    """Customer care: whoever knows its key, until callers have identities with grants of their own. Without a key
+    nobody is."""
 
     def __init__(self, key: str) -> None:
         self._wanted = f"{SCHEME}{key}".encode() if key else b""

@@ -59,7 +59,8 @@ class Redeemed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that has happened. `state` to `hold_until` are of cards, as they were afterwards; `unit` and `amount`
-    of values, positive into the wallet; `redemption` is what a partner is told. `source` is card, value or redemption; `kind` an open set, in the records' own words."""
+    of values, positive into the wallet; `redemption` is what a partner is told. `source` is card, value or redemption;
+    `kind` an open set, in the records' own words."""
 
     position: Position
     source: str

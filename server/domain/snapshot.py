@@ -68,8 +68,8 @@ class Snapshot:
     card, or the one it is held for. `reviews`: the card's open ones, and the one named. `charged_back`: whether a
     chargeback of `recycling` was told already; looked up only where the card is VOID. `policy_until`: when another
     revision takes over from the one in force; None when none is planned. `bonus`: what dynamic pricing adds now, in
-    millionths of a basis point. `redemption`: the one named. `used_30d`: how often the account has taken the offer named in
-    30 days, or how much goodwill it was granted."""
+    millionths of a basis point. `redemption`: the one named. `used_30d`: how often the account has taken the offer
+    named in 30 days, or how much goodwill it was granted."""
 
     now: datetime
     card: Card | None
@@ -130,8 +130,8 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """`amount` of a unit into the wallet (out of it when negative), for one recycling or one redemption, where it is for
-    any."""
+    """`amount` of a unit into the wallet (out of it when negative), for one recycling or one redemption, where it is
+    for any."""
 
     kind: TransferKind
     platform: str
@@ -148,7 +148,8 @@ class Change:
 
     It must be recorded before `valid_until`. `refused` says that risk refused it, `held` that it waits for a verdict.
     `reviews` are those that begin or end with it. `outcome` is what the command tells of `recycling`. `bound_device` is
-    new on the card. `in_return`: what comes into the wallet for `transfer`. There is no card where only the wallet changes.
+    new on the card. `in_return`: what comes into the wallet for `transfer`. There is no card where only the wallet
+    changes.
     """
 
     now: datetime

@@ -1,8 +1,8 @@
 """Redeem, Exchange and goodwill: what an account may do with its wallet's value, and what it may be given beyond the
 rules. Pure.
 
-None of it is scored: what lies in a wallet was judged when it was recycled, and these requests name no device. The lists
-do have a say.
+None of it is scored: what lies in a wallet was judged when it was recycled, and these requests name no device. The
+lists do have a say.
 """
 
 from __future__ import annotations

@@ -70,7 +70,22 @@ from card_recycling.v1.review_service_pb2 import (
     Signal,
 )
 from card_recycling.v1.types_pb2 import Card, Decision, Recycling, RecyclingState, Wallet
-from card_recycling.v1.wallet_service_pb2 import GetWalletRequest, GetWalletResponse
+from card_recycling.v1.wallet_service_pb2 import (
+    ExchangeRate,
+    ExchangeRequest,
+    ExchangeResponse,
+    GetWalletRequest,
+    GetWalletResponse,
+    ListOffersRequest,
+    ListOffersResponse,
+    ListPostingsRequest,
+    ListPostingsResponse,
+    Offer,
+    Posting,
+    Redemption,
+    RedeemRequest,
+    RedeemResponse,
+)
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -208,6 +223,24 @@ class FakeService(
 
     async def GetWallet(self, request: GetWalletRequest, context: Any) -> GetWalletResponse:
         return await self._answer(request, context, GetWalletResponse(wallet=Wallet(account_id=request.account_id)))
+
+    async def ListPostings(self, request: ListPostingsRequest, context: Any) -> ListPostingsResponse:
+        start = int(request.page_token or 0)
+        end = start + request.page_size
+        page = ListPostingsResponse(postings=self._postings[start:end])
+        page.next_page_token = str(end) if end < len(self._postings) else ""
+        return await self._answer(request, context, page)
+
+    async def ListOffers(self, request: ListOffersRequest, context: Any) -> ListOffersResponse:
+        offer = Offer(platform=request.platform or "iqiyi", offer_id="jd-voucher-10", affordable=True)
+        return await self._answer(request, context, ListOffersResponse(offers=[offer], rates=[ExchangeRate(give=10)]))
+
+    async def Redeem(self, request: RedeemRequest, context: Any) -> RedeemResponse:
+        redemption = Redemption(request_id=request.request_id, offer_id=request.offer_id)
+        return await self._answer(request, context, RedeemResponse(redemption=redemption))
+
+    async def Exchange(self, request: ExchangeRequest, context: Any) -> ExchangeResponse:
+        return await self._answer(request, context, ExchangeResponse(amount_out=request.amount))
 
 
 def _review(review_id: str) -> Review:

@@ -164,6 +164,22 @@ class Servicer(wallet_service_pb2_grpc.WalletServiceServicer):
             raise self._failure
         return pb.GetWalletResponse()
 
+    async def ListPostings(self, request: pb.ListPostingsRequest, context: Context) -> pb.ListPostingsResponse:
+        """Not asked for."""
+        raise NotImplementedError
+
+    async def ListOffers(self, request: pb.ListOffersRequest, context: Context) -> pb.ListOffersResponse:
+        """Not asked for."""
+        raise NotImplementedError
+
+    async def Redeem(self, request: pb.RedeemRequest, context: Context) -> pb.RedeemResponse:
+        """Not asked for."""
+        raise NotImplementedError
+
+    async def Exchange(self, request: pb.ExchangeRequest, context: Context) -> pb.ExchangeResponse:
+        """Not asked for."""
+        raise NotImplementedError
+
 
 class RealClock:
     """A clock that nobody may move."""
