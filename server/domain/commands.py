@@ -307,8 +307,8 @@ class CloseWindow(OwnCommand):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpireCoupon(OwnCommand):
-    """Record that the coupon of `recycling_id`, or of `redemption_id`, was not used in time. `expired_since`: its expiry,
-    or its settlement, if that came after."""
+    """Record that the coupon of `recycling_id`, or of `redemption_id`, was not used in time. `expired_since`: its
+    expiry, or its settlement, if that came after."""
 
     method = "ExpireCoupon"
 

@@ -46,7 +46,11 @@ def receipt(
         "policy_revision": snapshot.revision_name,
         "policy_sha256": loaded.policy_sha256,
     }
-    rare: dict[str, Any] = {"policy_until": snapshot.policy_until, "bonus": snapshot.bonus, "charged_back": snapshot.charged_back}
+    rare: dict[str, Any] = {
+        "policy_until": snapshot.policy_until,
+        "bonus": snapshot.bonus,
+        "charged_back": snapshot.charged_back,
+    }
     rare |= {"redemption": snapshot.redemption, "used_30d": snapshot.used_30d}
     body |= {name: value for name, value in rare.items() if value}
     if command.reads_lists:

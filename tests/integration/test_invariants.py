@@ -341,19 +341,21 @@ SELECT account_id, issue_time, 'ISSUE', card_id::text, paid_minor FROM card WHER
 # Account a uses its coins: 100 for a coupon (90), 55 for points elsewhere; and is granted 20.
 HISTORY += """
 UPDATE policy_revision SET document = document || '{
-  "offers": [{"offer_id": "a-coupon", "partner": "shop", "title": "A coupon", "unit": "COIN", "price": 100, "account_max": 1,
+  "offers": [{"offer_id": "a-coupon", "partner": "shop", "title": "A coupon", "unit": "COIN", "price": 100,
+              "account_max": 1,
               "benefit": {"kind": "COUPON", "value_minor": 95, "basis_points": 1000, "valid_days": 90}}],
   "exchange": [{"unit": "COIN", "to_platform": "tencent", "to_unit": "GROWTH_POINT", "give": 1, "get": 10,
                 "spread_basis_points": 300, "amount_max": 60}],
   "goodwill": {"unit": "COIN", "amount_max": 20, "account_max": 30}}' WHERE platform = 'iqiyi';
 INSERT INTO command (account_id, request_id, method, input_hash, response, receipt, create_time)
 VALUES ('a', id(191), 'Redeem', sha256(''), '', '{"input": ["iqiyi", "a-coupon"]}', at(8)),
-       ('a', id(192), 'Exchange', sha256(''), '', '{"input": ["iqiyi", "COIN", "55", "tencent", "GROWTH_POINT", "0"]}', at(9)),
+       ('a', id(192), 'Exchange', sha256(''), '',
+        '{"input": ["iqiyi", "COIN", "55", "tencent", "GROWTH_POINT", "0"]}', at(9)),
        ('a', id(193), 'Compensate', sha256(''), '', '{}', at(10));
-INSERT INTO redemption (account_id, redemption_id, request_id, platform, policy_revision, offer_id, partner, title, unit,
-                        price, benefit, value_minor, basis_points, valid_days, expire_time, create_time)
-VALUES ('a', id(90), id(191), 'iqiyi', 1, 'a-coupon', 'shop', 'A coupon', 'COIN', 100, 'COUPON', 95, 1000, 90, at(129608),
-        at(8));
+INSERT INTO redemption (account_id, redemption_id, request_id, platform, policy_revision, offer_id, partner, title,
+                        unit, price, benefit, value_minor, basis_points, valid_days, expire_time, create_time)
+VALUES ('a', id(90), id(191), 'iqiyi', 1, 'a-coupon', 'shop', 'A coupon', 'COIN', 100, 'COUPON', 95, 1000, 90,
+        at(129608), at(8));
 INSERT INTO coupon (account_id, coupon_id, platform, basis_points, max_discount_minor, expire_time, create_time)
 VALUES ('a', id(90), 'iqiyi', 1000, 95, at(129608), at(8));
 INSERT INTO goodwill (account_id, request_id, recycling_id, platform, policy_revision, unit, amount, note, create_time)

@@ -40,6 +40,7 @@ from card_recycling.v1.recycling_service_pb2 import (
     CompensateResponse,
     GetRecyclingRequest,
     GetRecyclingResponse,
+    Goodwill,
     ListRecyclingsRequest,
     ListRecyclingsResponse,
     QuoteRecycleRequest,
@@ -82,9 +83,9 @@ from card_recycling.v1.wallet_service_pb2 import (
     ListPostingsResponse,
     Offer,
     Posting,
-    Redemption,
     RedeemRequest,
     RedeemResponse,
+    Redemption,
 )
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -113,9 +114,10 @@ class FakeService(
 ):
     """Remembers calls. Fails with each of `failures` in turn, then answers; refuses devices named "bad..."."""
 
-    def __init__(self, *failures: status_pb2.Status, cards: int = 0) -> None:
+    def __init__(self, *failures: status_pb2.Status, cards: int = 0, postings: int = 0) -> None:
         self.calls: list[Call] = []
         self._failures = list(failures)
+        self._postings = [Posting(posting_id=f"posting-{number}") for number in range(postings)]
         self._cards = [Card(card_id=f"card-{number}") for number in range(cards)]
 
     def methods(self) -> list[str]:
@@ -572,3 +574,12 @@ async def test_silent_stream_is_left() -> None:
         with pytest.raises(RecyclingError, match="nothing was heard"):
             async for _ in client.watch_events(request, silence_s=0.05, give_up_s=0.2):
                 pass
+
+
+async def test_the_support_key_goes_with_goodwill_only() -> None:
+    """No other call shows it."""
+    service = FakeService()
+    async with served(service) as address, RecyclingClient(address, support_key="k" * 32) as client:
+        await client.compensate(CompensateRequest(account_id="a", goodwill=Goodwill(amount=1)))
+        await client.compensate(CompensateRequest(account_id="a"))
+    assert [call.metadata.get("authorization") for call in service.calls] == [f"Bearer {'k' * 32}", None]
