@@ -63,7 +63,7 @@ async def held(world: World, account_id: str) -> dict[str, int]:
     return {f"{balance.platform} {balance.unit}": balance.amount for balance in wallet.balances}
 
 
-async def refusals(world: World, *commands: Command) -> list[Reason]:
+async def refusals(world: World, *commands: Command) -> list[Reason | None]:
     return [reason(await world.run(command)) for command in commands]
 
 
