@@ -1,4 +1,4 @@
-"""What wallets are used for, through real gRPC: from a recycled card to a partner's notice; and who may grant goodwill."""
+"""What wallets are used for, through real gRPC: from a recycled card to a partner's notice, and who may be generous."""
 
 from __future__ import annotations
 
