@@ -35,6 +35,8 @@ WINDOW = 180 * DAY
 HOLD = 7 * DAY
 COUPON_LIFE = 90 * DAY
 LEASE = timedelta(minutes=15)
+FACE_A_DAY = 2
+"""Cards of tencent, whose points are worth something, have so much of face value a day at least."""
 QUOTE_LIFE = timedelta(minutes=5)
 
 
@@ -233,6 +235,8 @@ class Account:
     def issue(self, item: IssueItem, now: datetime) -> Told:
         """A new card."""
         if item.activate_by_time is not None and item.activate_by_time <= now:
+            raise No("FIELD_INVALID")
+        if item.platform == "tencent" and item.face_value_minor < FACE_A_DAY * item.duration_days:
             raise No("FIELD_INVALID")
         card = Card(
             card_id=item.request_id,
