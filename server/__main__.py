@@ -54,6 +54,7 @@ from server.api.policy_service import PolicyServicer
 from server.api.recycling_service import RecyclingServicer
 from server.api.requests import CommandParser
 from server.api.review_service import ReviewServicer
+from server.api.roles import SupportRole
 from server.api.wallet_service import WalletServicer
 from server.config import Config, DatabaseConfig
 from server.domain.lottery import Lottery
@@ -81,6 +82,7 @@ from server.store.policy_document import PolicyInvalid, parse_policy, put_polici
 from server.store.prices import PostgresPrices
 from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, connect
+from server.store.wallets import PostgresWallets
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +174,10 @@ def assemble(
         options=SERVER_OPTIONS,
     )
     recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(
-        RecyclingServicer(engine, OutcomeRecorder(store), store, parser), server
+        RecyclingServicer(
+            engine, OutcomeRecorder(store), store, parser, SupportRole(config.support_key.get_secret_value())
+        ),
+        server,
     )
     card_service_pb2_grpc.add_CardServiceServicer_to_server(
         CardServicer(engine, issuer, store, parser, EventStreams(feed)), server
@@ -181,7 +186,9 @@ def assemble(
     review_service_pb2_grpc.add_ReviewServiceServicer_to_server(
         ReviewServicer(engine, PostgresReviews(store, claims_max=config.review_claims_max), parser, lists), server
     )
-    wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
+    wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(
+        WalletServicer(engine, store, PostgresWallets(store), parser), server
+    )
     reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
     insights_service_pb2_grpc.add_InsightsServiceServicer_to_server(InsightsServicer(reporter, parser), server)
     policies = PostgresPolicies(store)

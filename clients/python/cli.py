@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from clients.python import list_commands, policy_cli, review_cli
+from clients.python import list_commands, policy_cli, review_cli, wallet_commands
 from clients.python.card_terms import DEFAULT_TERMS, CardTerms
 from clients.python.client import RecyclingError
 from clients.python.options import Circumstances, Command, Connection, command_of, instant
@@ -33,6 +33,9 @@ RequestId = Annotated[str, typer.Option(help="UUID of the request, to repeat it 
 ValidateOnly = Annotated[bool, typer.Option("--validate-only", help="Do everything but the transfer.")]
 PayoutId = Annotated[str, typer.Option("--payout", help="Where value finally goes: an account, a wallet.")]
 Wanted = Annotated[UnitName | None, typer.Option(help="The unit wanted, where the policy leaves a choice.")]
+
+
+wallet_commands.add_to(app)
 
 
 def main() -> None:

@@ -181,7 +181,8 @@ class RecyclingClient:
     is served; any other service answers FIELD_INVALID. It is an aware datetime, and may be changed between calls, or
     given for one.
 
-    Without `credentials` the channel is plaintext. `sleep` waits so many seconds (tests give another).
+    Without `credentials` the channel is plaintext. `support_key`: the server's key of customer care; sent with goodwill
+    only. `sleep` waits so many seconds (tests give another).
     """
 
     def __init__(
@@ -191,11 +192,13 @@ class RecyclingClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         backtest_time: datetime | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        support_key: str = "",
         retries: Retries = Retries(),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.timeout_s = timeout_s
         self.backtest_time = backtest_time
+        self._support_key = support_key
         self._retries = retries
         self._sleep = sleep
         interceptors = aio_client_interceptors(filter_=_is_traced)  # type: ignore[no-untyped-call]
@@ -256,9 +259,12 @@ class RecyclingClient:
     async def compensate(
         self, request: recycling_pb2.CompensateRequest, **options: Unpack[CallOptions]
     ) -> recycling_pb2.CompensateResponse:
-        """Settles the pending compensation of one recycling into the wallet, once."""
+        """Settles the pending compensation of one recycling into the wallet, once; or grants goodwill, which needs the
+        client's `support_key`."""
         _fill_request_ids(request)
-        return await self._call(self._recycling.Compensate, request, options)
+        bearer = (("authorization", f"Bearer {self._support_key}"),)
+        granting = request.HasField("goodwill") and self._support_key
+        return await self._call(self._recycling.Compensate, request, options, bearer if granting else ())
 
     async def get_recycling(
         self, request: recycling_pb2.GetRecyclingRequest, **options: Unpack[CallOptions]
@@ -439,6 +445,46 @@ class RecyclingClient:
         """An account's wallet as it stands now."""
         return await self._call(self._wallets.GetWallet, request, options)
 
+    async def list_offers(
+        self, request: wallet_pb2.ListOffersRequest, **options: Unpack[CallOptions]
+    ) -> wallet_pb2.ListOffersResponse:
+        """What the policies in force offer for their units, and their rates of exchange."""
+        return await self._call(self._wallets.ListOffers, request, options)
+
+    async def redeem(
+        self, request: wallet_pb2.RedeemRequest, **options: Unpack[CallOptions]
+    ) -> wallet_pb2.RedeemResponse:
+        """Takes an offer; its partner is told."""
+        _fill_request_ids(request)
+        return await self._call(self._wallets.Redeem, request, options)
+
+    async def exchange(
+        self, request: wallet_pb2.ExchangeRequest, **options: Unpack[CallOptions]
+    ) -> wallet_pb2.ExchangeResponse:
+        """Changes one unit into another, at the rate of the policy in force."""
+        _fill_request_ids(request)
+        return await self._call(self._wallets.Exchange, request, options)
+
+    async def list_postings(
+        self, request: wallet_pb2.ListPostingsRequest, **options: Unpack[CallOptions]
+    ) -> wallet_pb2.ListPostingsResponse:
+        """One page of an account's postings, newest first; `postings` gives them all."""
+        return await self._call(self._wallets.ListPostings, request, options)
+
+    async def postings(
+        self, wanted: wallet_pb2.ListPostingsRequest, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[wallet_pb2.Posting]:
+        """All postings that are wanted, newest first, fetched in pages; each page has the call's deadline."""
+        request = wallet_pb2.ListPostingsRequest(page_size=PAGE_SIZE)
+        request.MergeFrom(wanted)
+        while True:
+            page = await self.list_postings(request, **options)
+            for posting in page.postings:
+                yield posting
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
     # Lists
 
     async def put_list_entry(
@@ -528,12 +574,20 @@ class RecyclingClient:
         """How the fraud models fare, from a sample of the newest decisions. Takes seconds: give it the time."""
         return await self._call(self._insights.GetModelHealth, request, options)
 
-    async def _call(self, method: _Method[_Request, _Response], request: _Request, options: CallOptions) -> _Response:
+    async def _call(
+        self,
+        method: _Method[_Request, _Response],
+        request: _Request,
+        options: CallOptions,
+        more_metadata: tuple[tuple[str, str], ...] = (),
+    ) -> _Response:
         """One RPC with its retries, all within one deadline."""
         timeout_s = options.get("timeout_s", self.timeout_s)
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"a timeout must be a positive number of seconds, not {timeout_s}")
         metadata = _metadata(options.get("backtest_time", self.backtest_time))
+        for key, value in more_metadata:
+            metadata.add(key, value)
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_s
         for attempt in itertools.count(1):
@@ -589,7 +643,9 @@ def _fill_request_ids(
     | card_pb2.ActivateCardRequest
     | card_pb2.BindDeviceRequest
     | card_pb2.VoidCardRequest
-    | review_pb2.ResolveReviewRequest,
+    | review_pb2.ResolveReviewRequest
+    | wallet_pb2.RedeemRequest
+    | wallet_pb2.ExchangeRequest,
 ) -> None:
     for request in requests:
         request.request_id = request.request_id or str(uuid.uuid4())

@@ -53,9 +53,11 @@ class Connection:
         False
     )
 
-    def open(self) -> RecyclingClient:
+    def open(self, *, support_key: str = "") -> RecyclingClient:
         """A client of the service."""
-        return RecyclingClient(self.address, timeout_s=self.timeout_s, backtest_time=self.backtest_time)
+        return RecyclingClient(
+            self.address, timeout_s=self.timeout_s, backtest_time=self.backtest_time, support_key=support_key
+        )
 
     def show(self, *messages: "Message", **named: "Message | list[Message]") -> None:
         """Prints one message, or several under names."""

@@ -201,11 +201,11 @@ class _Run:
             return Skip.POLICY_UNKNOWN
         try:
             receipt = Receipt.parse(row.receipt)
-            command = recycle_of(receipt, row.request_id)
-            recorded = decided(command, snapshot_of(receipt, own), receipt.score)
+            command = recycle_of(row.account_id, receipt, row.request_id)
+            recorded = decided(command, snapshot_of(row.account_id, receipt, own), receipt.score)
         except (ValueError, IndexError):
             return Skip.RECEIPT_UNREADABLE
-        if not _as_recorded(recorded, row, receipt):
+        if receipt.card is None or not _as_recorded(recorded, row, receipt):
             return Skip.NOT_AS_RECORDED
         return Trial(
             account_id=row.account_id,
@@ -214,7 +214,7 @@ class _Run:
             segment=receipt.card.segment,
             tier=receipt.card.tier,
             recorded=recorded,
-            candidate=decided(command, snapshot_of(receipt, self._candidate), receipt.score),
+            candidate=decided(command, snapshot_of(row.account_id, receipt, self._candidate), receipt.score),
             complained=self._complained(row),
         )
 

@@ -17,6 +17,7 @@ from server.domain.commands import OWN_REQUEST_VERSION, Recycle
 from server.domain.lists import ListHit
 from server.domain.policy import Counter, Policy
 from server.domain.recycling import Balance, Coupon, RecycleReason, Recycling, Unit, Wallet
+from server.domain.redemption import Redemption
 from server.domain.review import Review
 from server.domain.snapshot import RiskFacts, Score, Snapshot
 
@@ -31,7 +32,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
     now: datetime
     method: str
-    card: Card
+    card: Card | None
     request_id: UUID | None = None
     input: tuple[str | None, ...] = ()
     recycling: Recycling | None = None
@@ -43,6 +44,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     policy_until: datetime | None = None
     bonus: int = 0
     charged_back: bool = False
+    redemption: Redemption | None = None
+    used_30d: int = 0
     without_device: bool = False
     list_hits: tuple[ListHit, ...] = ()
     lot: float | None = None
@@ -69,17 +72,19 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(Receipt)
 
 
-def snapshot_of(receipt: Receipt, policy: Policy | None) -> Snapshot:
+def snapshot_of(account_id: str, receipt: Receipt, policy: Policy | None) -> Snapshot:
     """What was read, with `policy`, of whatever tier, in the place of the one that governed."""
+    if policy is not None and receipt.card is not None:
+        policy = policy.for_tier(receipt.card.tier)
     revision = receipt.policy_revision.rpartition("@")[2]
     return Snapshot(
         now=receipt.now,
         card=receipt.card,
         recycling=receipt.recycling,
-        policy=None if policy is None else policy.for_tier(receipt.card.tier),
+        policy=policy,
         policy_revision=int(revision) if revision else None,
         wallet=Wallet(
-            account_id=receipt.card.account_id,
+            account_id=account_id,
             balances=receipt.balances,
             coupons=() if receipt.coupons is msgspec.UNSET else receipt.coupons,
         ),
@@ -93,15 +98,17 @@ def snapshot_of(receipt: Receipt, policy: Policy | None) -> Snapshot:
         charged_back=receipt.charged_back,
         policy_until=receipt.policy_until,
         bonus=receipt.bonus,
+        redemption=receipt.redemption,
+        used_30d=receipt.used_30d,
     )
 
 
-def recycle_of(receipt: Receipt, request_id: UUID) -> Recycle:
+def recycle_of(account_id: str, receipt: Receipt, request_id: UUID) -> Recycle:
     """The Recycle that was asked. Raises ReceiptInvalid, or IndexError where the input lacks parts."""
     asked = receipt.input
     return Recycle(
         request_id=request_id,
-        account_id=receipt.card.account_id,
+        account_id=account_id,
         card_id=given_id(asked[0]),
         reason=RecycleReason(given_text(asked[1])),
         unit=None if asked[2] is None else Unit(asked[2]),

@@ -34,11 +34,14 @@ from server.domain.commands import (
     CloseWindow,
     Command,
     Compensate,
+    Exchange,
     Expire,
     ExpireCoupon,
+    Grant,
     IssueItem,
     Lapse,
     Reactivate,
+    Redeem,
     Resolve,
     Void,
 )
@@ -46,6 +49,7 @@ from server.domain.decision import check, decide
 from server.domain.errors import Refusal
 from server.domain.policy import Policy
 from server.domain.quote import RedeemedQuotes
+from server.domain.recycling import Unit
 from server.domain.review import ReviewVerdict
 from server.domain.snapshot import Change
 from server.engine.issue import check_item, issued_card
@@ -65,6 +69,8 @@ ANSWERS: dict[str, type[Message]] = {
     "ExpireCard": card_service_pb2.GetCardResponse,
     "CloseWindow": card_service_pb2.GetCardResponse,
     "ExpireCoupon": wallet_service_pb2.GetWalletResponse,
+    "Redeem": wallet_service_pb2.RedeemResponse,
+    "Exchange": wallet_service_pb2.ExchangeResponse,
     "ResolveReview": review_service_pb2.ResolveReviewResponse,
     "LapseHold": review_service_pb2.ResolveReviewResponse,
     "IssueCards": types_pb2.Card,
@@ -133,8 +139,9 @@ def _identity(case: Case, receipt: Receipt) -> list[Field]:
     seal, right_seal = seal_of(case.receipt)
     fields = [
         Field(name="method", recorded=case.method, recomputed=receipt.method),
-        Field(name="account_id", recorded=case.account_id, recomputed=receipt.card.account_id),
     ]
+    if receipt.card is not None:
+        fields.append(Field(name="account_id", recorded=case.account_id, recomputed=receipt.card.account_id))
     if case.method == "IssueCards":
         fields.append(_moment(case, receipt.now))
     if receipt.request_id is not None:
@@ -162,7 +169,7 @@ def _recorded_answer(case: Case) -> Message:
 
 
 def _decided(case: Case, receipt: Receipt, recorded: Message) -> tuple[Change, bytes]:
-    command, snapshot = command_of(case, receipt), snapshot_of(receipt, _policy(case))
+    command, snapshot = command_of(case, receipt), snapshot_of(case.account_id, receipt, _policy(case))
     if command.input_hash().hex() != case.input_hash:
         raise CaseInvalid("what was asked, as its receipt tells it, has another hash than what was asked")
     quotes = RedeemedQuotes()
@@ -172,7 +179,8 @@ def _decided(case: Case, receipt: Receipt, recorded: Message) -> tuple[Change, b
         named = getattr(recorded, "recycling", None)
         recycling_id, review_id = UUID(named.recycling_id) if named and named.recycling_id else NOBODY, NOBODY
     else:
-        recycling_id = UUID(told.get("recycling", {}).get("recycling_id", NOBODY.hex))
+        new_id = told.get("redemption_id") or told.get("recycling", {}).get("recycling_id", NOBODY.hex)
+        recycling_id = UUID(new_id)
         review_id = UUID(next(iter(told.get("opened", ())), NOBODY.hex))
     change = decide(command, snapshot, receipt.score, recycling_id=recycling_id, review_id=review_id, signer=quotes)
     return change, MessageRenderer().answer(command, change)
@@ -184,6 +192,35 @@ def command_of(case: Case, receipt: Receipt) -> Command:
 
 
 _Input = tuple[str | None, ...]
+
+
+def _compensate(case: Case, receipt: Receipt, asked: _Input) -> Compensate | Grant:
+    """A settlement, or where more was asked a grant of goodwill."""
+    recycling_id = given_id(asked[1])
+    if len(asked) == 2:
+        return Compensate(request_id=case.request_id, account_id=case.account_id, recycling_id=recycling_id)
+    return Grant(
+        request_id=case.request_id,
+        account_id=case.account_id,
+        recycling_id=recycling_id,
+        unit=Unit(given_text(asked[2])),
+        amount=int(given_text(asked[3])),
+        note=given_text(asked[4]),
+    )
+
+
+def _exchange(case: Case, receipt: Receipt, asked: _Input) -> Exchange:
+    platform, unit, amount, to_platform, to_unit, min_amount = map(given_text, asked)
+    return Exchange(
+        request_id=case.request_id,
+        account_id=case.account_id,
+        platform=platform,
+        unit=Unit(unit),
+        amount=int(amount),
+        to_platform=to_platform,
+        to_unit=Unit(to_unit),
+        min_amount=int(min_amount),
+    )
 
 
 def _resolve(case: Case, receipt: Receipt, asked: _Input) -> Resolve:
@@ -204,13 +241,18 @@ def _recycling_id(receipt: Receipt) -> UUID | None:
 
 
 _COMMANDS: Mapping[str, Callable[[Case, Receipt, _Input], Command]] = {
-    "Recycle": lambda case, receipt, _: recycle_of(receipt, case.request_id),
+    "Recycle": lambda case, receipt, _: recycle_of(case.account_id, receipt, case.request_id),
     "Reactivate": lambda case, _, asked: Reactivate(
         request_id=case.request_id, account_id=case.account_id, recycling_id=given_id(asked[1])
     ),
-    "Compensate": lambda case, _, asked: Compensate(
-        request_id=case.request_id, account_id=case.account_id, recycling_id=given_id(asked[1])
+    "Compensate": _compensate,
+    "Redeem": lambda case, _, asked: Redeem(
+        request_id=case.request_id,
+        account_id=case.account_id,
+        platform=given_text(asked[0]),
+        offer_id=given_text(asked[1]),
     ),
+    "Exchange": _exchange,
     "ActivateCard": lambda case, _, asked: Activate(
         request_id=case.request_id, account_id=case.account_id, card_id=given_id(asked[0]), etag=given_text(asked[1])
     ),
@@ -228,10 +270,11 @@ _COMMANDS: Mapping[str, Callable[[Case, Receipt, _Input], Command]] = {
         request_id=case.request_id, account_id=case.account_id, card_id=given_id(asked[0])
     ),
     # It may have been settled after its expiry; only the record tells.
-    "ExpireCoupon": lambda case, _, asked: ExpireCoupon(
+    "ExpireCoupon": lambda case, receipt, asked: ExpireCoupon(
         request_id=case.request_id,
         account_id=case.account_id,
-        recycling_id=given_id(asked[1]),
+        recycling_id=None if receipt.redemption is not None else given_id(asked[1]),
+        redemption_id=None if receipt.redemption is None else given_id(asked[1]),
         expired_since=case.create_time,
     ),
     "VoidCard": lambda case, _, asked: Void(
@@ -267,6 +310,8 @@ def _parsed(document: str) -> Policy:
 
 def _issued(case: Case, receipt: Receipt) -> tuple[None, bytes]:
     card = receipt.card
+    if card is None:
+        raise CaseInvalid("its receipt lacks the card")
     asked = receipt.asked_segment if receipt.policy_sha256 is not msgspec.UNSET else card.segment
     item = IssueItem(
         request_id=case.request_id,

@@ -28,13 +28,8 @@ def parse_policy(document: str) -> Policy:
     """The policy of a JSON document. Raises PolicyInvalid saying what is wrong and where."""
     try:
         body = json.loads(document, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
-<<<<<<< HEAD
-        if (error := best_match(_validator().iter_errors(body))) is not None:
-            raise error
-=======
         if (wrong := best_match(_validator().iter_errors(body))) is not None:
             raise wrong
->>>>>>> backtest
         if body["risk"]["without_score"] == "REFUSE":  # its former name, in revisions that stand for ever
             body["risk"]["without_score"] = "REJECT"
         return msgspec.convert(body, Policy)
@@ -63,19 +58,11 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @cache
-<<<<<<< HEAD
 def _validator() -> Any:
     """Made once: to check the schema itself takes far longer than to check a document by it."""
     schema = json.loads(files("policies").joinpath("policy.schema.json").read_text("utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
-=======
-def _validator() -> jsonschema.Draft202012Validator:
-    """Made once: whether the schema itself is one takes longer to check than a document."""
-    return jsonschema.Draft202012Validator(
-        json.loads(files("policies").joinpath("policy.schema.json").read_text("utf-8"))
-    )
->>>>>>> backtest
 
 
 def _documents(folder: Path) -> list[tuple[str, str]]:

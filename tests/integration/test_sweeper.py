@@ -17,7 +17,8 @@ from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.api.messages import card_message, recycling_message, wallet_message
+from server.api.messages import card_message, recycling_message
+from server.api.wallet_messages import wallet_message
 from server.domain.card import VoidReason
 from server.domain.commands import Command, Expire, OwnCommand
 from server.domain.errors import Reason, Refusal

@@ -36,6 +36,8 @@ TAKES = {"netflix": {"EXPIRED"}, "iqiyi": {"ISSUED", "ACTIVE"}, "tencent": {"ISS
 UNITS = {"netflix": "COUPON", "iqiyi": "COIN", "tencent": "GROWTH_POINT"}
 POINT = "GROWTH_POINT"
 LEASE = timedelta(minutes=15)
+FACE_A_DAY = 2
+"""Cards of tencent, whose points are worth something, have so much of face value a day at least."""
 QUOTE_LIFE = timedelta(minutes=5)
 POINT_RATE = Fraction(10_000, POINT_SHARE_MAX)
 """What a point that was taken in place of coins counts in coins, at most."""
@@ -303,6 +305,8 @@ class Account:
         if item.activate_by_time is not None and item.activate_by_time <= now:
             raise No("FIELD_INVALID")
         self.segment = item.segment or self.segment
+        if item.platform == "tencent" and item.face_value_minor < FACE_A_DAY * item.duration_days:
+            raise No("FIELD_INVALID")
         card = Card(
             card_id=item.request_id,
             platform=item.platform,
