@@ -17,6 +17,7 @@ from clients.python.client import RecyclingClient
 from local.stack import Stack
 from local.story import HONEST_OWNERS, Person, Story, Tally
 from migrations.invariants import InvariantResult, check_invariants
+from server.replay.audit import Audit, audit
 
 FARM_REFUSED_MIN = 0.95
 HONEST_REFUSED_MAX = 0.02
@@ -40,7 +41,7 @@ async def _tell(stack: Stack, seed: int, console: Console) -> bool:
         console.print(await _wallets_table(client, story.people))
     invariants = await check_invariants(stack.database_url)
     console.print(_invariants_table(invariants))
-    promises = _promises(story.tally, invariants)
+    promises = _promises(story.tally, invariants, await audit(stack.database_url))
     table = Table(title="What the demo promises", title_justify="left")
     for heading in ("", "promise", "measured"):
         table.add_column(heading)
@@ -50,7 +51,7 @@ async def _tell(stack: Stack, seed: int, console: Console) -> bool:
     return all(kept for kept, _, _ in promises)
 
 
-def _promises(tally: Tally, invariants: Sequence[InvariantResult]) -> list[tuple[bool, str, str]]:
+def _promises(tally: Tally, invariants: Sequence[InvariantResult], replays: Audit) -> list[tuple[bool, str, str]]:
     honest = [
         recycling.state != types_pb2.RECYCLING_STATE_APPROVED
         for group, _, recycling in tally.decisions
@@ -94,6 +95,11 @@ def _promises(tally: Tally, invariants: Sequence[InvariantResult]) -> list[tuple
         ),
         (not tally.errors, "no call fails", _counted(tally.errors) or "none"),
         (not violated, f"all {len(invariants)} invariants hold", ", ".join(violated) or "all hold"),
+        (
+            replays.decisions > 0 and not replays.otherwise,
+            "each decision comes out of its receipt again as it was recorded",
+            f"{replays.decisions - len(replays.otherwise)} of {replays.decisions}",
+        ),
     ]
 
 

@@ -22,4 +22,4 @@ GRANT SELECT, INSERT ON price TO recycling_server;
 
 -- What happened lately is counted once a period. Events come in the order of their time, nearly.
 CREATE INDEX card_event_time ON card_event USING brin (event_time) WITH (autosummarize = on);
-CREATE INDEX card_waiting ON card (platform, tier) WHERE state = 'RECYCLED';
+CREATE INDEX card_waiting_by_tier ON card (platform, tier) WHERE state = 'RECYCLED';

@@ -164,8 +164,7 @@ class Account:
 
     def run(self, command: Command, score: Score | None = LOW) -> Change:
         """Checks, decides and keeps the change, and what time has done before. Raises Refusal as the service would."""
-        due = overdue(self.snapshot(command))
-        if due is not None and due != command:
+        while (due := overdue(self.snapshot(command))) is not None and due != command:
             self.run(due)
         snapshot = self.snapshot(command)
         check(command, snapshot, SIGNER)

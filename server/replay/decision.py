@@ -10,6 +10,7 @@ import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -293,7 +294,13 @@ def snapshot_of(case: Case, receipt: Receipt) -> Snapshot:
 
 
 def _policy(case: Case) -> Policy | None:
-    return None if case.policy is None else parse_policy(msgspec.json.encode(case.policy).decode())
+    return None if case.policy is None else _parsed(msgspec.json.encode(case.policy).decode())
+
+
+@lru_cache(maxsize=100)
+def _parsed(document: str) -> Policy:
+    """Many decisions go by few policies, and checking a document against its schema takes milliseconds."""
+    return parse_policy(document)
 
 
 # Issuing

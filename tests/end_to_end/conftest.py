@@ -23,6 +23,7 @@ from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
 from clients.python import RecyclingClient, RecyclingError, Retries
 from local.stack import PROJECT, Process, Settings, Stack, running
 from migrations.invariants import check_invariants
+from server.replay.audit import audit
 from server.store.policy_document import put_policies
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -163,13 +164,14 @@ def stack(open_folder: Path) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 async def service(stack: Stack) -> AsyncIterator[Service]:
-    """The service with a client; every invariant must hold when all is done."""
+    """The service with a client; every invariant must hold when all is done, and every decision replay."""
     async with RecyclingClient(stack.address, retries=ONCE, timeout_s=PATIENCE_S, backtest_time=START) as client:
         service = Service(stack=stack, client=client)
         yield service
         for other in service.clients:
             await other.close()
     assert not await service.broken()
+    assert not (await audit(stack.database_url)).otherwise
 
 
 @pytest.fixture(scope="module")

@@ -189,5 +189,7 @@ async def test_server_records_lapses_by_itself(service: Service, suspicious: tup
             )
         assert released == taken.hold_until.ToDatetime(tzinfo=service.now.tzinfo)
 
-    await eventually(recorded)
+    sweeping = {"SWEEP_EVERY_S": "0.05"}
+    with server_process(service.stack.server_url, service.stack.worker_address, environment=sweeping):
+        await eventually(recorded)
     assert (await service.client.get_card(request)).card == seen

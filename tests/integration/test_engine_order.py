@@ -154,10 +154,12 @@ async def state(world: World, account: str) -> Any:
         "receipt",
         "xact",
     }
-    features = {
-        row["request_id"]: row["receipt"].partition('"features":')[2] for row in rows["command"] if row["receipt"]
+    # What was read of the risk history, and what was made of it; the effects behind it name ids.
+    judged = {
+        row["request_id"]: row["receipt"].partition('"features":')[2].partition(',"effects":')[0]
+        for row in rows["command"]
     }
-    return features, {
+    return judged, {
         table: sorted(repr({key: value for key, value in row.items() if key not in hidden}) for row in found)
         for table, found in rows.items()
     }

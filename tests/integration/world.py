@@ -58,8 +58,8 @@ from server.engine.ports import (
 )
 from server.engine.queue import Outcome
 from server.engine.sweeper import sweep
-from server.replay.database import recorded_decisions
-from server.replay.decision import Replay, replay
+from server.replay.audit import audit
+from server.replay.decision import Replay
 from server.store.due import PostgresDue
 from server.store.policy_document import put_policies
 from server.store.reviews import PostgresReviews
@@ -334,10 +334,9 @@ class World:
         """The invariants that do not hold, with samples."""
         return {result.name: result.samples for result in await check_invariants(self.owner_url) if not result.holds}
 
-    async def replayed_otherwise(self) -> list[Replay]:
+    async def replayed_otherwise(self) -> tuple[Replay, ...]:
         """The recorded decisions that do not come out of their receipts as they were recorded."""
-        async with recorded_decisions(self.server_url) as decisions:
-            return [outcome async for case in decisions.cases() if not (outcome := replay(case)).same]
+        return (await audit(self.server_url)).otherwise
 
 
 async def put_documents(server_url: str, *bodies: dict[str, Any]) -> None:

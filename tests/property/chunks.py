@@ -45,7 +45,7 @@ def work(urls: tuple[str, str], chunks: Sequence[Chunk], results: Any) -> None:
             try:
                 _play_chunk(runner, world, player, chunk, results)
             except BaseException as error:
-                results.put(Finding(chunk, "".join(traceback.format_exception(error)[-1:])))
+                results.put(Finding(chunk, "".join(traceback.format_exception_only(error))))
                 break
         results.put(player.outcomes)
 

@@ -77,6 +77,7 @@ NONSENSE: dict[str, list[str]] = {
     "nats_url": ["x", "http://127.0.0.1:4222", "nats://", "nats://127.0.0.1:x", "nats://127.0.0.1:99999", "tls://a b"],
     "nats_credentials": ["", " ", "/nowhere/nats.creds", "."],
     "nats_stream": ["", " ", "a.b", "x" * 65],
+    "sweep_every_s": ["3601", *NUMBERS],
     "nats_subject": ["", " ", "a..b", ".a", "a.", "a.*", "a.>"],
     "drain_s": NUMBERS,
     "model_health_every_s": ["1e-300", "0.5", *NUMBERS],

@@ -926,7 +926,13 @@ def test_every_change_raises_the_cards_version(platform: str) -> None:
 )
 def test_recycle_must_be_recorded_before_the_card_expires(card: Card, bound: datetime | None) -> None:
     """A decision about a card that time will change holds until then; one about an expired card has no bound."""
-    assert Account(card).recycle().valid_until == bound
+    policies = {platform: replace(shipped(platform), pricing=None) for platform in PLATFORMS}
+    assert Account(card, policies=policies).recycle().valid_until == bound
+
+
+def test_recycle_must_be_recorded_before_the_price_changes() -> None:
+    """A bonus stands for its hour."""
+    assert Account(issued("iqiyi")).recycle().valid_until == NOW + timedelta(minutes=30)
 
 
 def test_reactivation_must_be_recorded_before_its_window_closes() -> None:

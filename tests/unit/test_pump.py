@@ -258,7 +258,7 @@ def payouts(policy: Policy) -> Iterator[tuple[int, Compensation]]:
                     policy.platform, tier=tier, segment=segment, paid_minor=price, face_value_minor=price,
                     duration_days=days,
                 )  # fmt: skip
-                paid = terms(card, own, NOW, unit).compensation
+                paid = terms(card, own, NOW, unit, bonus_basis_points=own.bonus_max_basis_points).compensation
                 if paid is not None:
                     yield price, paid
 

@@ -36,14 +36,14 @@ def test_a_premium_card_on_iqiyi_pays_a_fee_of_eight_percent() -> None:
 
 def test_a_premium_card_on_iqiyi_comes_back_for_210_days() -> None:
     """The window of PREMIUM closes a microsecond after its last moment, as the plain one does after 180 days."""
-    account = Account(active("iqiyi", unused=18 * DAY, tier="PREMIUM"))
-    account.recycle()
-    account.now = NOW + 210 * DAY
+    late, in_time = (Account(active("iqiyi", unused=18 * DAY, tier="PREMIUM")) for _ in range(2))
+    for account, moment in ((late, NOW + 210 * DAY), (in_time, NOW + 210 * DAY - MICROSECOND)):
+        account.recycle()
+        account.now = moment
+    in_time.reactivate()
+    assert in_time.recycling.state is RecyclingState.REVERSED
     with refused(Reason.REACTIVATION_WINDOW_CLOSED):
-        account.reactivate()
-    account.now -= MICROSECOND
-    account.reactivate()
-    assert account.recycling.state is RecyclingState.REVERSED
+        late.reactivate()
 
 
 def test_a_premium_card_on_tencent_earns_twelve_points_a_day() -> None:
