@@ -128,6 +128,7 @@ class Quote:
     card: Card
     version: int
     terms: tuple[int, int, int]
+    disposition: str
     until: datetime
 
 
@@ -170,6 +171,7 @@ class Account:
 
     def __init__(self, account_id: str) -> None:
         self.account_id = account_id
+        self.segment = ""
         self.cards: dict[UUID, Card] = {}
         self.recyclings: dict[UUID, Recycling] = {}
         self.reviews: list[Review] = []
@@ -242,6 +244,7 @@ class Account:
             days=item.duration_days,
             bound=item.activate_by_time,
         )
+        self.segment = item.segment or self.segment
         return Told({**_card(card, now, ""), "paid_minor": item.paid_minor, "tier": f"TIER_{item.tier}"}, card)
 
     def worth(self, now: datetime) -> Counter[str]:
@@ -332,6 +335,8 @@ class Account:
                 raise No("QUOTE_STALE")
             if now >= found[0].until or found[0].terms != terms:
                 raise No("QUOTE_STALE")
+            if found[0].disposition != _disposition(card, self.segment, now):
+                raise No("QUOTE_STALE")
         asked = self._risk(card, score, now)
         # An anomaly is never refused; it only waits for its payment.
         action = "APPROVE" if card.platform == "tencent" else asked
@@ -340,7 +345,7 @@ class Account:
             recycling_id=command.card_id or UUID(int=0),
             card=card,
             state={"APPROVE": "APPROVED", "HOLD": "IN_REVIEW", "REFUSE": "REJECTED"}[action],
-            disposition=_disposition(card, now),
+            disposition=_disposition(card, self.segment, now),
             fee=fee,
             amount=amount,
             cap=cap,
@@ -355,7 +360,9 @@ class Account:
         if command.quote and action != "REFUSE":
             ends = (now + QUOTE_LIFE, price_steps(card, now), card.bound if card.state_at(now) != "EXPIRED" else None)
             until = min(end for end in ends if end is not None)
-            return Told({**says, "quote_expire_time": until}, Quote("", card, card.version, terms, until))
+            return Told(
+                {**says, "quote_expire_time": until}, Quote("", card, card.version, terms, recycling.disposition, until)
+            )
         if command.dry_run:
             return Told(says)
         if action == "APPROVE":
@@ -531,12 +538,16 @@ def _kind(card: Card) -> str:
     return "points" if card.platform == "tencent" else "money"
 
 
-def _disposition(card: Card, now: datetime) -> str:
-    """The better Y on tencent, where a renewed card can only be cancelled."""
+def _disposition(card: Card, segment: str, now: datetime) -> str:
+    """The better Y on tencent, where a renewed card can only be cancelled: no model is there, and the segment says how
+    probable it is that its owner pays again, and how much of the damage he takes."""
     if card.platform != "tencent":
         return {"iqiyi": "VOUCHER", "netflix": "CANCEL"}[card.platform]
     base = card.paid * (card.unused_at(now) // US) // (card.days * DAY // US)
-    reset, cancel = Fraction(card.face * 6 * 321, 10_000) - 100, Fraction(base, 10) - 40
+    pays_again = {"MIDDLE": 612, "SENIOR": 123}.get(segment, 321)
+    felt = Fraction({"YOUNG": 894, "MIDDLE": 287, "SENIOR": 568}.get(segment, 1_000), 1_000)
+    reset = Fraction(card.face * 6 * pays_again, 10_000) - 60 - 40 * felt
+    cancel = Fraction(base, 10) - 20 - 20 * felt
     return "RESET_VALIDITY" if card.renewals == 0 and reset >= cancel else "CANCEL"
 
 
