@@ -602,7 +602,8 @@ VIOLATIONS = {
     ),
     "a disposition that was not allowed": (
         """UPDATE recycling SET decision = (decision::jsonb || '{"alternatives": [
-             {"disposition": "VOUCHER", "revenue": 100, "probability": 0.5, "cost": 10, "y": 40, "allowed": false}]}')::json
+             {"disposition": "VOUCHER", "revenue": 100, "probability": 0.5, "cost": 10, "y": 40, "allowed": false}
+           ]}')::json
            WHERE recycling_id = id(12)""",
         {"dispositions_are_best"},
     ),
