@@ -262,13 +262,15 @@ class OutcomeStore(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedRequest:
     """One decision on record: what was known of the request, its score (None: there was none), what challengers would
-    have said, and what became of it (1 abuse, 0 honest, None unknown)."""
+    have said, and what became of it (1 abuse, 0 honest, None unknown). `conversion_model_version`: of the model that
+    was heard about conversions, empty where none was."""
 
     time: datetime
     features: Features
     score: Score | None
     shadow: Sequence[Score]
     label: int | None
+    conversion_model_version: str = ""
 
 
 class JudgedStore(Protocol):

@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -20,6 +21,7 @@ from fraud_worker.conversion import ConversionModel
 from fraud_worker.registry import REGISTRY_NAME
 from fraud_worker.scorer import MODEL_FILE, ModelRefused
 from server.api.messages import MessageRenderer
+from server.domain.model_health import Window
 from server.engine.engine import Engine
 from server.scorer import GrpcFraudScorer
 from tests.fraud_models import rewrite, write_conversion_model, write_model
@@ -99,6 +101,9 @@ async def test_model_has_its_say_in_the_decision(new_world: MakeWorld, folders: 
         "SELECT receipt #>> '{score,conversions,model_version}' AS version FROM command WHERE method = 'Recycle'"
     )
     assert sorted(str(row["version"]) for row in receipts) == sorted([version] * 4 + ["None"])
+    now = await world.store.now()
+    seen = await world.store.judged(Window(from_time=now - timedelta(days=1), to_time=now + timedelta(days=1)), None, 9)
+    assert sorted(request.conversion_model_version for request in seen) == ["", *[version] * 4]
 
 
 async def test_quote_and_recycle_show_the_same_alternatives(new_world: MakeWorld, folders: tuple[Path, Path]) -> None:

@@ -332,9 +332,8 @@ TWO = pb.ScoreResponse(scores=[0.1, 0.2], model_version="m", medium_threshold=0.
 async def test_answers_about_conversions_reach_their_rows() -> None:
     """Questions go by columns; each row gets the answers to its own."""
     worker = Worker()
-    worker.answer = pb.ScoreResponse(
-        conversions={"model_version": "c1", "probabilities": [0.1, 0.9], "support": [5, 0]}
-    )
+    told = pb.Conversions(model_version="c1", probabilities=[0.1, 0.9], support=[5, 0])
+    worker.answer = pb.ScoreResponse(conversions=told)
     worker.answer.MergeFrom(TWO)
     async with running(worker, Clock()) as scorer:
         one, two = await scorer.score([UNKNOWN, UNKNOWN], QUESTIONS)
