@@ -43,8 +43,8 @@ class StackError(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How to run the service. `folder` keeps the database and the secret; `database_url` is another Postgres's owner;
-    `conversion` is the folder of a model of conversions; `challengers` are model folders whose scores decide nothing; `listen` and `worker_listen` are HOST:PORT, port 0 for
-    any. `environment` is added to both processes'."""
+    `conversion` is the folder of a model of conversions; `challengers` are model folders whose scores decide nothing;
+    `listen` and `worker_listen` are HOST:PORT, port 0 for any. `environment` is added to both processes'."""
 
     folder: Path
     backtest: bool = False

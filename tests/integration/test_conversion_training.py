@@ -34,7 +34,7 @@ def world(seed: int, accounts: int) -> Iterator[SimulatedEvent]:
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The log that trains."""
     path = tmp_path_factory.mktemp("logs") / "conversions.parquet"
-    write_log(path, world(21, 16_000))
+    write_log(path, world(21, 14_000))
     return path
 
 
@@ -50,7 +50,7 @@ def folder(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def later(tmp_path_factory: pytest.TempPathFactory) -> tuple[JudgedRows, np.ndarray]:
     """Recycles of a world that trained nothing, and how probable each conversion truly was."""
     path = tmp_path_factory.mktemp("logs") / "later.parquet"
-    events = list(world(22, 5_000))
+    events = list(world(22, 3_000))
     write_log(path, events)
     rows = converted_rows([path], mature=MATURE)
     truth = [
@@ -87,34 +87,38 @@ def test_probabilities_are_the_truth_of_an_unseen_world(folder: Path, later: tup
 
 def test_support_counts_what_trained(folder: Path, log: Path) -> None:
     """Every cell, as the log has it; of combinations that no platform offers there is none."""
-    rows = converted_rows([log], mature=MATURE)
+    frame = pl.read_parquet(log)
+    old = frame.filter(
+        pl.col("event_time") <= frame["event_time"].max() - pl.lit(MATURE), pl.col("converted").is_not_null()
+    )
     model = ConversionModel.load(folder)
-    young_reset = rows.events.filter(segment="YOUNG", disposition="RESET_VALIDITY").height
+    young_reset = old.filter(segment="YOUNG", disposition="RESET_VALIDITY").height
     assert model.manifest.support["YOUNG/RESET_VALIDITY"] == young_reset > 100
-    assert sum(model.manifest.support.values()) == len(rows)
+    assert sum(model.manifest.support.values()) == old.height
     assert model.support(np.array([2, 0, 4]), np.array([1, 1, 1])).tolist() == [young_reset, 0, 0]
 
 
-def test_same_log_trains_the_same_model(folder: Path, log: Path, tmp_path: Path) -> None:
+def test_same_log_trains_the_same_model(tmp_path: Path) -> None:
     """Training twice gives the same bytes and the same version; the folder is whole."""
-    again = train([log], tmp_path / "again", mature=MATURE)
-    assert (tmp_path / "again" / MODEL_FILE).read_bytes() == (folder / MODEL_FILE).read_bytes()
-    assert again.version == ConversionModel.load(folder).version
-    assert {path.name for path in folder.iterdir()} == {MODEL_FILE, MANIFEST_FILE, CARD_FILE, RELIABILITY_FILE}
-    assert f"]({RELIABILITY_FILE})" in (folder / CARD_FILE).read_text()
+    write_log(tmp_path / "small.parquet", world(23, 3_000))
+    one, other = (train([tmp_path / "small.parquet"], tmp_path / name, mature=MATURE) for name in ("one", "other"))
+    assert (tmp_path / "one" / MODEL_FILE).read_bytes() == (tmp_path / "other" / MODEL_FILE).read_bytes()
+    assert one.version == other.version == ConversionModel.load(tmp_path / "one").version
+    files = {path.name for path in (tmp_path / "one").iterdir()}
+    assert files == {MODEL_FILE, MANIFEST_FILE, CARD_FILE, RELIABILITY_FILE}
+    assert f"]({RELIABILITY_FILE})" in (tmp_path / "one" / CARD_FILE).read_text()
 
 
-def test_young_recycles_and_late_conversions_do_not_count(log: Path, tmp_path: Path) -> None:
+def test_young_recycles_and_late_conversions_do_not_count(tmp_path: Path) -> None:
     """Of recycles that are not old enough the converted would be known first; who came later counts as who did not."""
-    frame = pl.read_parquet(log)
-    end = frame["event_time"].max()
+    path = tmp_path / "short.parquet"
+    write_log(path, simulate(seed=24, accounts=300, days=60))
+    end = pl.read_parquet(path)["event_time"].max()
     assert isinstance(end, datetime)
-    for days in (20, 60):
-        rows = converted_rows([log], mature=timedelta(days=days))
-        assert (rows.events["event_time"] <= end - timedelta(days=days)).all()
-        in_time = rows.events["converted_time"] <= rows.events["event_time"] + timedelta(days=days)
-        assert rows.labels.sum() == in_time.fill_null(value=False).sum()
-    few = tmp_path / "few.parquet"
-    frame.head(3_000).write_parquet(few)
+    rows = converted_rows([path], mature=timedelta(days=20))
+    assert (rows.events["event_time"] <= end - timedelta(days=20)).all()
+    in_time = rows.events["converted_time"] <= rows.events["event_time"] + timedelta(days=20)
+    assert 0 < in_time.sum() < rows.events["converted"].sum()
+    assert rows.labels.sum() == in_time.sum()
     with pytest.raises(TrainingError, match="old enough"):
-        train([few], tmp_path / "none", mature=timedelta(0))
+        train([path], tmp_path / "none", mature=timedelta(days=55))
