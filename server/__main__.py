@@ -1,7 +1,8 @@
 """The composition root: wires config, telemetry, store, scorer, engine and services; serves; drains. Only wires.
 
 python -m server                         serve until SIGTERM or SIGINT
-python -m server put-policies FOLDER     make the folder's policies the newest revisions
+python -m server put-policies FOLDER     make the folder's policies the newest revisions, in force at once
+python -m server put-policies --if-missing FOLDER   only of platforms that have none
 """
 
 from __future__ import annotations
@@ -309,6 +310,8 @@ def main() -> int:
             return _main_serve()
         case ["put-policies", folder]:
             return _main_put_policies(Path(folder))
+        case ["put-policies", "--if-missing", folder]:
+            return _main_put_policies(Path(folder), if_missing=True)
     print(__doc__, file=sys.stderr)
     return 2
 
@@ -326,12 +329,12 @@ def _main_serve() -> int:
     return 0
 
 
-def _main_put_policies(folder: Path) -> int:
+def _main_put_policies(folder: Path, *, if_missing: bool = False) -> int:
     config = _settings(DatabaseConfig)
     if config is None:
         return 2
     try:
-        revisions = asyncio.run(put_policies(config.database_url.get_secret_value(), folder))
+        revisions = asyncio.run(put_policies(config.database_url.get_secret_value(), folder, if_missing=if_missing))
     except (PolicyInvalid, asyncpg.PostgresError, OSError) as error:
         print(f"the policies were not put: {error}", file=sys.stderr)
         return 1

@@ -21,7 +21,7 @@ from server.domain.errors import Reason, Refusal
 from server.domain.outcome import OutcomeKind
 from server.domain.policy import Policy
 from server.domain.quote import QuoteSigner
-from server.domain.recycling import Compensation, RecycleReason, Recycling, Wallet
+from server.domain.recycling import Compensation, RecycleReason, Recycling, RecyclingState, Wallet
 from server.domain.review import Review, ReviewState, ReviewVerdict
 from server.domain.snapshot import Change, RiskFacts, Score, Snapshot
 from server.store.policy_document import parse_policy
@@ -159,7 +159,16 @@ class Account:
             wallet=self.wallet,
             facts=self.facts,
             reviews=reviews,
+            refused_before=isinstance(command, Recycle) and command.automatic and self._has_refused(card),
             charged_back=recycling is not None and recycling.recycling_id in self.charged_back,
+        )
+
+    def _has_refused(self, card: Card | None) -> bool:
+        return any(
+            card is not None
+            and (each.card_id, each.generation) == (card.card_id, card.generation)
+            and each.at(self.now).state is RecyclingState.REJECTED
+            for each in self.recyclings.values()
         )
 
     def run(self, command: Command, score: Score | None = LOW) -> Change:

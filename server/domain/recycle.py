@@ -69,6 +69,9 @@ def decide_recycle(
         may_refuse=not command.automatic and command.reason not in policy.risk.never_refused_reasons,
         explorable_minor=card.paid_minor,
     )
+    if snapshot.refused_before:
+        # Risk refuses nothing that the service does by itself; what it has refused before a person looks at.
+        verdict = replace(verdict, settlement_held=True, reason_codes=(*verdict.reason_codes, "REFUSED_BEFORE"))
     refused, held = verdict.action is Action.REFUSE, verdict.action is Action.HOLD
     conversions = _conversions(command, score)
     alternatives = weigh(card, policy, price, conversions)

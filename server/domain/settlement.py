@@ -34,12 +34,19 @@ def decide_compensate(snapshot: Snapshot) -> Change:
     recycling = snapshot.known_recycling()
     assert recycling.recycling_id is not None
     paid, transfer = settled(recycling, recycling.recycling_id)
+    coupon = transfer.coupon
+    # What has expired meanwhile is paid and gone: no wallet counts it.
+    lost = coupon is not None and coupon.expire_time <= snapshot.now
     return Change(
         now=snapshot.now,
         card=snapshot.known_card(),
         recycling=replace(paid, version=recycling.version + 1),
         recycling_changed=True,
-        wallet=snapshot.wallet.after(transfer.platform, transfer.unit, transfer.amount, transfer.coupon),
+        wallet=(
+            snapshot.wallet
+            if lost
+            else snapshot.wallet.after(transfer.platform, transfer.unit, transfer.amount, coupon)
+        ),
         transfer=transfer,
     )
 

@@ -90,7 +90,8 @@ class Snapshot:
     """All that a decision may read, as of `now`. `policy` is the recycling's own where the command names one,
     else the one in force; it has the terms of the card's tier. `recycling` is the one named, or the live one of the
     card, or the one it is held for. `reviews`: the card's open ones, and the one named. `charged_back`: whether a
-    chargeback of `recycling` was told already; looked up only where the card is VOID. `policy_until`: when another
+    chargeback of `recycling` was told already; looked up only where the card is VOID. `refused_before`: whether risk or
+    a reviewer has refused to take the card in its generation; looked up only for what the service does by itself. `policy_until`: when another
     revision takes over from the one in force; None when none is planned. `bonus`: what dynamic pricing adds now, in
     millionths of a basis point. `redemption`: the one named. `used_30d`: how often the account has taken the offer
     named in 30 days, or how much goodwill it was granted."""
@@ -104,6 +105,7 @@ class Snapshot:
     facts: RiskFacts = RiskFacts()
     reviews: tuple[Review, ...] = ()
     charged_back: bool = False
+    refused_before: bool = False
     policy_until: datetime | None = None
     bonus: int = 0
     redemption: Redemption | None = None

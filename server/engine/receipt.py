@@ -50,6 +50,7 @@ def receipt(
         "policy_until": snapshot.policy_until,
         "bonus": snapshot.bonus,
         "charged_back": snapshot.charged_back,
+        "refused_before": snapshot.refused_before,
     }
     rare |= {"redemption": snapshot.redemption, "used_30d": snapshot.used_30d}
     body |= {name: value for name, value in rare.items() if value}

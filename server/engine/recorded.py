@@ -44,6 +44,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     policy_until: datetime | None = None
     bonus: int = 0
     charged_back: bool = False
+    refused_before: bool = False
     redemption: Redemption | None = None
     used_30d: int = 0
     without_device: bool = False
@@ -96,6 +97,7 @@ def snapshot_of(account_id: str, receipt: Receipt, policy: Policy | None) -> Sna
         ),
         reviews=receipt.reviews,
         charged_back=receipt.charged_back,
+        refused_before=receipt.refused_before,
         policy_until=receipt.policy_until,
         bonus=receipt.bonus,
         redemption=receipt.redemption,

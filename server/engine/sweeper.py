@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from opentelemetry import trace
 
+from server.domain.commands import Command
 from server.domain.errors import Refusal
 from server.engine import meter
 from server.engine.engine import Engine
 from server.engine.ports import DueKind, DueWork, StoreUnavailable
+from server.engine.queue import Outcome
 
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -28,33 +30,49 @@ BATCH_MAX = 200
 
 async def sweep(due_work: DueWork, engine: Engine) -> Mapping[DueKind, int]:
     """Looks once for each kind, and records what is found through the engine, as a command that met it would; returns
-    how many were found.
+    how many were recorded.
 
     What a verdict, a caller or another server was quicker to do is refused, and that is no matter.
     """
-    found = {}
+    recorded = {}
     for kind in DueKind:
         commands = await due_work.due(kind, BATCH_MAX)
-        found[kind] = len(commands)
+        recorded[kind] = 0
         if not commands:
             continue
         with tracer.start_as_current_span(
             "sweep", attributes={"sweep.kind": kind, "sweep.found": len(commands)}
         ) as span:
-            outcomes = await engine.submit(commands)
+            outcomes = await _submit(engine, commands)
             refused = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
             span.set_attribute("sweep.refused", len(refused))
-        meter.count_swept(kind, len(outcomes) - len(refused), [refusal.reason for refusal in refused])
-    return found
+        recorded[kind] = len(outcomes) - len(refused)
+        meter.count_swept(kind, recorded[kind], [refusal.reason for refusal in refused])
+    return recorded
+
+
+async def _submit(engine: Engine, commands: Sequence[Command]) -> Sequence[Outcome]:
+    """What became of each. Where there is no room for all, each goes for itself: one account with a long queue of its
+    own keeps no other from being swept."""
+    try:
+        return await engine.submit(commands)
+    except Refusal:
+        outcomes: list[Outcome] = []
+        for command in commands:
+            try:
+                outcomes += await engine.submit([command])
+            except Refusal as refusal:
+                outcomes.append(refusal)
+        return outcomes
 
 
 async def keep_sweeping(due_work: DueWork, engine: Engine, every_s: float) -> None:
-    """Does so until cancelled: again at once while there is more of anything, else after `every_s`."""
+    """Does so until cancelled: again at once while whole batches of something are recorded, else after `every_s`."""
     while True:
         more = False
         try:
-            found = await sweep(due_work, engine)
-            more = max(found.values()) == BATCH_MAX
+            recorded = await sweep(due_work, engine)
+            more = max(recorded.values()) == BATCH_MAX
             meter.tell_sweep_lags(await due_work.lags())
         except (StoreUnavailable, Refusal) as error:  # the database is away, or the queue is full
             log.info("what time has done is recorded later: %s", error)

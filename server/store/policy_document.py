@@ -79,15 +79,19 @@ def _documents(folder: Path) -> list[tuple[str, str]]:
     return documents
 
 
-async def put_policies(url: str, folder: Path) -> dict[str, int]:
+async def put_policies(url: str, folder: Path, *, if_missing: bool = False) -> dict[str, int]:
     """Makes every *.json policy of `folder` its platform's newest revision, in force at once, unless it is already (a
     draft is activated; one that was superseded stays so); returns the revision of each platform. Raises PolicyInvalid
-    before anything is written, also when they, with what else governs or is planned to, would be a money pump."""
+    before anything is written, also when they, with what else governs or is planned to, would be a money pump.
+    `if_missing`: only of platforms that have no revision yet, so that nothing that was activated since is undone."""
     documents = _documents(folder)
     connection = await asyncpg.connect(url, server_settings={"role": "recycling_server"})
     try:
         async with connection.transaction():
             await connection.execute(statement("policy_set_claim").text)
+            if if_missing:
+                known = {row["platform"] for row in await connection.fetch(statement("policies_live").text)}
+                documents = [(platform, document) for platform, document in documents if platform not in known]
             await _refuse_pumps(connection, documents)
             return {
                 platform: await connection.fetchval(statement("policy_put").text, platform, document, _sha256(document))

@@ -390,6 +390,7 @@ class PostgresStore:
             facts=rows.risk_facts(command, row["list_hits"], features) if command.reads_lists else RiskFacts(),
             reviews=rows.reviews(row["reviews"]),
             charged_back=bool(row["charged_back"]),  # null without a card
+            refused_before=bool(row["refused_before"]),
             policy_until=row["policy_until"],
             bonus=row["bonus"] or 0,
             redemption=rows.redemption(row["redemption"]) if row["redemption"] is not None else None,

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from server.domain.errors import Reason, Refusal
 from server.domain.revision import ACTIVATION_LEAD, Activation, PolicyRevision, PolicyState
 from server.engine.policies import PolicyKeeper
 from server.store.policies import PostgresPolicies
-from server.store.policy_document import PolicyInvalid, read_document
+from server.store.policy_document import PolicyInvalid, put_policies, read_document
 from tests.builders import document
 from tests.conftest import FreshDatabase
 from tests.integration.world import (
@@ -332,3 +333,17 @@ async def test_cards_below_the_least_price_are_not_issued(world: World) -> None:
         [item("iqiyi", new_account(), face_value_minor=299, paid_minor=100, duration_days=30)]
     )
     assert reason(outcome) is Reason.FIELD_INVALID
+
+
+async def test_what_was_activated_is_not_undone_by_setting_up_again(
+    world: World, keeper: PolicyKeeper, policies: PostgresPolicies, tmp_path: Path
+) -> None:
+    """Each deployment may put the shipped files where there are none, and only there."""
+    await keeper.activate(activation(await create(keeper, iqiyi(fee_basis_points=2_000))))
+    await world.move(timedelta(minutes=1))
+    for body in (document("iqiyi"), document("iqiyi") | {"platform": "fourth"}):
+        (tmp_path / f"{body['platform']}.json").write_text(json.dumps(body), "utf-8")
+    assert await put_policies(world.server_url, tmp_path, if_missing=True) == {"fourth": 1}
+    in_force = await policies.in_force("iqiyi")
+    assert in_force is not None and in_force.revision == 2
+    assert await put_policies(world.server_url, tmp_path, if_missing=True) == {}

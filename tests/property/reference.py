@@ -442,6 +442,8 @@ class Account:
         may_refuse = card.platform != "tencent" and not command.automatic
         asked, waits = self._risk(rules, score, now, command.without_device, may_refuse=may_refuse)
         action = asked if may_refuse else "APPROVE"
+        refused = any(each.card is card and each.state == "REJECTED" for each in self.recyclings.values())
+        waits = waits or (command.automatic and refused)
         recycling = Recycling(
             recycling_id=command.card_id or UUID(int=0),
             card=card,

@@ -253,3 +253,26 @@ def test_own_ids_are_of_a_version_of_their_own() -> None:
     one, two = own_request_id("ExpireCard", "card", 1), own_request_id("ExpireCard", "card", 2)
     assert one == own_request_id("ExpireCard", "card", 1) != two
     assert {one.version, two.version} == {OWN_REQUEST_VERSION}
+
+
+@pytest.mark.parametrize("score", [HIGH, MEDIUM])
+def test_what_risk_has_refused_before_is_not_paid_by_itself(score: Score) -> None:
+    """A caller who was refused, or whose hold ended without a grant, gets nothing by waiting for the service."""
+    account = expired_for(31)
+    account.recycle(score)
+    account.now += 8 * DAY
+    change = account.run(Recycle.of_itself(account.card))
+    assert change.recycling is not None
+    assert change.recycling.state is RecyclingState.APPROVED and change.recycling.settlement_held
+    assert "REFUSED_BEFORE" in change.recycling.decision.reason_codes
+    with refused(Reason.SETTLEMENT_NOT_DUE):
+        account.compensate()
+
+
+def test_a_coupon_that_was_paid_too_late_is_in_no_wallet() -> None:
+    """Its settlement is recorded, and it had expired by then."""
+    account = expired_for(31)
+    account.recycle()
+    account.now += 90 * DAY
+    change = account.compensate()
+    assert change.wallet is not None and not change.wallet.coupons and not change.wallet.balances

@@ -1015,6 +1015,7 @@ class Decision(message.Message):
         DENY_LISTED_ACCOUNT, WATCH_LISTED_DEVICE, ALLOW_LISTED_PAYOUT, ...; RISK_MEDIUM or RISK_HIGH, then at most three
         features that spoke most for abuse, the strongest first, e.g. DEVICE_ACCOUNTS_24H, where the worker could tell them
         in time; VELOCITY_ and a counter, e.g. VELOCITY_DEVICE_ACCOUNTS_24H; SCORE_UNAVAILABLE; WITHOUT_DEVICE; EXPLORED;
+        REFUSED_BEFORE (the service recycles by itself what was refused to a caller; settlement waits for a review);
         REVIEW_DENIED, REVIEW_EXPIRED, CARD_VOIDED.
         """
 

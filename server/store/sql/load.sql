@@ -62,6 +62,11 @@ found AS MATERIALIZED (
          c.state = 'VOID' AND EXISTS (
            SELECT FROM outcome AS o
            WHERE o.account_id = r.account_id AND o.recycling_id = r.recycling_id AND o.kind = 'CHARGEBACK') AS charged_back,
+         -- What the service recycles by itself, it does in spite of risk and reviewers, who may have refused it before.
+         substr(i.request_id::text, 15, 1) = '8' AND i.reason IS NOT NULL AND EXISTS (
+           SELECT FROM recycling AS o
+           WHERE o.account_id = c.account_id AND o.card_id = c.card_id AND o.generation = c.generation
+             AND o.state = 'REJECTED') AS refused_before,
          -- Hardly ever is there one, and the card and the recycling tell.
          CASE WHEN i.review_id IS NOT NULL OR c.held_since IS NOT NULL OR r.settlement_held THEN (
            SELECT json_agg(v) FROM review AS v
@@ -107,7 +112,8 @@ judged AS (
 )
 SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
        found.c AS card, found.r AS recycling, found.policy_revision, found.policy_until, found.bonus, found.balances,
-       found.coupons, found.list_hits, found.reviews, found.charged_back, found.redemption, found.used_30d, feature.*
+       found.coupons, found.list_hits, found.reviews, found.charged_back,
+       found.refused_before, found.redemption, found.used_30d, feature.*
 FROM found
 LEFT JOIN (
   SELECT judged.positions[f.feature_position] AS position, f.*
