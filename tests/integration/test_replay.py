@@ -37,6 +37,7 @@ from tests.integration.world import (
 METHODS = {
     "IssueCards",
     "ActivateCard",
+    "ExpireCard",
     "Recycle",
     "Reactivate",
     "Compensate",
@@ -67,7 +68,7 @@ def differing(outcome: Replay) -> set[str]:
 async def live_all_lives(world: World) -> None:
     """Every kind of decision, each once at least: on three platforms, held and refused, settled and taken back."""
     emulator, vpn = circumstances("device-1", emulator=True), circumstances("device-1", vpn=True)
-    card = await world.issue(segment="YOUNG", external_serial="A-1", tier="PREMIUM", face_value_minor=3500)
+    card = await world.issue(segment="SENIOR", external_serial="A-1", tier="PREMIUM", face_value_minor=3500)
     await world.move(timedelta(days=3, microseconds=7))
     token = recycling_service_pb2.QuoteRecycleResponse.FromString(await world.answer(quote(card))).quote_token
     settled = parsed(await world.answer(recycle(card, quote_token=token)))
