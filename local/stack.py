@@ -32,7 +32,7 @@ DATABASE = "recycling"
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 40
 
-_SECRETS = ("DATABASE_URL", "SECRET_KEY")
+_SECRETS = ("DATABASE_URL", "SECRET_KEY", "SUPPORT_KEY")
 """What a process gets only when it is given it, never from our own environment."""
 
 
@@ -142,6 +142,7 @@ class Stack:
         self._secrets = {
             "SECRET_KEY": os.environ.get("SECRET_KEY") or _secret(settings.folder),
             "DATABASE_URL": server_url,
+            "SUPPORT_KEY": os.environ.get("SUPPORT_KEY", ""),
         }
         with contextlib.ExitStack() as started:
             self.worker = self.start_worker(settings.worker_listen)

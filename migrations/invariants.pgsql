@@ -29,7 +29,7 @@ FULL JOIN (
 WHERE coalesce(b.amount, 0) <> coalesce(p.amount, 0);
 
 -- name: coupons_match_settlements (1)
--- Each settled coupon lies in the wallet with the terms of its recycling, and no other coupon does.
+-- Each settled or redeemed coupon lies in the wallet with the terms of what gave it, and no other coupon does.
 SELECT account_id, recycling_id, s.recycling_id IS NOT NULL AS settled, c.recycling_id IS NOT NULL AS held
 FROM (SELECT *, coupon_id AS recycling_id FROM coupon) AS c
 FULL JOIN (
@@ -37,6 +37,9 @@ FULL JOIN (
   FROM posting AS p
   LEFT JOIN recycling AS r USING (account_id, recycling_id)
   WHERE p.unit = 'COUPON' AND p.ledger = 'WALLET' AND p.kind = 'SETTLEMENT'
+  UNION ALL
+  SELECT account_id, redemption_id, platform, basis_points, value_minor, expire_time
+  FROM redemption WHERE benefit = 'COUPON'
 ) AS s USING (account_id, recycling_id)
 WHERE (c.platform, c.basis_points, c.max_discount_minor, c.expire_time)
       IS DISTINCT FROM (s.platform, s.basis_points, s.max_discount_minor, s.coupon_expire_time);
@@ -47,10 +50,10 @@ SELECT account_id, coupon_id, c.expire_time, c.create_time, p.create_time AS pos
        o.coupon_id IS NOT NULL AS open
 FROM coupon AS c
 FULL JOIN (
-  SELECT account_id, recycling_id AS coupon_id, min(create_time) AS create_time,
+  SELECT account_id, coalesce(recycling_id, redemption_id) AS coupon_id, min(create_time) AS create_time,
          array_agg(amount ORDER BY ledger) AS legs, min(unit) AS unit
   FROM posting WHERE kind = 'EXPIRY'
-  GROUP BY account_id, recycling_id
+  GROUP BY account_id, coalesce(recycling_id, redemption_id)
 ) AS p USING (account_id, coupon_id)
 FULL JOIN coupon_open AS o USING (account_id, coupon_id)
 WHERE c.platform IS NULL OR (p.legs IS NULL) <> (o.platform IS NOT NULL)
@@ -78,14 +81,18 @@ FROM (VALUES
   ('command', 'account_id, request_id', NULL),
   ('coupon', 'account_id, coupon_id', NULL),
   ('coupon_open', 'account_id, coupon_id', NULL),
+  ('goodwill', 'account_id, request_id', NULL),
   ('list_entry', 'subject_kind, subject, list, version', NULL),
   ('policy_activation', 'platform, activation', NULL),
   ('policy_revision', 'platform, revision', NULL),
   ('posting', 'account_id, request_id, ledger, platform, unit', NULL),
   ('posting', 'account_id, recycling_id, kind, ledger', NULL),
+  ('posting', 'account_id, redemption_id, ledger', '(kind = ''EXPIRY''::text)'),
   ('price', 'platform, tier, from_time', NULL),
   ('recycling', 'account_id, recycling_id', NULL),
   ('recycling', 'account_id, card_id, generation', '(state = ANY (ARRAY[''APPROVED''::text, ''IN_REVIEW''::text]))'),
+  ('redemption', 'account_id, redemption_id', NULL),
+  ('redemption', 'account_id, request_id', NULL),
   ('review', 'account_id, review_id', NULL),
   ('review', 'account_id, card_id', '((state = ''OPEN''::text) AND (kind <> ''SETTLEMENT''::text))'),
   ('review', 'account_id, card_id', '((state = ''OPEN''::text) AND (kind = ''SETTLEMENT''::text))'),
@@ -356,8 +363,10 @@ WHERE NOT EXISTS (
   FROM (
     SELECT account_id, request_id, 'Recycle' AS method FROM recycling
     UNION ALL
-    SELECT account_id, request_id, CASE kind WHEN 'EXPIRY' THEN 'ExpireCoupon' ELSE 'Compensate' END
-    FROM posting WHERE kind IN ('SETTLEMENT', 'EXPIRY')
+    SELECT account_id, request_id,
+           CASE kind WHEN 'EXPIRY' THEN 'ExpireCoupon' WHEN 'REDEMPTION' THEN 'Redeem' WHEN 'EXCHANGE' THEN 'Exchange'
+                     ELSE 'Compensate' END
+    FROM posting WHERE kind <> 'CLAWBACK'
     UNION ALL
     SELECT account_id, request_id, 'Reactivate' FROM review WHERE kind = 'REACTIVATE'
     UNION ALL
@@ -398,7 +407,8 @@ SELECT c.account_id, c.request_id, c.method, wanted.request_id AS derived
 FROM command AS c
 CROSS JOIN LATERAL (
   SELECT CASE c.method
-    WHEN 'ExpireCoupon' THEN own_request_id(c.method, c.receipt #>> '{recycling,recycling_id}')
+    WHEN 'ExpireCoupon' THEN own_request_id(
+      c.method, coalesce(c.receipt #>> '{redemption,redemption_id}', c.receipt #>> '{recycling,recycling_id}'))
     WHEN 'Recycle' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
     WHEN 'ExpireCard' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
     WHEN 'CloseWindow' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
@@ -481,14 +491,15 @@ WHERE NOT coalesce(c.create_time = e.event_time AND c.method = ANY (CASE e.kind
 
 -- name: postings_have_commands (4)
 -- Each transfer stems from an accepted command of that moment: a Compensate, a Recycle that was settled at once, a
--- Reactivate, or the verdict for one; the end of a coupon from the service's own.
+-- Reactivate, or the verdict for one; the end of a coupon from the service's own; and what wallets are used for.
 SELECT p.account_id, p.request_id, p.recycling_id, p.ledger, p.kind, c.method
 FROM posting AS p
 LEFT JOIN command AS c USING (account_id, request_id)
 WHERE NOT coalesce(c.create_time = p.create_time AND c.method = ANY (
         CASE p.kind WHEN 'SETTLEMENT' THEN ARRAY['Compensate', 'Recycle']
                     WHEN 'CLAWBACK' THEN ARRAY['Reactivate', 'ResolveReview']
-                    WHEN 'EXPIRY' THEN ARRAY['ExpireCoupon'] END), false);
+                    WHEN 'EXPIRY' THEN ARRAY['ExpireCoupon'] WHEN 'REDEMPTION' THEN ARRAY['Redeem']
+                    WHEN 'EXCHANGE' THEN ARRAY['Exchange'] WHEN 'GOODWILL' THEN ARRAY['Compensate'] END), false);
 
 -- name: events_name_commands (4)
 -- Each event that names a command was left by it, at its moment, and no two by the same.
@@ -590,6 +601,91 @@ WHERE (fee_minor, amount, settle_after_time)
             CASE WHEN rule_kind = 'DISCOUNT'
                  THEN create_time + (rule ->> 'valid_days')::integer * interval '24 hours' END));
 
+-- name: redemptions_match_offers (6)
+-- Each redemption was paid for and given exactly as the policy in force offered it, and within the offer's limit.
+SELECT coalesce(q.account_id, p.account_id) AS account_id, redemption_id, q.platform, q.policy_revision, a.revision AS in_force, q.offer_id, q.unit, q.price, p.legs
+FROM redemption AS q
+FULL JOIN (
+  SELECT account_id, redemption_id, array_agg(DISTINCT request_id) AS request_ids,
+         array_agg(DISTINCT platform) AS platforms, array_agg(unit || ' ' || amount ORDER BY amount) AS legs
+  FROM posting WHERE kind = 'REDEMPTION' AND ledger = 'WALLET'
+  GROUP BY account_id, redemption_id
+) AS p USING (account_id, redemption_id)
+LEFT JOIN command AS c ON (c.account_id, c.request_id) = (q.account_id, q.request_id)
+LEFT JOIN LATERAL (
+  SELECT revision FROM policy_activation
+  WHERE platform = q.platform AND effective_time <= q.create_time
+  ORDER BY effective_time DESC, activation DESC LIMIT 1
+) AS a ON true
+LEFT JOIN policy_revision AS v ON (v.platform, v.revision) = (q.platform, q.policy_revision)
+LEFT JOIN LATERAL (
+  SELECT each FROM jsonb_array_elements(v.document -> 'offers') AS each WHERE each ->> 'offer_id' = q.offer_id
+) AS offer (o) ON true
+WHERE NOT coalesce(
+  (c.method, c.create_time, a.revision, p.request_ids, p.platforms)
+    = ('Redeem', q.create_time, q.policy_revision, ARRAY[q.request_id], ARRAY[q.platform])
+  AND (q.partner, q.title, q.unit, q.price, q.benefit, q.value_minor, q.basis_points, q.valid_days)
+    = (o ->> 'partner', o ->> 'title', o ->> 'unit', (o ->> 'price')::bigint, o #>> '{benefit,kind}',
+       (o #>> '{benefit,value_minor}')::bigint, coalesce((o #>> '{benefit,basis_points}')::integer, 0),
+       coalesce((o #>> '{benefit,valid_days}')::integer, 0))
+  AND q.expire_time IS NOT DISTINCT FROM
+      CASE q.benefit WHEN 'COUPON' THEN q.create_time + q.valid_days * interval '24 hours' END
+  AND p.legs = ARRAY[q.unit || ' -' || q.price] || CASE q.benefit WHEN 'COUPON' THEN ARRAY['COUPON 1'] ELSE '{}' END
+  AND (o ->> 'account_max' IS NULL OR (
+         SELECT count(*) FROM redemption AS e
+         WHERE (e.account_id, e.platform, e.offer_id) = (q.account_id, q.platform, q.offer_id)
+           AND e.create_time <= q.create_time AND e.create_time > q.create_time - interval '720 hours'
+       ) <= (o ->> 'account_max')::bigint), false);
+
+-- name: exchanges_match_rates (6)
+-- Each exchange has given what was asked, for what the rate in force makes of it, and no more than that allows.
+SELECT account_id, request_id, c.receipt -> 'input' AS asked, x.legs, r.rate
+FROM (SELECT * FROM command WHERE method = 'Exchange') AS c
+FULL JOIN (
+  SELECT account_id, request_id, array_agg(platform || ' ' || unit || ' ' || amount ORDER BY amount) AS legs
+  FROM posting WHERE kind = 'EXCHANGE' AND ledger = 'WALLET'
+  GROUP BY account_id, request_id
+) AS x USING (account_id, request_id)
+LEFT JOIN LATERAL (
+  SELECT p.revision FROM policy_activation AS p
+  WHERE p.platform = c.receipt #>> '{input,0}' AND p.effective_time <= c.create_time
+  ORDER BY p.effective_time DESC, p.activation DESC LIMIT 1
+) AS a ON true
+LEFT JOIN LATERAL (
+  SELECT each FROM policy_revision AS v, jsonb_array_elements(v.document -> 'exchange') AS each
+  WHERE (v.platform, v.revision) = (c.receipt #>> '{input,0}', a.revision)
+    AND (each ->> 'unit', each ->> 'to_platform', each ->> 'to_unit')
+        = (c.receipt #>> '{input,1}', c.receipt #>> '{input,3}', c.receipt #>> '{input,4}')
+) AS r (rate) ON true
+WHERE NOT coalesce(
+  x.legs = ARRAY[
+    concat_ws(' ', c.receipt #>> '{input,0}', c.receipt #>> '{input,1}', '-' || (c.receipt #>> '{input,2}')),
+    concat_ws(' ', c.receipt #>> '{input,3}', c.receipt #>> '{input,4}',
+              div((c.receipt #>> '{input,2}')::numeric * (rate ->> 'get')::numeric
+                  * (10000 - (rate ->> 'spread_basis_points')::numeric), (rate ->> 'give')::numeric * 10000))]
+  AND (c.receipt #>> '{input,2}')::numeric <= (rate ->> 'amount_max')::numeric, false);
+
+-- name: goodwill_within_caps (6)
+-- Each grant was posted once and exactly, as its recycling's own policy allows: of its unit, within both caps.
+SELECT coalesce(g.account_id, p.account_id) AS account_id, coalesce(g.request_id, p.request_id) AS request_id,
+       g.recycling_id, g.unit, g.amount, p.amount AS posted, v.document -> 'goodwill' AS rule
+FROM goodwill AS g
+FULL JOIN (SELECT * FROM posting WHERE kind = 'GOODWILL' AND ledger = 'WALLET') AS p USING (account_id, request_id)
+LEFT JOIN command AS c ON (c.account_id, c.request_id) = (g.account_id, g.request_id)
+LEFT JOIN recycling AS r ON (r.account_id, r.recycling_id) = (g.account_id, g.recycling_id)
+LEFT JOIN policy_revision AS v ON (v.platform, v.revision) = (r.platform, r.policy_revision)
+WHERE NOT coalesce(
+  (c.method, c.create_time, p.create_time, p.platform, p.unit, p.amount, r.platform, r.policy_revision)
+    = ('Compensate', g.create_time, g.create_time, g.platform, g.unit, g.amount, g.platform, g.policy_revision)
+  AND g.unit = v.document #>> '{goodwill,unit}'
+  AND g.amount <= (v.document #>> '{goodwill,amount_max}')::bigint
+  AND (SELECT sum(e.amount) FROM goodwill AS e
+       WHERE (e.account_id, e.platform) = (g.account_id, g.platform)
+         AND e.create_time <= g.create_time AND e.create_time > g.create_time - interval '720 hours'
+         -- Of what was granted at the same moment by another revision it is not known which came first.
+         AND (e.create_time < g.create_time OR e.policy_revision = g.policy_revision))
+      <= (v.document #>> '{goodwill,account_max}')::bigint, false);
+
 -- name: cards_never_gain (7)
 -- What a card has paid and still owes, over all its generations, is never worth more than was paid for it.
 SELECT c.account_id, c.card_id, c.paid_minor, sum(coalesce(r.max_discount_minor, r.amount)) AS paid_out_minor
@@ -608,7 +704,7 @@ FULL JOIN (
          min(platform) AS platform, min(unit) AS unit, count(DISTINCT (platform, unit)) AS units,
          array_agg(amount ORDER BY ledger) FILTER (WHERE kind = 'SETTLEMENT') AS settled,
          array_agg(amount ORDER BY ledger) FILTER (WHERE kind = 'CLAWBACK') AS clawed_back
-  FROM posting
+  FROM posting WHERE recycling_id IS NOT NULL
   GROUP BY account_id, recycling_id
 ) AS p USING (account_id, recycling_id)
 -- Each array holds the platform's leg, then the wallet's.
@@ -786,7 +882,7 @@ SELECT recorded.relation::text, privilege
 FROM (
   SELECT to_regclass(name) AS relation
   FROM unnest(ARRAY['policy_revision', 'policy_activation', 'price', 'card_serial', 'card_event', 'posting', 'coupon', 'command', 'risk_event',
-                    'risk_pair', 'risk_link', 'risk_label', 'list_entry', 'outcome']) AS name
+                    'risk_pair', 'risk_link', 'risk_label', 'list_entry', 'outcome', 'redemption', 'goodwill']) AS name
   UNION ALL
   SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'risk_event'::regclass
 ) AS recorded

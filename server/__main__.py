@@ -54,10 +54,12 @@ from server.api.policy_service import PolicyServicer
 from server.api.recycling_service import RecyclingServicer
 from server.api.requests import CommandParser
 from server.api.review_service import ReviewServicer
+from server.api.roles import SupportRole
 from server.api.wallet_service import WalletServicer
 from server.config import Config, DatabaseConfig
 from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
+from server.engine.backtest import PolicyBacktester
 from server.engine.engine import Engine
 from server.engine.feed import EventFeed
 from server.engine.issue import Issuer
@@ -72,13 +74,15 @@ from server.engine.sweeper import keep_sweeping
 from server.jetstream import JetStreamPublisher
 from server.measurer import GrpcHealthMeasurer
 from server.scorer import GrpcFraudScorer
+from server.store.backtest import PostgresBacktests
 from server.store.due import PostgresDue
 from server.store.events import PostgresEvents
 from server.store.policies import PostgresPolicies
-from server.store.policy_document import PolicyInvalid, put_policies, read_document
+from server.store.policy_document import PolicyInvalid, parse_policy, put_policies, read_document
 from server.store.prices import PostgresPrices
 from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, connect
+from server.store.wallets import PostgresWallets
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +174,10 @@ def assemble(
         options=SERVER_OPTIONS,
     )
     recycling_service_pb2_grpc.add_RecyclingServiceServicer_to_server(
-        RecyclingServicer(engine, OutcomeRecorder(store), store, parser), server
+        RecyclingServicer(
+            engine, OutcomeRecorder(store), store, parser, SupportRole(config.support_key.get_secret_value())
+        ),
+        server,
     )
     card_service_pb2_grpc.add_CardServiceServicer_to_server(
         CardServicer(engine, issuer, store, parser, EventStreams(feed)), server
@@ -179,13 +186,15 @@ def assemble(
     review_service_pb2_grpc.add_ReviewServiceServicer_to_server(
         ReviewServicer(engine, PostgresReviews(store, claims_max=config.review_claims_max), parser, lists), server
     )
-    wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(WalletServicer(store), server)
+    wallet_service_pb2_grpc.add_WalletServiceServicer_to_server(
+        WalletServicer(engine, store, PostgresWallets(store), parser), server
+    )
     reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
     insights_service_pb2_grpc.add_InsightsServiceServicer_to_server(InsightsServicer(reporter, parser), server)
     policies = PostgresPolicies(store)
-    policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(
-        PolicyServicer(PolicyKeeper(policies, read_document), policies), server
-    )
+    keeper = PolicyKeeper(policies, read_document)
+    backtester = PolicyBacktester(PostgresBacktests(store), keeper, parse_policy)
+    policy_service_pb2_grpc.add_PolicyServiceServicer_to_server(PolicyServicer(keeper, policies, backtester), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if config.reflection:
         offer_reflection(server, (*SERVICES, "grpc.health.v1.Health"))

@@ -40,6 +40,10 @@ class Config(DatabaseConfig):
     secret_key: SecretStr = Field(
         description="At least 32 characters, the same on every server: keys of hashes and quotes."
     )
+    support_key: SecretStr = Field(
+        SecretStr(""),
+        description="At least 32 characters: who shows it may grant goodwill; empty: nobody may.",
+    )
     insecure_plaintext: bool = Field(False, description="Allows plaintext outside loopback: inside a trusted network.")
     reflection: bool = Field(False, description="Whether server reflection is offered.")
     database_connections: int = Field(8, ge=3, le=100, description="Greatest number of database connections.")
@@ -83,6 +87,14 @@ class Config(DatabaseConfig):
     def _long_enough(cls, value: SecretStr) -> SecretStr:
         if len(value.get_secret_value().strip()) < 32:
             raise ValueError("must have at least 32 characters, white space about it aside")
+        return value
+
+    @field_validator("support_key")
+    @classmethod
+    def _too_long_to_guess(cls, value: SecretStr) -> SecretStr:
+        key = value.get_secret_value()
+        if key and not re.fullmatch("[!-~]{32,256}", key):
+            raise ValueError("must have 32 to 256 characters, printable ones of ASCII without spaces, or none at all")
         return value
 
     @field_validator("model_health_every_s")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class JetStreamPublisher:
     async def _send(self, jetstream: JetStreamContext, event: Event) -> asyncio.Future[PubAck]:
         """Writes an event; its receipt is to come."""
         return await jetstream.publish_async(
-            f"{self._subject}.{event.platform or '_'}.{event.source}.{event.kind.lower()}",
+            f"{self._subject}.{_topic(event)}",
             cloud_event(event),
             stream=self._stream,
             headers={
@@ -122,6 +123,12 @@ class JetStreamPublisher:
             raise PublishFailed(f"the stream {self._stream} acknowledges nothing")
 
 
+def _topic(event: Event) -> str:
+    """What follows in a subject: platform, source and kind; and the partner, who may be let read its own alone."""
+    topic = f"{event.platform or '_'}.{event.source}.{event.kind.lower()}"
+    return topic if event.redemption is None else f"{topic}.{event.redemption.partner}"
+
+
 def cloud_event(event: Event) -> bytes:
     """An event as JSON. Amounts are integers of minor units; what does not apply is left out."""
     data = {
@@ -142,6 +149,8 @@ def cloud_event(event: Event) -> bytes:
         "unit": event.unit,
         "amount": event.amount,
     }
+    if event.redemption is not None:
+        data |= asdict(event.redemption) | {"expire_time": _utc(event.redemption.expire_time)}
     return msgspec.json.encode(
         {
             "specversion": "1.0",

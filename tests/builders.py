@@ -174,7 +174,8 @@ class Account:
         return change
 
     def _keep(self, change: Change) -> None:
-        self.cards[change.card.card_id] = change.card
+        if change.card is not None:
+            self.cards[change.card.card_id] = change.card
         if change.recycling is not None and change.recycling_changed:
             assert change.recycling.recycling_id is not None
             self.recyclings[change.recycling.recycling_id] = change.recycling

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from clients.python import list_commands, review_cli
+from clients.python import list_commands, policy_cli, review_cli, wallet_commands
 from clients.python.card_terms import DEFAULT_TERMS, CardTerms
 from clients.python.client import RecyclingError
 from clients.python.options import Circumstances, Command, Connection, command_of, instant
@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 app.add_typer(review_cli.app, name="review")
 
 app.add_typer(list_commands.app, name="list")
+app.add_typer(policy_cli.app, name="policy")
 
 Reason: TypeAlias = Literal["EXPIRED", "VOLUNTARY", "SYSTEM_ANOMALY"]
 UnitName: TypeAlias = Literal["COIN", "GROWTH_POINT", "COUPON"]
@@ -32,6 +33,9 @@ RequestId = Annotated[str, typer.Option(help="UUID of the request, to repeat it 
 ValidateOnly = Annotated[bool, typer.Option("--validate-only", help="Do everything but the transfer.")]
 PayoutId = Annotated[str, typer.Option("--payout", help="Where value finally goes: an account, a wallet.")]
 Wanted = Annotated[UnitName | None, typer.Option(help="The unit wanted, where the policy leaves a choice.")]
+
+
+wallet_commands.add_to(app)
 
 
 def main() -> None:
@@ -59,7 +63,7 @@ def _defaults(
         **{str(command.name): defaults for command in app.registered_commands},
         **{
             group: {str(command.name): defaults for command in commands.app.registered_commands}
-            for group, commands in (("list", list_commands), ("review", review_cli))
+            for group, commands in (("list", list_commands), ("policy", policy_cli), ("review", review_cli))
         },
     }
 

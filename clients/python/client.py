@@ -20,12 +20,14 @@ from typing import Protocol, Self, TypedDict, TypeVar, Unpack
 import grpc
 from card_recycling.v1 import card_service_pb2 as card_pb2
 from card_recycling.v1 import insights_service_pb2 as insights_pb2
+from card_recycling.v1 import policy_service_pb2 as policy_pb2
 from card_recycling.v1 import recycling_service_pb2 as recycling_pb2
 from card_recycling.v1 import review_service_pb2 as review_pb2
 from card_recycling.v1 import types_pb2
 from card_recycling.v1 import wallet_service_pb2 as wallet_pb2
 from card_recycling.v1.card_service_pb2_grpc import CardServiceStub
 from card_recycling.v1.insights_service_pb2_grpc import InsightsServiceStub
+from card_recycling.v1.policy_service_pb2_grpc import PolicyServiceStub
 from card_recycling.v1.recycling_service_pb2_grpc import RecyclingServiceStub
 from card_recycling.v1.review_service_pb2_grpc import ReviewServiceStub
 from card_recycling.v1.wallet_service_pb2_grpc import WalletServiceStub
@@ -80,6 +82,7 @@ class RecyclingError(Exception):
         service's making (no connection, deadline passed on the way)
     message: a sentence for people
     field_violations: what is wrong with which field, for FIELD_INVALID
+    steps: what stands in the way, one after the other; for POLICY_PUMPABLE the steps of the cycle that gains
     retry_after_s: seconds the service asks to wait before a retry; None when it does not say
     trace_id: the trace to name when reporting an INTERNAL error; None when it does not say
     """
@@ -92,6 +95,7 @@ class RecyclingError(Exception):
         field_violations: tuple[FieldViolation, ...] = (),
         retry_after_s: float | None = None,
         trace_id: str | None = None,
+        steps: tuple[str, ...] = (),
     ) -> None:
         super().__init__(f"{reason or code.name}: {message}")
         self.code = code
@@ -100,15 +104,16 @@ class RecyclingError(Exception):
         self.field_violations = field_violations
         self.retry_after_s = retry_after_s
         self.trace_id = trace_id
+        self.steps = steps
 
     @classmethod
     def from_status(cls, status: status_pb2.Status, *, trace_id: str | None = None) -> Self:
         """The error in a `google.rpc.Status`, such as a result of a batch holds."""
         info = error_details_pb2.ErrorInfo()
-        bad_request = error_details_pb2.BadRequest()
+        bad_request, precondition = error_details_pb2.BadRequest(), error_details_pb2.PreconditionFailure()
         retry = error_details_pb2.RetryInfo()
         for detail in status.details:
-            for message in (info, bad_request, retry):
+            for message in (info, bad_request, precondition, retry):
                 detail.Unpack(message)
         return cls(
             code=_CODES.get(status.code, grpc.StatusCode.UNKNOWN),
@@ -120,6 +125,7 @@ class RecyclingError(Exception):
             ),
             retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None,
             trace_id=trace_id,
+            steps=tuple(violation.description for violation in precondition.violations),
         )
 
     @classmethod
@@ -175,7 +181,8 @@ class RecyclingClient:
     is served; any other service answers FIELD_INVALID. It is an aware datetime, and may be changed between calls, or
     given for one.
 
-    Without `credentials` the channel is plaintext. `sleep` waits so many seconds (tests give another).
+    Without `credentials` the channel is plaintext. `support_key`: the server's key of customer care; sent with goodwill
+    only. `sleep` waits so many seconds (tests give another).
     """
 
     def __init__(
@@ -185,11 +192,13 @@ class RecyclingClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         backtest_time: datetime | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        support_key: str = "",
         retries: Retries = Retries(),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.timeout_s = timeout_s
         self.backtest_time = backtest_time
+        self._support_key = support_key
         self._retries = retries
         self._sleep = sleep
         interceptors = aio_client_interceptors(filter_=_is_traced)  # type: ignore[no-untyped-call]
@@ -203,7 +212,7 @@ class RecyclingClient:
         self._cards = CardServiceStub(self._channel)
         self._reviews = ReviewServiceStub(self._channel)
         self._wallets = WalletServiceStub(self._channel)
-        self._reviews = ReviewServiceStub(self._channel)
+        self._policies = PolicyServiceStub(self._channel)
         self._insights = InsightsServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -250,9 +259,12 @@ class RecyclingClient:
     async def compensate(
         self, request: recycling_pb2.CompensateRequest, **options: Unpack[CallOptions]
     ) -> recycling_pb2.CompensateResponse:
-        """Settles the pending compensation of one recycling into the wallet, once."""
+        """Settles the pending compensation of one recycling into the wallet, once; or grants goodwill, which needs the
+        client's `support_key`."""
         _fill_request_ids(request)
-        return await self._call(self._recycling.Compensate, request, options)
+        bearer = (("authorization", f"Bearer {self._support_key}"),)
+        granting = request.HasField("goodwill") and self._support_key
+        return await self._call(self._recycling.Compensate, request, options, bearer if granting else ())
 
     async def get_recycling(
         self, request: recycling_pb2.GetRecyclingRequest, **options: Unpack[CallOptions]
@@ -433,6 +445,46 @@ class RecyclingClient:
         """An account's wallet as it stands now."""
         return await self._call(self._wallets.GetWallet, request, options)
 
+    async def list_offers(
+        self, request: wallet_pb2.ListOffersRequest, **options: Unpack[CallOptions]
+    ) -> wallet_pb2.ListOffersResponse:
+        """What the policies in force offer for their units, and their rates of exchange."""
+        return await self._call(self._wallets.ListOffers, request, options)
+
+    async def redeem(
+        self, request: wallet_pb2.RedeemRequest, **options: Unpack[CallOptions]
+    ) -> wallet_pb2.RedeemResponse:
+        """Takes an offer; its partner is told."""
+        _fill_request_ids(request)
+        return await self._call(self._wallets.Redeem, request, options)
+
+    async def exchange(
+        self, request: wallet_pb2.ExchangeRequest, **options: Unpack[CallOptions]
+    ) -> wallet_pb2.ExchangeResponse:
+        """Changes one unit into another, at the rate of the policy in force."""
+        _fill_request_ids(request)
+        return await self._call(self._wallets.Exchange, request, options)
+
+    async def list_postings(
+        self, request: wallet_pb2.ListPostingsRequest, **options: Unpack[CallOptions]
+    ) -> wallet_pb2.ListPostingsResponse:
+        """One page of an account's postings, newest first; `postings` gives them all."""
+        return await self._call(self._wallets.ListPostings, request, options)
+
+    async def postings(
+        self, wanted: wallet_pb2.ListPostingsRequest, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[wallet_pb2.Posting]:
+        """All postings that are wanted, newest first, fetched in pages; each page has the call's deadline."""
+        request = wallet_pb2.ListPostingsRequest(page_size=PAGE_SIZE)
+        request.MergeFrom(wanted)
+        while True:
+            page = await self.list_postings(request, **options)
+            for posting in page.postings:
+                yield posting
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
     # Lists
 
     async def put_list_entry(
@@ -467,6 +519,53 @@ class RecyclingClient:
                 return
             request.page_token = page.next_page_token
 
+    # Policies
+
+    async def get_policy(
+        self, request: policy_pb2.GetPolicyRequest, **options: Unpack[CallOptions]
+    ) -> policy_pb2.GetPolicyResponse:
+        """One revision: the one in force, or the one named."""
+        return await self._call(self._policies.GetPolicy, request, options)
+
+    async def list_policies(
+        self, request: policy_pb2.ListPoliciesRequest, **options: Unpack[CallOptions]
+    ) -> policy_pb2.ListPoliciesResponse:
+        """One page of revisions, newest first; `policies` gives them all."""
+        return await self._call(self._policies.ListPolicies, request, options)
+
+    async def policies(
+        self, platform: str | None = None, **options: Unpack[CallOptions]
+    ) -> AsyncIterator[policy_pb2.PolicyRevision]:
+        """All revisions, newest first, fetched in pages; each page has the call's deadline."""
+        request = policy_pb2.ListPoliciesRequest(platform=platform, page_size=PAGE_SIZE)
+        while True:
+            page = await self.list_policies(request, **options)
+            for policy in page.policies:
+                yield policy
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def create_policy_revision(
+        self, request: policy_pb2.CreatePolicyRevisionRequest, **options: Unpack[CallOptions]
+    ) -> policy_pb2.CreatePolicyRevisionResponse:
+        """Keeps a document as its platform's next revision. A retry finds the one that was made, unless it gives an
+        etag: then it is ETAG_MISMATCH."""
+        return await self._call(self._policies.CreatePolicyRevision, request, options)
+
+    async def activate_policy_revision(
+        self, request: policy_pb2.ActivatePolicyRevisionRequest, **options: Unpack[CallOptions]
+    ) -> policy_pb2.ActivatePolicyRevisionResponse:
+        """Lets a revision govern from a moment on. Without an etag a retry may leave one more activation, which says
+        the same."""
+        return await self._call(self._policies.ActivatePolicyRevision, request, options)
+
+    async def backtest_policy(
+        self, request: policy_pb2.BacktestPolicyRequest, **options: Unpack[CallOptions]
+    ) -> policy_pb2.BacktestPolicyResponse:
+        """Tries a candidate on recorded decisions. It uses as much of its time as it needs: give it a minute."""
+        return await self._call(self._policies.BacktestPolicy, request, options)
+
     # Insights
 
     async def get_model_health(
@@ -475,12 +574,20 @@ class RecyclingClient:
         """How the fraud models fare, from a sample of the newest decisions. Takes seconds: give it the time."""
         return await self._call(self._insights.GetModelHealth, request, options)
 
-    async def _call(self, method: _Method[_Request, _Response], request: _Request, options: CallOptions) -> _Response:
+    async def _call(
+        self,
+        method: _Method[_Request, _Response],
+        request: _Request,
+        options: CallOptions,
+        more_metadata: tuple[tuple[str, str], ...] = (),
+    ) -> _Response:
         """One RPC with its retries, all within one deadline."""
         timeout_s = options.get("timeout_s", self.timeout_s)
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"a timeout must be a positive number of seconds, not {timeout_s}")
         metadata = _metadata(options.get("backtest_time", self.backtest_time))
+        for key, value in more_metadata:
+            metadata.add(key, value)
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_s
         for attempt in itertools.count(1):
@@ -536,7 +643,9 @@ def _fill_request_ids(
     | card_pb2.ActivateCardRequest
     | card_pb2.BindDeviceRequest
     | card_pb2.VoidCardRequest
-    | review_pb2.ResolveReviewRequest,
+    | review_pb2.ResolveReviewRequest
+    | wallet_pb2.RedeemRequest
+    | wallet_pb2.ExchangeRequest,
 ) -> None:
     for request in requests:
         request.request_id = request.request_id or str(uuid.uuid4())

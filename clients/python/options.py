@@ -53,9 +53,11 @@ class Connection:
         False
     )
 
-    def open(self) -> RecyclingClient:
+    def open(self, *, support_key: str = "") -> RecyclingClient:
         """A client of the service."""
-        return RecyclingClient(self.address, timeout_s=self.timeout_s, backtest_time=self.backtest_time)
+        return RecyclingClient(
+            self.address, timeout_s=self.timeout_s, backtest_time=self.backtest_time, support_key=support_key
+        )
 
     def show(self, *messages: "Message", **named: "Message | list[Message]") -> None:
         """Prints one message, or several under names."""
@@ -144,6 +146,9 @@ def _print_error(error: RecyclingError) -> None:
     typer.echo(f"{error.reason or error.code.name}: {error.message}", err=True)
     for violation in error.field_violations:
         typer.echo(f"  {violation.field}: {violation.description}", err=True)
+    if len(error.steps) > 1:
+        for number, step in enumerate(error.steps, 1):
+            typer.echo(f"  {number}. {step}", err=True)
     if error.trace_id:
         typer.echo(f"  trace {error.trace_id}", err=True)
 

@@ -27,6 +27,19 @@ WIDTH_WITHOUT_TERMINAL = 240  # unless COLUMNS says another
 # What a list shows of each record; one record alone is shown in full.
 COLUMNS = {
     "Card": ("card_id", "platform", "tier", "state", "paid_minor", "currency", "expire_time", "generation"),
+    "Posting": ("create_time", "kind", "platform", "unit", "amount", "request_id"),
+    "Offer": (
+        "platform",
+        "offer_id",
+        "partner",
+        "title",
+        "unit",
+        "price",
+        "benefit.kind",
+        "benefit.value_minor",
+        "affordable",
+    ),
+    "ExchangeRate": ("platform", "unit", "to_platform", "to_unit", "give", "get", "spread_basis_points", "amount_max"),
     "Recycling": (
         "recycling_id",
         "card_id",
@@ -52,6 +65,7 @@ COLUMNS = {
         "ended_by",
         "end_reason",
     ),
+    "PolicyRevision": ("platform", "revision", "state", "effective_time", "create_time", "actor", "note", "etag"),
     "Review": (
         "review_id",
         "kind",

@@ -11,7 +11,7 @@ from card_recycling.v1 import types_pb2
 
 from server.api.resume import ResumeTokens
 from server.api.times import timestamp
-from server.domain.events import BEGINNING, Event, EventFilter
+from server.domain.events import BEGINNING, Event, EventFilter, Redeemed
 from server.engine import event_meter
 from server.engine.feed import EventFeed
 
@@ -57,6 +57,7 @@ def event_message(event: Event, resume_token: str = "") -> pb.Event:
         request_id=str(event.request_id),
         card=_card_change(event) if event.state is not None else None,
         value=_value_change(event) if event.amount is not None else None,
+        redemption=_redemption_change(event.redemption) if event.redemption is not None else None,
         resume_token=resume_token,
     )
 
@@ -77,6 +78,19 @@ def _card_change(event: Event) -> pb.Event.CardChange:
 def _value_change(event: Event) -> pb.Event.ValueChange:
     return pb.Event.ValueChange(
         unit=_UNITS.get(f"UNIT_{event.unit}", types_pb2.UNIT_UNSPECIFIED), amount=event.amount or 0
+    )
+
+
+def _redemption_change(redeemed: Redeemed) -> pb.Event.RedemptionChange:
+    return pb.Event.RedemptionChange(
+        redemption_id=str(redeemed.redemption_id),
+        partner=redeemed.partner,
+        offer_id=redeemed.offer_id,
+        title=redeemed.title,
+        benefit=redeemed.benefit,
+        value_minor=redeemed.value_minor,
+        basis_points=redeemed.basis_points,
+        expire_time=timestamp(redeemed.expire_time),
     )
 
 

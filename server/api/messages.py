@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from server.api import names
 from server.api.times import timestamp
+from server.api.wallet_messages import redemption_message, wallet_message
 from server.domain.card import Card
 from server.domain.commands import (
     Activate,
@@ -23,17 +24,20 @@ from server.domain.commands import (
     CloseWindow,
     Command,
     Compensate,
+    Exchange,
     Expire,
     ExpireCoupon,
+    Grant,
     Lapse,
     Reactivate,
     Recycle,
+    Redeem,
     Resolve,
     Void,
 )
 from server.domain.lists import ListHit
 from server.domain.outcome import Outcome
-from server.domain.recycling import Alternative, Compensation, Decision, Recycling, Wallet
+from server.domain.recycling import Alternative, Compensation, Decision, Recycling
 from server.domain.review import Review
 from server.domain.snapshot import Change
 
@@ -67,31 +71,41 @@ class MessageRenderer:
                 return recycling_service_pb2.ReactivateResponse(
                     state=recycling_service_pb2.ReactivationState.Value(f"REACTIVATION_STATE_{state}"),
                     decision=decision_message(change.decision),
-                    card=card_message(change.card, change.now),
+                    card=card_message(change.known_card(), change.now),
                     recycling=recycling_message(change.recycling),
                 )
-            case Compensate():
+            case Compensate() | Grant():
                 assert change.recycling is not None and change.wallet is not None
                 return recycling_service_pb2.CompensateResponse(
                     recycling=recycling_message(change.recycling), wallet=wallet_message(change.wallet)
                 )
+            case Redeem():
+                assert change.redemption is not None and change.wallet is not None
+                return wallet_service_pb2.RedeemResponse(
+                    redemption=redemption_message(change.redemption), wallet=wallet_message(change.wallet)
+                )
+            case Exchange():
+                assert change.in_return is not None and change.wallet is not None
+                return wallet_service_pb2.ExchangeResponse(
+                    amount_out=change.in_return.amount, wallet=wallet_message(change.wallet)
+                )
             case Activate():
-                return card_service_pb2.ActivateCardResponse(card=card_message(change.card, change.now))
+                return card_service_pb2.ActivateCardResponse(card=card_message(change.known_card(), change.now))
             case BindDevice():
-                return card_service_pb2.BindDeviceResponse(card=card_message(change.card, change.now))
+                return card_service_pb2.BindDeviceResponse(card=card_message(change.known_card(), change.now))
             case Expire() | CloseWindow():
-                return card_service_pb2.GetCardResponse(card=card_message(change.card, change.now))
+                return card_service_pb2.GetCardResponse(card=card_message(change.known_card(), change.now))
             case ExpireCoupon():
                 assert change.wallet is not None
                 return wallet_service_pb2.GetWalletResponse(wallet=wallet_message(change.wallet))
             case Void():
-                return card_service_pb2.VoidCardResponse(card=card_message(change.card, change.now))
+                return card_service_pb2.VoidCardResponse(card=card_message(change.known_card(), change.now))
             case Resolve() | Lapse():
                 assert change.recycling is not None
                 return review_service_pb2.ResolveReviewResponse(
                     review=review_message(change.reviews[0]),
                     recycling=recycling_message(change.recycling),
-                    card=card_message(change.card, change.now),
+                    card=card_message(change.known_card(), change.now),
                 )
         raise AssertionError(f"no answer for {type(command).__name__}")
 
@@ -211,31 +225,6 @@ def outcome_message(outcome: Outcome) -> recycling_service_pb2.Outcome:
             risk_score=outcome.risk_score,
             state=names.RECYCLING_STATE.number(outcome.state),  # type: ignore[arg-type]
         ),
-    )
-
-
-def wallet_message(wallet: Wallet) -> types_pb2.Wallet:
-    """What an account holds."""
-    return types_pb2.Wallet(
-        account_id=wallet.account_id,
-        balances=[
-            types_pb2.Balance(
-                platform=balance.platform,
-                unit=names.UNIT.number(balance.unit),  # type: ignore[arg-type]
-                amount=balance.amount,
-            )
-            for balance in wallet.balances
-        ],
-        coupons=[
-            types_pb2.Coupon(
-                coupon_id=str(coupon.coupon_id),
-                platform=coupon.platform,
-                basis_points=coupon.basis_points,
-                max_discount_minor=coupon.max_discount_minor,
-                expire_time=timestamp(coupon.expire_time),
-            )
-            for coupon in wallet.coupons
-        ],
     )
 
 

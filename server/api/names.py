@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from card_recycling.v1 import card_service_pb2, recycling_service_pb2, review_service_pb2, types_pb2
+from card_recycling.v1 import (
+    card_service_pb2,
+    policy_service_pb2,
+    recycling_service_pb2,
+    review_service_pb2,
+    types_pb2,
+    wallet_service_pb2,
+)
 
 
 class Names:
@@ -45,4 +52,11 @@ REVIEW_STATE = Names(review_service_pb2.ReviewState, "REVIEW_STATE_")
 REVIEW_VERDICT = Names(review_service_pb2.ReviewVerdict, "REVIEW_VERDICT_")
 OUTCOME_KIND = Names(recycling_service_pb2.OutcomeKind, "OUTCOME_KIND_")
 VOID_REASON = Names(card_service_pb2.VoidReason, "VOID_REASON_")
+POSTING_KIND = Names(wallet_service_pb2.PostingKind, "POSTING_KIND_")
+BENEFIT_KIND = Names(wallet_service_pb2.BenefitKind, "BENEFIT_KIND_")
 SHARED_TRAIT = Names(review_service_pb2.SharedTrait, "SHARED_TRAIT_")
+POLICY_STATE = Names(policy_service_pb2.PolicyState, "POLICY_STATE_")
+DECISION_CLASS = Names(policy_service_pb2.DecisionClass, "DECISION_CLASS_")
+BACKTEST_CHANGE = Names(policy_service_pb2.BacktestChange, "BACKTEST_CHANGE_")
+BACKTEST_SKIP = Names(policy_service_pb2.BacktestSkip, "BACKTEST_SKIP_")
+BACKTEST_END = Names(policy_service_pb2.BacktestEnd, "BACKTEST_END_")

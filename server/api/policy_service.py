@@ -9,15 +9,14 @@ from uuid import UUID
 from card_recycling.v1 import policy_service_pb2 as pb
 from card_recycling.v1 import policy_service_pb2_grpc
 
-from server.api import paging
+from server.api import names, paging
+from server.api.backtest_messages import report_message
 from server.api.guard import Context, Served
-from server.api.names import Names
 from server.api.times import optional_time, timestamp
 from server.domain.errors import Reason, Refusal
 from server.domain.revision import Activation, PolicyRevision
+from server.engine.backtest import BacktestQuestion, PolicyBacktester
 from server.engine.policies import PolicyKeeper
-
-_state = Names(pb.PolicyState, "POLICY_STATE_")
 
 
 class PolicyReader(Protocol):
@@ -41,9 +40,10 @@ class PolicyReader(Protocol):
 class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
     """Keeps the platforms' rules."""
 
-    def __init__(self, keeper: PolicyKeeper, reader: PolicyReader) -> None:
+    def __init__(self, keeper: PolicyKeeper, reader: PolicyReader, backtester: PolicyBacktester) -> None:
         self._keeper = keeper
         self._reader = reader
+        self._backtester = backtester
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Context) -> Served:
         """See the proto."""
@@ -80,6 +80,20 @@ class PolicyServicer(policy_service_pb2_grpc.PolicyServiceServicer):
         )
         return pb.ActivatePolicyRevisionResponse(policy=revision_message(await self._keeper.activate(wanted)))
 
+    async def BacktestPolicy(self, request: pb.BacktestPolicyRequest, context: Context) -> Served:
+        """See the proto."""
+        named = request.revision
+        asked = BacktestQuestion(
+            named=(named.platform, named.revision) if request.HasField("revision") else None,
+            document=request.document,
+            from_time=optional_time(request, "from_time"),
+            to_time=optional_time(request, "to_time"),
+            rows_max=request.rows_max,
+            complaint_days=request.complaint_days,
+            examples_max=request.examples_max if request.HasField("examples_max") else None,
+        )
+        return report_message(await self._backtester.run(asked, context.time_remaining()))
+
 
 def revision_message(revision: PolicyRevision) -> pb.PolicyRevision:
     """A revision."""
@@ -88,7 +102,7 @@ def revision_message(revision: PolicyRevision) -> pb.PolicyRevision:
         revision=revision.revision,
         document=revision.document,
         document_sha256=revision.document_sha256.hex(),
-        state=_state.number(revision.state),  # type: ignore[arg-type]
+        state=names.POLICY_STATE.number(revision.state),  # type: ignore[arg-type]
         effective_time=timestamp(revision.effective_time),
         create_time=timestamp(revision.create_time),
         actor=revision.actor,

@@ -11,6 +11,7 @@ from server.domain.evidence import Evidence
 from server.domain.lists import ListEntry, ListFilter
 from server.domain.recycling import Recycling, Wallet
 from server.domain.review import Review, ReviewState
+from server.domain.wallet import Market, Posting, PostingFilter
 
 
 class Reader(Protocol):
@@ -34,6 +35,18 @@ class Reader(Protocol):
 
     async def wallet(self, account_id: str) -> Wallet:
         """What an account holds."""
+        ...
+
+
+class Wallets(Protocol):
+    """Wallets' postings and what can be had for their units. Raises StoreUnavailable without a database."""
+
+    async def postings(self, wanted: PostingFilter, before: tuple[datetime, UUID], how_many: int) -> list[Posting]:
+        """Postings made before a position, newest first."""
+        ...
+
+    async def markets(self, platform: str | None, account_id: str | None) -> list[Market]:
+        """What each platform, or one, offers now; with what an account has taken of it, where one is named."""
         ...
 
 

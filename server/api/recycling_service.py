@@ -13,6 +13,7 @@ from server.api.guard import Context, Served
 from server.api.messages import outcome_message, recycling_message
 from server.api.ports import Reader
 from server.api.requests import CommandParser
+from server.api.roles import SupportRole
 from server.domain.errors import Reason, Refusal
 from server.domain.recycling import Recycling
 from server.engine.engine import Engine
@@ -23,11 +24,14 @@ from server.engine.queue import Outcome
 class RecyclingServicer(recycling_service_pb2_grpc.RecyclingServiceServicer):
     """Takes cards back, gives them back, and pays for them."""
 
-    def __init__(self, engine: Engine, recorder: OutcomeRecorder, reader: Reader, parser: CommandParser) -> None:
+    def __init__(
+        self, engine: Engine, recorder: OutcomeRecorder, reader: Reader, parser: CommandParser, support: SupportRole
+    ) -> None:
         self._engine = engine
         self._recorder = recorder
         self._reader = reader
         self._parser = parser
+        self._support = support
 
     async def QuoteRecycle(self, request: pb.QuoteRecycleRequest, context: Context) -> Served:
         """See the proto."""
@@ -49,7 +53,8 @@ class RecyclingServicer(recycling_service_pb2_grpc.RecyclingServiceServicer):
     async def Compensate(self, request: pb.CompensateRequest, context: Context) -> Served:
         """See the proto."""
         if request.HasField("goodwill"):
-            raise Refusal(Reason.METHOD_NOT_ALLOWED, "goodwill needs a caller with an identity and a role")
+            self._support.check(context)
+            return await answers.one(self._engine, self._parser.grant(request))
         return await answers.one(self._engine, self._parser.compensate(request))
 
     async def GetRecycling(self, request: pb.GetRecyclingRequest, context: Context) -> Served:

@@ -14,6 +14,7 @@ from card_recycling.v1 import (
     recycling_service_pb2,
     review_service_pb2,
     types_pb2,
+    wallet_service_pb2,
 )
 
 from migrations.risk_log import TraceHasher
@@ -27,9 +28,12 @@ from server.domain.commands import (
     BindDevice,
     Circumstances,
     Compensate,
+    Exchange,
+    Grant,
     IssueItem,
     Reactivate,
     Recycle,
+    Redeem,
     Resolve,
     Void,
 )
@@ -105,6 +109,44 @@ class CommandParser:
             recycling_id=UUID(request.recycling_id),
             dry_run=request.validate_only,
             circumstances=Circumstances(payout_hash=self._payout_hash(request)),
+        )
+
+    def grant(self, request: recycling_service_pb2.CompensateRequest) -> Grant:
+        """Compensate, with goodwill."""
+        return Grant(
+            request_id=_request_id(request.request_id),
+            account_id=request.account_id,
+            recycling_id=UUID(request.recycling_id),
+            unit=Unit(names.UNIT.name(request.goodwill.unit)),
+            amount=request.goodwill.amount,
+            note=request.goodwill.note,
+            dry_run=request.validate_only,
+            circumstances=Circumstances(payout_hash=self._payout_hash(request)),
+        )
+
+    def redeem(self, request: wallet_service_pb2.RedeemRequest) -> Redeem:
+        """Redeem."""
+        return Redeem(
+            request_id=_request_id(request.request_id),
+            account_id=request.account_id,
+            platform=request.platform,
+            offer_id=request.offer_id,
+            dry_run=request.validate_only,
+            circumstances=Circumstances(payout_hash=self._payout_hash(request)),
+        )
+
+    def exchange(self, request: wallet_service_pb2.ExchangeRequest) -> Exchange:
+        """Exchange."""
+        return Exchange(
+            request_id=_request_id(request.request_id),
+            account_id=request.account_id,
+            platform=request.platform,
+            unit=Unit(names.UNIT.name(request.unit)),
+            amount=request.amount,
+            to_platform=request.to_platform,
+            to_unit=Unit(names.UNIT.name(request.to_unit)),
+            min_amount=request.min_amount,
+            dry_run=request.validate_only,
         )
 
     def activate(self, request: card_service_pb2.ActivateCardRequest) -> Activate:
@@ -231,7 +273,8 @@ class CommandParser:
         request: recycling_service_pb2.QuoteRecycleRequest
         | recycling_service_pb2.RecycleRequest
         | recycling_service_pb2.ReactivateRequest
-        | recycling_service_pb2.CompensateRequest,
+        | recycling_service_pb2.CompensateRequest
+        | wallet_service_pb2.RedeemRequest,
     ) -> bytes | None:
         return self._hasher.payout(request.payout_id)
 

@@ -54,6 +54,7 @@ class Command:
     card_id: UUID | None = None
     recycling_id: UUID | None = None
     review_id: UUID | None = None
+    redemption_id: UUID | None = None
     dry_run: bool = False
     circumstances: Circumstances = Circumstances()
 
@@ -138,6 +139,61 @@ class Compensate(Command):
     method = "Compensate"
     risk_kind = "COMPENSATE"
     reads_lists = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant(Command):
+    """Grant goodwill on `recycling_id`, beyond what it pays. `note`: why; no personal data."""
+
+    method = "Compensate"
+    reads_lists = True
+
+    unit: Unit
+    amount: int
+    note: str
+
+    def business_input(self) -> tuple[object, ...]:
+        """What a plain settlement has, and the grant."""
+        return (self.card_id, self.recycling_id, self.unit, self.amount, self.note)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WalletCommand(Command):
+    """What is about no card: it changes the wallet by the rules of `platform`."""
+
+    reads_lists = True
+
+    platform: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redeem(WalletCommand):
+    """Take an offer of the platform."""
+
+    method = "Redeem"
+
+    offer_id: str
+
+    def business_input(self) -> tuple[object, ...]:
+        """Platform and offer."""
+        return (self.platform, self.offer_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange(WalletCommand):
+    """Change `amount` of the platform's `unit` into another unit; into less than `min_amount` of it rather not."""
+
+    method = "Exchange"
+
+    unit: Unit
+    amount: int
+    to_platform: str
+    to_unit: Unit
+    min_amount: int = 0
+
+    def business_input(self) -> tuple[object, ...]:
+        """All of it."""
+        return (self.platform, self.unit, self.amount, self.to_platform, self.to_unit, self.min_amount)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,18 +307,27 @@ class CloseWindow(OwnCommand):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpireCoupon(OwnCommand):
-    """Record that the coupon of `recycling_id` was not used in time. `expired_since`: its expiry, or its settlement, if
-    that came after."""
+    """Record that the coupon of `recycling_id`, or of `redemption_id`, was not used in time. `expired_since`: its
+    expiry, or its settlement, if that came after."""
 
     method = "ExpireCoupon"
 
     expired_since: datetime
 
     @classmethod
-    def of(cls, account_id: str, coupon_id: UUID, expired_since: datetime) -> ExpireCoupon:
-        """The expiry of a coupon, whose id is that of its recycling."""
-        request_id = own_request_id(cls.method, coupon_id)
-        return cls(request_id=request_id, account_id=account_id, recycling_id=coupon_id, expired_since=expired_since)
+    def of(cls, account_id: str, coupon_id: UUID, expired_since: datetime, *, redeemed: bool = False) -> ExpireCoupon:
+        """The expiry of a coupon, whose id is that of its recycling, or of its redemption where it was `redeemed`."""
+        return cls(
+            request_id=own_request_id(cls.method, coupon_id),
+            account_id=account_id,
+            recycling_id=None if redeemed else coupon_id,
+            redemption_id=coupon_id if redeemed else None,
+            expired_since=expired_since,
+        )
+
+    def business_input(self) -> tuple[object, ...]:
+        """The coupon."""
+        return (self.card_id, self.recycling_id or self.redemption_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ def terms(card: Card, policy: Policy, now: datetime, unit: Unit | None = None, *
     bonus = min(bonus_basis_points, policy.bonus_max_basis_points)
     refund = base - fee + base * bonus // BASIS_POINTS
     compensation = _in_unit(
-        _compensation(card, policy.compensation, refund, bonus, unused_us, now),
+        _compensation(card, policy, refund, bonus, unused_us, now),
         unit,
         policy.share_of_unit(unit, card.segment),
     )
@@ -56,16 +56,20 @@ def terms(card: Card, policy: Policy, now: datetime, unit: Unit | None = None, *
 
 
 def _compensation(
-    card: Card, rule: CompensationRule, refund: int, bonus: int, unused_us: int, now: datetime
+    card: Card, policy: Policy, refund: int, bonus: int, unused_us: int, now: datetime
 ) -> Compensation | None:
-    pending = CompensationState.PENDING
+    rule, pending = policy.compensation, CompensationState.PENDING
     match rule.kind:
         case CompensationKind.REFUND:
             return Compensation(unit=rule.unit, amount=refund, state=pending) if refund > 0 else None
         case CompensationKind.PER_UNUSED_DAY:
             whole_days = unused_us // (DAY // MICROSECOND)
             earns = rule.renewed_card_earns or card.renewals_used == 0
-            amount = rule.amount_per_day * whole_days * (BASIS_POINTS + bonus) // BASIS_POINTS if earns else 0
+            full = rule.amount_per_day * whole_days * (BASIS_POINTS + bonus) if earns else 0
+            # Issued under an earlier revision, it may be cheaper than what bounds the worth of a day.
+            least_price = policy.face_value_per_day_min * card.duration_days
+            cheap = card.face_value_minor < least_price
+            amount = full * card.face_value_minor // (BASIS_POINTS * least_price) if cheap else full // BASIS_POINTS
             return Compensation(unit=rule.unit, amount=amount, state=pending) if amount > 0 else None
         case CompensationKind.DISCOUNT:
             cap = card.paid_minor * rule.basis_points // BASIS_POINTS

@@ -14,11 +14,14 @@ from server.domain.commands import (
     CloseWindow,
     Command,
     Compensate,
+    Exchange,
     Expire,
     ExpireCoupon,
+    Grant,
     Lapse,
     Reactivate,
     Recycle,
+    Redeem,
     Resolve,
     Void,
 )
@@ -36,6 +39,14 @@ from server.domain.reactivate import check_reactivate, decide_reactivate
 from server.domain.recycle import check_recycle, decide_recycle
 from server.domain.settlement import check_compensate, decide_compensate
 from server.domain.snapshot import Change, Score, Snapshot
+from server.domain.spending import (
+    check_exchange,
+    check_grant,
+    check_redeem,
+    decide_exchange,
+    decide_grant,
+    decide_redeem,
+)
 from server.domain.verdict import check_lapse, check_resolve, decide_lapse, decide_resolve
 
 
@@ -48,6 +59,12 @@ def check(command: Command, snapshot: Snapshot, signer: QuoteSigner) -> None:
             check_reactivate(snapshot)
         case Compensate():
             check_compensate(snapshot)
+        case Grant():
+            check_grant(command, snapshot)
+        case Redeem():
+            check_redeem(command, snapshot)
+        case Exchange():
+            check_exchange(command, snapshot)
         case Activate() | Void():
             check_card_command(command, snapshot)
         case BindDevice():
@@ -74,7 +91,7 @@ def decide(
     signer: QuoteSigner,
 ) -> Change:
     """The change that `command` makes. Call `check` first. `score` is None when none was needed, or none was to be had.
-    The ids are for what is new.
+    The ids are for what is new; `recycling_id` is a redemption's, too.
 
     Raises Refusal FRAUD_SCORE_UNAVAILABLE when the policy needs a score that is missing.
     """
@@ -85,6 +102,12 @@ def decide(
             return decide_reactivate(command, snapshot, score, review_id)
         case Compensate():
             return decide_compensate(snapshot)
+        case Grant():
+            return decide_grant(command, snapshot)
+        case Redeem():
+            return decide_redeem(command, snapshot, recycling_id)
+        case Exchange():
+            return decide_exchange(command, snapshot)
         case Activate():
             return decide_activate(snapshot)
         case BindDevice():

@@ -55,28 +55,33 @@ def decide_close_window(snapshot: Snapshot) -> Change:
 
 
 def check_expire_coupon(command: ExpireCoupon, snapshot: Snapshot) -> None:
+    if snapshot.now < command.expired_since:
+        raise Refusal(Reason.RECYCLING_STATE_INVALID, "the coupon has not expired")
+    if command.redemption_id is not None:
+        redeemed = snapshot.redemption
+        assert redeemed is not None and redeemed.expire_time is not None, "a coupon that nobody has redeemed"
+        assert redeemed.expire_time <= command.expired_since
+        return
     owed = snapshot.known_recycling().compensation
     if owed is None or owed.unit is not Unit.COUPON or owed.state is not CompensationState.SETTLED:
         raise Refusal(Reason.RECYCLING_STATE_INVALID, "this recycling has given no coupon")
     assert owed.expire_time is not None and owed.expire_time <= command.expired_since
-    if snapshot.now < command.expired_since:
-        raise Refusal(Reason.RECYCLING_STATE_INVALID, "the coupon has not expired")
 
 
 def decide_expire_coupon(command: ExpireCoupon, snapshot: Snapshot) -> Change:
     """The coupon out of the wallet, which has not counted it since it expired."""
-    recycling = snapshot.known_recycling()
-    assert recycling.recycling_id is not None
+    giver = snapshot.redemption or snapshot.known_recycling()
     return Change(
         now=command.expired_since,
-        card=snapshot.known_card(),
-        recycling=recycling,
+        card=snapshot.card,
+        recycling=snapshot.recycling,
         wallet=snapshot.wallet,
         transfer=Transfer(
             kind=TransferKind.EXPIRY,
-            platform=recycling.platform,
+            platform=giver.platform,
             unit=Unit.COUPON,
             amount=-1,
-            recycling_id=recycling.recycling_id,
+            recycling_id=command.recycling_id,
+            redemption_id=command.redemption_id,
         ),
     )

@@ -43,9 +43,24 @@ BEGINNING = Position(0, "", UUID(int=0), 0, EPOCH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Redeemed:
+    """What a partner is told of an offer taken. `benefit`: COUPON or PARTNER; the last two fields are a coupon's."""
+
+    redemption_id: UUID
+    partner: str
+    offer_id: str
+    title: str
+    benefit: str
+    value_minor: int
+    basis_points: int
+    expire_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something that has happened. `state` to `hold_until` are of cards, as they were afterwards; `unit` and `amount`
-    of values, positive into the wallet. `source` is card or value; `kind` an open set, in the records' own words."""
+    of values, positive into the wallet; `redemption` is what a partner is told. `source` is card, value or redemption;
+    `kind` an open set, in the records' own words."""
 
     position: Position
     source: str
@@ -63,6 +78,7 @@ class Event:
     hold_until: datetime | None = None
     unit: str | None = None
     amount: int | None = None
+    redemption: Redeemed | None = None
 
     @property
     def account_id(self) -> str:

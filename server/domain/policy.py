@@ -257,6 +257,16 @@ class ExchangeRate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GoodwillRule:
+    """What customer care may grant beyond the rules: of `unit`, at most `amount_max` at once and `account_max` to one
+    account in 30 days."""
+
+    unit: Unit
+    amount_max: int
+    account_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """One platform's rules. Raises ValueError where single fields are fine but together make no sound policy."""
 
@@ -283,6 +293,8 @@ class Policy:
     """None: no bonus."""
     offers: tuple[Offer, ...] = ()
     exchange: tuple[ExchangeRate, ...] = ()
+    goodwill: GoodwillRule | None = None
+    """None: no goodwill."""
 
     def for_tier(self, tier: str) -> Policy:
         """The policy with the terms of one tier."""
@@ -378,6 +390,10 @@ class Policy:
                 raise ValueError(f"{offer.offer_id}: basis_points and valid_days are required with COUPON")
             if offer.unit is Unit.COUPON:
                 raise ValueError(f"{offer.offer_id}: a coupon pays for no offer")
+        if self.goodwill and self.goodwill.unit is Unit.COUPON:
+            raise ValueError("goodwill is not given in coupons")
+        if self.goodwill and self.goodwill.amount_max > self.goodwill.account_max:
+            raise ValueError("a grant of goodwill cannot be larger than what an account may be granted")
         ways = {(rate.unit, rate.to_platform, rate.to_unit) for rate in self.exchange}
         if len(ways) != len(self.exchange):
             raise ValueError("each exchange may be listed once")

@@ -4,7 +4,8 @@ Every unit gets the greatest value that any way of changing it could make of it:
 coupon and a partner's benefit what they are good for, points what they can be changed into. Amounts are floored
 everywhere, so exact fractions bound them from above. Sound are policies under which
 
-- units are changed only for those of platforms that are known, and count in the same currency,
+- a platform counts in one currency for ever, and units are changed only for those of platforms that are known, and
+  count in the same,
 - no way of changing coins makes more of them, and no way leads back to its own unit with more (a gaining loop),
 - no card pays more than its price: what was paid for it where the payout is a share of that, its face value else (the
   difference to what was paid is the promotion that its row records),
@@ -13,6 +14,10 @@ everywhere, so exact fractions bound them from above. Sound are policies under w
 Then the value of an account never rises but by cards that are issued to it. Several revisions of one platform may be in
 the set, since several may govern: whatever any of them allows counts. A recycling is undone by the revision that it was
 made under, so that the way back of one revision may meet the pay of another.
+
+Not reckoned with: what accounts hold already, or are owed. An activation that gives their units a value, or a greater
+one, gives it to these as well, once. And a card that was renewed before its platform's renewals ended long ago may live
+to be refunded in full.
 """
 
 from __future__ import annotations
@@ -66,11 +71,13 @@ class _Worth:
     steps: tuple[str, ...] = ()
 
 
-def find_pump(policies: Iterable[Policy], lingering: Iterable[Policy] = ()) -> Pump | None:
+def find_pump(
+    policies: Iterable[Policy], lingering: Iterable[Policy] = (), former: Iterable[Policy] = ()
+) -> Pump | None:
     """The first pump found among `policies`, which govern now or will, or None where there is none. `lingering`: former
-    revisions under which cards may still come back."""
+    revisions under which cards may still come back; `former`: all that cards may have been paid under."""
     given = tuple(policies)
-    if (stray := _stray(given)) is not None:
+    if (stray := _recounted((*former, *given)) or _stray(given)) is not None:
         return stray
     ways = tuple(way for policy in given for way in _ways(policy))
     worth, loop = _worths(ways)
@@ -82,6 +89,17 @@ def find_pump(policies: Iterable[Policy], lingering: Iterable[Policy] = ()) -> P
     for policy in given:
         for pump in (*_cards(policy, worth), *_returns(policy, (*given, *lingering))):
             return pump
+    return None
+
+
+def _recounted(policies: Sequence[Policy]) -> Pump | None:
+    """A platform whose amounts are counted in another currency than before, though cards and wallets keep theirs."""
+    currencies: dict[str, str] = {}
+    for policy in policies:
+        known = currencies.setdefault(policy.platform, policy.currency)
+        if known != policy.currency:
+            steps = (f"{policy.platform} card, paid in {known}", f"recycled for what counts in {policy.currency}")
+            return Pump(steps=steps, yields=None)
     return None
 
 

@@ -59,6 +59,12 @@ class TransferKind(StrEnum):
     CLAWBACK = "CLAWBACK"
     EXPIRY = "EXPIRY"
     """A coupon that was not used in time."""
+    REDEMPTION = "REDEMPTION"
+    """An offer's price, and the coupon that it gave."""
+    EXCHANGE = "EXCHANGE"
+    """One unit changed into another."""
+    GOODWILL = "GOODWILL"
+    """Granted beyond the rules."""
 
 
 class CompensationState(StrEnum):
@@ -208,7 +214,8 @@ class Balance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coupon:
-    """A discount on one purchase, held by an account. Its id is that of the recycling it compensates."""
+    """A discount on one purchase, held by an account. Its id is that of the recycling that it compensates, or of the
+    redemption that gave it."""
 
     coupon_id: UUID
     platform: str

@@ -63,12 +63,12 @@ class Activation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveRevision:
-    """A revision that bears on what may be gained: it governs now or will, or, where `since` is given, did so until
-    then."""
+    """A revision that bears on what may be gained: it governs now or will (`planned`), or did so until `superseded`."""
 
     platform: str
     revision: int
     superseded: datetime | None
+    planned: bool
 
 
 def lingers(policy: Policy, superseded: datetime, now: datetime) -> bool:

@@ -13,6 +13,7 @@ from server.domain.lists import ListHit
 from server.domain.outcome import OutcomeKind
 from server.domain.policy import Policy
 from server.domain.recycling import Coupon, Decision, Recycling, RiskBand, TransferKind, Unit, Wallet
+from server.domain.redemption import Redemption
 from server.domain.review import Review, ReviewKind, ReviewState
 
 
@@ -67,7 +68,8 @@ class Snapshot:
     card, or the one it is held for. `reviews`: the card's open ones, and the one named. `charged_back`: whether a
     chargeback of `recycling` was told already; looked up only where the card is VOID. `policy_until`: when another
     revision takes over from the one in force; None when none is planned. `bonus`: what dynamic pricing adds now, in
-    millionths of a basis point."""
+    millionths of a basis point. `redemption`: the one named. `used_30d`: how often the account has taken the offer
+    named in 30 days, or how much goodwill it was granted."""
 
     now: datetime
     card: Card | None
@@ -80,6 +82,8 @@ class Snapshot:
     charged_back: bool = False
     policy_until: datetime | None = None
     bonus: int = 0
+    redemption: Redemption | None = None
+    used_30d: int = 0
 
     def known_card(self) -> Card:
         """The card. Raises Refusal when the account has no such card."""
@@ -126,13 +130,15 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """`amount` of a unit into the wallet (out of it when negative), for one recycling."""
+    """`amount` of a unit into the wallet (out of it when negative), for one recycling or one redemption, where it is
+    for any."""
 
     kind: TransferKind
     platform: str
     unit: Unit
     amount: int
-    recycling_id: UUID
+    recycling_id: UUID | None = None
+    redemption_id: UUID | None = None
     coupon: Coupon | None = None
 
 
@@ -142,16 +148,19 @@ class Change:
 
     It must be recorded before `valid_until`. `refused` says that risk refused it, `held` that it waits for a verdict.
     `reviews` are those that begin or end with it. `outcome` is what the command tells of `recycling`. `bound_device` is
-    new on the card.
+    new on the card. `in_return`: what comes into the wallet for `transfer`. There is no card where only the wallet
+    changes.
     """
 
     now: datetime
-    card: Card
+    card: Card | None
     card_event: CardEventKind | None = None
     recycling: Recycling | None = None
     recycling_changed: bool = False
     wallet: Wallet | None = None
     transfer: Transfer | None = None
+    in_return: Transfer | None = None
+    redemption: Redemption | None = None
     decision: Decision | None = None
     refused: bool = False
     held: bool = False
@@ -161,6 +170,16 @@ class Change:
     quote_expire_time: datetime | None = None
     outcome: OutcomeKind | None = None
     bound_device: bytes | None = None
+
+    def known_card(self) -> Card:
+        """The card."""
+        assert self.card is not None, "only the wallet has changed"
+        return self.card
+
+    @property
+    def transfers(self) -> tuple[Transfer, ...]:
+        """What moves, out of the wallet first."""
+        return tuple(each for each in (self.transfer, self.in_return) if each is not None)
 
     @property
     def ends_recycling_hold(self) -> bool:

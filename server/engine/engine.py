@@ -49,6 +49,10 @@ ATTEMPTS_MAX = 2
 GUESSES_MAX = 16
 """So often a command goes again because outcomes before it were guessed wrongly; then it is judged as it is."""
 
+OVERTAKEN_MAX = 16
+"""So often a command goes again because another recorded first what time had done; then that counts as a race lost. An
+account has few cards that several servers sweep at once."""
+
 ALONE_S_MAX = 0.05
 """How long a small batch may keep others from starting beside it."""
 
@@ -240,7 +244,7 @@ class Engine:
         """Records what time has done, before what a caller wants: the tickets that met it stay unanswered and go again.
 
         Each is a command of its own. Whoever meets it records it; who is told that it was recorded, or that a verdict
-        came first, sees that when it goes again.
+        came first, sees that when it goes again. The caller has lost no race by that: it has not run yet.
         """
         passed = list(held_up.items())
         entries: list[tuple[Ticket, Entry]] = []
@@ -254,7 +258,9 @@ class Engine:
         written = await self._store.record([entry for _, entry in entries]) if entries else set()
         for position, (ticket, _) in enumerate(entries):
             if position not in written:
-                _lose(ticket)
+                ticket.overtaken += 1
+                if ticket.overtaken > OVERTAKEN_MAX:
+                    _lose(ticket)
 
     def _sift(
         self, batch: list[Ticket], loaded: list[Loaded], held_up: Container[Ticket]
@@ -362,7 +368,7 @@ class Engine:
 def _overdue(ticket: Ticket, found: Loaded) -> OwnCommand | None:
     """What must be recorded before the ticket's command, unless that was answered before or is that very thing."""
     due = overdue(found.snapshot) if found.answered is None else None
-    return None if due is None or due.request_id == ticket.command.request_id else due
+    return None if due is None or due == ticket.command else due
 
 
 def _lose(ticket: Ticket) -> None:

@@ -121,7 +121,7 @@ def count_decisions(entries: Iterable[Entry]) -> None:
         if change.refused or change.held:
             outcome = RecyclingState.REJECTED if change.refused else RecyclingState.IN_REVIEW
         band, mode = decision.risk_band or "", decision.degraded_mode or ""
-        platform = change.card.platform
+        platform = change.known_card().platform
         decisions[command.method, command.dry_run, platform, outcome, band, mode, decision.explored] += 1
         if decision.risk_score is not None:
             _scores.record(decision.risk_score)

@@ -3,6 +3,7 @@ the wire, or how a document is read."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
@@ -32,9 +33,9 @@ class PolicyStore(Protocol):
         """A revision as it stands; the newest of the platform without a number."""
         ...
 
-    async def add_revision(self, draft: RevisionDraft) -> bool:
-        """Keeps a document as its platform's next revision, unless it is the newest one's already; False when another
-        came first."""
+    async def add_revision(self, draft: RevisionDraft) -> int | None:
+        """Keeps a document as its platform's next revision, unless it is the newest one's already; the number of the
+        one that has it, None when another came first."""
         ...
 
     async def live_revisions(self) -> tuple[int, list[LiveRevision]]:
@@ -61,15 +62,15 @@ class PolicyKeeper:
     async def create(self, document: str, *, etag: str, actor: str, note: str) -> PolicyRevision:
         """The revision that has `document`. Raises Refusal FIELD_INVALID, ETAG_MISMATCH or CONFLICT_RETRY."""
         try:
-            platform, text = self._read(document)
+            platform, text = await asyncio.to_thread(self._read, document)  # a large one takes a while
         except ValueError as error:
             problem = ("document", str(error))
             raise Refusal(Reason.FIELD_INVALID, f"{problem[0]}: {problem[1]}", fields=(problem,)) from error
         draft = RevisionDraft(platform=platform, document=text, etag=etag, actor=actor, note=note)
         for _ in range(ATTEMPTS_MAX):
             _same_etag(etag, await self._store.revision(platform, None))
-            if await self._store.add_revision(draft):
-                made = await self._store.revision(platform, None)
+            if (number := await self._store.add_revision(draft)) is not None:
+                made = await self._store.revision(platform, number)
                 assert made is not None
                 return made
         raise _lost()
@@ -89,7 +90,8 @@ class PolicyKeeper:
                 problem = ("effective_time", f"must not be before {earliest.isoformat()}")
                 raise Refusal(Reason.FIELD_INVALID, f"{problem[0]}: {problem[1]}", fields=(problem,))
             set_version, live = await self._store.live_revisions()
-            if (pump := await self._pump(wanted, live)) is not None:
+            candidate = await self._store.policy(wanted.platform, wanted.revision)
+            if (pump := await self._pump(candidate, live)) is not None:
                 raise Refusal(Reason.POLICY_PUMPABLE, f"there would be a way to gain: {pump}", steps=pump.steps)
             if await self._store.activate(wanted, wanted.effective_time or earliest, set_version):
                 activated = await self._store.revision(wanted.platform, wanted.revision)
@@ -97,18 +99,26 @@ class PolicyKeeper:
                 return activated
         raise _lost()
 
-    async def _pump(self, wanted: Activation, live: list[LiveRevision]) -> Pump | None:
-        """A pump among all that governs, will, or may still give cards back, with the one to activate."""
+    async def pump_with(self, candidate: Policy) -> tuple[Pump | None, tuple[str, ...]]:
+        """What activating `candidate` now would be refused for, if anything; and the revisions, such as "iqiyi@3", that
+        govern or are planned to, which it was checked with."""
+        _, live = await self._store.live_revisions()
+        governing = sorted(f"{one.platform}@{one.revision}" for one in live if one.superseded is None)
+        return await self._pump(candidate, live), tuple(governing)
+
+    async def _pump(self, candidate: Policy, live: list[LiveRevision]) -> Pump | None:
+        """A pump among all that governs, will, or did and left something behind, with the one to activate."""
         now = await self._store.now()
-        governing = [await self._store.policy(wanted.platform, wanted.revision)]
-        lingering = []
+        governing, lingering, former = [candidate], [], []
         for one in live:
             policy = await self._store.policy(one.platform, one.revision)
             if one.superseded is None:
                 governing.append(policy)
-            elif lingers(policy, one.superseded, now):
+                continue
+            former.append(policy)
+            if lingers(policy, one.superseded, now):
                 lingering.append(policy)
-        return find_pump(governing, lingering)
+        return find_pump(governing, lingering, former)
 
 
 def _same_etag(wanted: str, found: PolicyRevision | None) -> None:

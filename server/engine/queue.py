@@ -28,7 +28,9 @@ Outcome: TypeAlias = bytes | Refusal
 class Ticket:
     """One command on its way. `keys`: account, device, address, ...; `earlier`: those of its call that share one."""
 
-    __slots__ = ("attempts", "command", "context", "earlier", "future", "guesses", "is_new", "keys", "priority")
+    __slots__ = (
+        "attempts", "command", "context", "earlier", "future", "guesses", "is_new", "keys", "overtaken", "priority",
+    )  # fmt: skip
 
     def __init__(self, command: Command, keys: Sequence[str | bytes], earlier: Sequence[Ticket]) -> None:
         self.command = command
@@ -39,6 +41,7 @@ class Ticket:
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.attempts = 0
         self.guesses = 0
+        self.overtaken = 0
         self.is_new = True
 
     def answer(self, outcome: Outcome) -> None:

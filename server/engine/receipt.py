@@ -46,7 +46,12 @@ def receipt(
         "policy_revision": snapshot.revision_name,
         "policy_sha256": loaded.policy_sha256,
     }
-    rare = {"policy_until": snapshot.policy_until, "bonus": snapshot.bonus, "charged_back": snapshot.charged_back}
+    rare: dict[str, Any] = {
+        "policy_until": snapshot.policy_until,
+        "bonus": snapshot.bonus,
+        "charged_back": snapshot.charged_back,
+    }
+    rare |= {"redemption": snapshot.redemption, "used_30d": snapshot.used_30d}
     body |= {name: value for name, value in rare.items() if value}
     if command.reads_lists:
         body["list_hits"] = snapshot.facts.list_hits
@@ -99,7 +104,7 @@ def effects(change: Change) -> dict[str, Any]:
     recycling, transfer = change.recycling, change.transfer
     told: Mapping[str, Any] = {
         "card_event": change.card_event,
-        "card_version": change.card.version if change.card_event else None,
+        "card_version": change.known_card().version if change.card_event else None,
         "recycling": None
         if recycling is None or not change.recycling_changed
         else {
@@ -111,6 +116,13 @@ def effects(change: Change) -> dict[str, Any]:
             "window_moved": recycling.window_moved,
         },
         "transfer": transfer and {"unit": transfer.unit, "amount": transfer.amount},
+        "in_return": change.in_return
+        and {
+            "platform": change.in_return.platform,
+            "unit": change.in_return.unit,
+            "amount": change.in_return.amount,
+        },
+        "redemption_id": change.redemption and change.redemption.redemption_id,
         "opened": [each.review_id for each in change.reviews if each.state is ReviewState.OPEN],
         "ended": {str(each.review_id): each.state for each in change.reviews if each.state is not ReviewState.OPEN},
         "outcome": change.outcome,

@@ -1,6 +1,6 @@
 """One recorded decision as a document: what was asked, read and answered, and the policy that governed it.
 
-Knows how receipts spell domain values, and which of their members older ones lack; must not know how to decide.
+Knows what belongs to it; must not know how to decide.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from server.domain.card import Card
-from server.domain.lists import ListHit
-from server.domain.recycling import Balance, Coupon, Recycling
-from server.domain.review import Review
-from server.domain.snapshot import Score
+from server.engine.recorded import Receipt, ReceiptInvalid
 
 FORMAT = "card-recycling-decision/1"
 
@@ -76,45 +72,12 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     def read_receipt(self) -> Receipt:
         """What the decision read. Raises CaseInvalid."""
         try:
-            return msgspec.json.decode(self.receipt, type=Receipt)
-        except ValueError as error:
-            raise CaseInvalid(f"its receipt: {error}") from error
+            return Receipt.parse(self.receipt)
+        except ReceiptInvalid as error:
+            raise CaseInvalid(str(error)) from error
 
     def policy_sha256(self) -> str:
         """Of the policy's document, spelt as `put_policies` spells it; empty where there is none."""
         if self.policy is None:
             return ""
         return hashlib.sha256(json.dumps(self.policy, sort_keys=True).encode()).hexdigest()
-
-
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """A receipt, as `engine.receipt` writes it. What has a default may be missing: not every decision reads it, or
-    older receipts are from before it."""
-
-    now: datetime
-    method: str
-    card: Card
-    request_id: UUID | None = None
-    input: tuple[str | None, ...] = ()
-    recycling: Recycling | None = None
-    balances: tuple[Balance, ...] = ()
-    coupons: tuple[Coupon, ...] | msgspec.UnsetType = msgspec.UNSET
-    reviews: tuple[Review, ...] = ()
-    policy_revision: str = ""
-    policy_sha256: str | msgspec.UnsetType = msgspec.UNSET
-    policy_until: datetime | None = None
-    bonus: int = 0
-    charged_back: bool = False
-    without_device: bool = False
-    list_hits: tuple[ListHit, ...] = ()
-    lot: float | None = None
-    features: dict[str, float | int | bool | None] = {}
-    score: Score | None = None
-    asked_segment: str | None = None
-    verdict: dict[str, Any] | None = None
-    effects: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
-
-    def lacks(self) -> tuple[str, ...]:
-        """The members that a receipt of today has and this one has not."""
-        wanted = ["policy_sha256"] if self.method == "IssueCards" else ["coupons", "policy_sha256", "effects"]
-        return tuple(name for name in wanted if getattr(self, name) is msgspec.UNSET)

@@ -1,6 +1,6 @@
 """Decides a recorded decision again, and says where the outcome differs from what was recorded. Pure.
 
-Knows how a receipt becomes command and snapshot; must not know where cases come from. Nothing but the case is read: no
+Knows how a recorded command is asked again; must not know where cases come from. Nothing but the case is read: no
 database, no clock, no key. A quote's token is taken at its word, since only the key's holder can check it.
 """
 
@@ -28,33 +28,35 @@ from google.protobuf.message import DecodeError, Message
 from server.api.messages import MessageRenderer
 from server.domain.card import VoidReason
 from server.domain.commands import (
-    OWN_REQUEST_VERSION,
     Activate,
     BindDevice,
     Circumstances,
     CloseWindow,
     Command,
     Compensate,
+    Exchange,
     Expire,
     ExpireCoupon,
+    Grant,
     IssueItem,
     Lapse,
     Reactivate,
-    Recycle,
+    Redeem,
     Resolve,
     Void,
 )
 from server.domain.decision import check, decide
 from server.domain.errors import Refusal
-from server.domain.policy import Counter, Policy
+from server.domain.policy import Policy
 from server.domain.quote import RedeemedQuotes
-from server.domain.recycling import RecycleReason, Unit, Wallet
+from server.domain.recycling import Unit
 from server.domain.review import ReviewVerdict
-from server.domain.snapshot import Change, RiskFacts, Snapshot
+from server.domain.snapshot import Change
 from server.engine.issue import check_item, issued_card
 from server.engine.ports import LoadedItem
 from server.engine.receipt import effects, seal_of, verdict
-from server.replay.case import Case, CaseInvalid, Receipt
+from server.engine.recorded import Receipt, given_id, given_text, recycle_of, snapshot_of
+from server.replay.case import Case, CaseInvalid
 from server.store.policy_document import PolicyInvalid, parse_policy
 
 ANSWERS: dict[str, type[Message]] = {
@@ -67,6 +69,8 @@ ANSWERS: dict[str, type[Message]] = {
     "ExpireCard": card_service_pb2.GetCardResponse,
     "CloseWindow": card_service_pb2.GetCardResponse,
     "ExpireCoupon": wallet_service_pb2.GetWalletResponse,
+    "Redeem": wallet_service_pb2.RedeemResponse,
+    "Exchange": wallet_service_pb2.ExchangeResponse,
     "ResolveReview": review_service_pb2.ResolveReviewResponse,
     "LapseHold": review_service_pb2.ResolveReviewResponse,
     "IssueCards": types_pb2.Card,
@@ -135,8 +139,9 @@ def _identity(case: Case, receipt: Receipt) -> list[Field]:
     seal, right_seal = seal_of(case.receipt)
     fields = [
         Field(name="method", recorded=case.method, recomputed=receipt.method),
-        Field(name="account_id", recorded=case.account_id, recomputed=receipt.card.account_id),
     ]
+    if receipt.card is not None:
+        fields.append(Field(name="account_id", recorded=case.account_id, recomputed=receipt.card.account_id))
     if case.method == "IssueCards":
         fields.append(_moment(case, receipt.now))
     if receipt.request_id is not None:
@@ -164,7 +169,7 @@ def _recorded_answer(case: Case) -> Message:
 
 
 def _decided(case: Case, receipt: Receipt, recorded: Message) -> tuple[Change, bytes]:
-    command, snapshot = command_of(case, receipt), snapshot_of(case, receipt)
+    command, snapshot = command_of(case, receipt), snapshot_of(case.account_id, receipt, _policy(case))
     if command.input_hash().hex() != case.input_hash:
         raise CaseInvalid("what was asked, as its receipt tells it, has another hash than what was asked")
     quotes = RedeemedQuotes()
@@ -174,7 +179,8 @@ def _decided(case: Case, receipt: Receipt, recorded: Message) -> tuple[Change, b
         named = getattr(recorded, "recycling", None)
         recycling_id, review_id = UUID(named.recycling_id) if named and named.recycling_id else NOBODY, NOBODY
     else:
-        recycling_id = UUID(told.get("recycling", {}).get("recycling_id", NOBODY.hex))
+        new_id = told.get("redemption_id") or told.get("recycling", {}).get("recycling_id", NOBODY.hex)
+        recycling_id = UUID(new_id)
         review_id = UUID(next(iter(told.get("opened", ())), NOBODY.hex))
     change = decide(command, snapshot, receipt.score, recycling_id=recycling_id, review_id=review_id, signer=quotes)
     return change, MessageRenderer().answer(command, change)
@@ -188,15 +194,32 @@ def command_of(case: Case, receipt: Receipt) -> Command:
 _Input = tuple[str | None, ...]
 
 
-def _recycle(case: Case, receipt: Receipt, asked: _Input) -> Recycle:
-    return Recycle(
+def _compensate(case: Case, receipt: Receipt, asked: _Input) -> Compensate | Grant:
+    """A settlement, or where more was asked a grant of goodwill."""
+    recycling_id = given_id(asked[1])
+    if len(asked) == 2:
+        return Compensate(request_id=case.request_id, account_id=case.account_id, recycling_id=recycling_id)
+    return Grant(
         request_id=case.request_id,
         account_id=case.account_id,
-        card_id=_id(asked[0]),
-        reason=RecycleReason(_text(asked[1])),
-        unit=None if asked[2] is None else Unit(asked[2]),
-        quote_token=_text(asked[3]),
-        automatic=case.request_id.version == OWN_REQUEST_VERSION,
+        recycling_id=recycling_id,
+        unit=Unit(given_text(asked[2])),
+        amount=int(given_text(asked[3])),
+        note=given_text(asked[4]),
+    )
+
+
+def _exchange(case: Case, receipt: Receipt, asked: _Input) -> Exchange:
+    platform, unit, amount, to_platform, to_unit, min_amount = map(given_text, asked)
+    return Exchange(
+        request_id=case.request_id,
+        account_id=case.account_id,
+        platform=platform,
+        unit=Unit(unit),
+        amount=int(amount),
+        to_platform=to_platform,
+        to_unit=Unit(to_unit),
+        min_amount=int(min_amount),
     )
 
 
@@ -205,11 +228,11 @@ def _resolve(case: Case, receipt: Receipt, asked: _Input) -> Resolve:
         request_id=case.request_id,
         account_id=case.account_id,
         recycling_id=_recycling_id(receipt),
-        review_id=_id(asked[0]),
-        verdict=ReviewVerdict(_text(asked[1])),
-        reviewer=_text(asked[2]),
-        note=_text(asked[3]),
-        etag=_text(asked[4]),
+        review_id=given_id(asked[0]),
+        verdict=ReviewVerdict(given_text(asked[1])),
+        reviewer=given_text(asked[2]),
+        note=given_text(asked[3]),
+        etag=given_text(asked[4]),
     )
 
 
@@ -218,79 +241,58 @@ def _recycling_id(receipt: Receipt) -> UUID | None:
 
 
 _COMMANDS: Mapping[str, Callable[[Case, Receipt, _Input], Command]] = {
-    "Recycle": _recycle,
+    "Recycle": lambda case, receipt, _: recycle_of(case.account_id, receipt, case.request_id),
     "Reactivate": lambda case, _, asked: Reactivate(
-        request_id=case.request_id, account_id=case.account_id, recycling_id=_id(asked[1])
+        request_id=case.request_id, account_id=case.account_id, recycling_id=given_id(asked[1])
     ),
-    "Compensate": lambda case, _, asked: Compensate(
-        request_id=case.request_id, account_id=case.account_id, recycling_id=_id(asked[1])
+    "Compensate": _compensate,
+    "Redeem": lambda case, _, asked: Redeem(
+        request_id=case.request_id,
+        account_id=case.account_id,
+        platform=given_text(asked[0]),
+        offer_id=given_text(asked[1]),
     ),
+    "Exchange": _exchange,
     "ActivateCard": lambda case, _, asked: Activate(
-        request_id=case.request_id, account_id=case.account_id, card_id=_id(asked[0]), etag=_text(asked[1])
+        request_id=case.request_id, account_id=case.account_id, card_id=given_id(asked[0]), etag=given_text(asked[1])
     ),
     "BindDevice": lambda case, _, asked: BindDevice(
         request_id=case.request_id,
         account_id=case.account_id,
-        card_id=_id(asked[0]),
-        etag=_text(asked[2]),
-        circumstances=Circumstances(device_hash=bytes.fromhex(_text(asked[1]))),
+        card_id=given_id(asked[0]),
+        etag=given_text(asked[2]),
+        circumstances=Circumstances(device_hash=bytes.fromhex(given_text(asked[1]))),
     ),
     "ExpireCard": lambda case, _, asked: Expire(
-        request_id=case.request_id, account_id=case.account_id, card_id=_id(asked[0])
+        request_id=case.request_id, account_id=case.account_id, card_id=given_id(asked[0])
     ),
     "CloseWindow": lambda case, _, asked: CloseWindow(
-        request_id=case.request_id, account_id=case.account_id, card_id=_id(asked[0])
+        request_id=case.request_id, account_id=case.account_id, card_id=given_id(asked[0])
     ),
     # It may have been settled after its expiry; only the record tells.
-    "ExpireCoupon": lambda case, _, asked: ExpireCoupon(
+    "ExpireCoupon": lambda case, receipt, asked: ExpireCoupon(
         request_id=case.request_id,
         account_id=case.account_id,
-        recycling_id=_id(asked[1]),
+        recycling_id=None if receipt.redemption is not None else given_id(asked[1]),
+        redemption_id=None if receipt.redemption is None else given_id(asked[1]),
         expired_since=case.create_time,
     ),
     "VoidCard": lambda case, _, asked: Void(
         request_id=case.request_id,
         account_id=case.account_id,
-        card_id=_id(asked[0]),
-        reason=VoidReason(_text(asked[1])),
-        etag=_text(asked[2]),
+        card_id=given_id(asked[0]),
+        reason=VoidReason(given_text(asked[1])),
+        etag=given_text(asked[2]),
     ),
     "ResolveReview": _resolve,
     "LapseHold": lambda case, receipt, asked: Lapse(
         request_id=case.request_id,
         account_id=case.account_id,
         recycling_id=_recycling_id(receipt),
-        review_id=_id(asked[0]),
+        review_id=given_id(asked[0]),
     ),
 }
 """How the recorded input of each method, in the order of its `business_input`, becomes the command again."""
-
-
-def snapshot_of(case: Case, receipt: Receipt) -> Snapshot:
-    """What the decision read. Raises PolicyInvalid."""
-    revision = receipt.policy_revision.rpartition("@")[2]
-    return Snapshot(
-        now=receipt.now,
-        card=receipt.card,
-        recycling=receipt.recycling,
-        policy=None if (policy := _policy(case)) is None else policy.for_tier(receipt.card.tier),
-        policy_revision=int(revision) if revision else None,
-        wallet=Wallet(
-            account_id=case.account_id,
-            balances=receipt.balances,
-            coupons=() if receipt.coupons is msgspec.UNSET else receipt.coupons,
-        ),
-        facts=RiskFacts(
-            list_hits=receipt.list_hits,
-            counts={counter: receipt.features.get(counter) for counter in Counter},
-            lot=receipt.lot,
-            without_device=receipt.without_device,
-        ),
-        reviews=receipt.reviews,
-        charged_back=receipt.charged_back,
-        policy_until=receipt.policy_until,
-        bonus=receipt.bonus,
-    )
 
 
 def _policy(case: Case) -> Policy | None:
@@ -308,6 +310,8 @@ def _parsed(document: str) -> Policy:
 
 def _issued(case: Case, receipt: Receipt) -> tuple[None, bytes]:
     card = receipt.card
+    if card is None:
+        raise CaseInvalid("its receipt lacks the card")
     asked = receipt.asked_segment if receipt.policy_sha256 is not msgspec.UNSET else card.segment
     item = IssueItem(
         request_id=case.request_id,
@@ -354,13 +358,3 @@ def _parts(name: str, recorded: Mapping[str, Any] | None, recomputed: Mapping[st
     """A field for each part, recorded or recomputed, in plain JSON."""
     old, new = (msgspec.json.decode(msgspec.json.encode(part or {})) for part in (recorded, recomputed))
     return [Field(name=f"{name}.{part}", recorded=old.get(part), recomputed=new.get(part)) for part in {**old, **new}]
-
-
-def _id(text: str | None) -> UUID:
-    return UUID(_text(text))
-
-
-def _text(text: str | None) -> str:
-    if text is None:
-        raise CaseInvalid("its receipt lacks part of what was asked")
-    return text

@@ -38,7 +38,10 @@ class PostgresDue:
                 return [Recycle.of_itself(rows.card(row["card"], None)) for row in found]
             case DueKind.COUPON:
                 found = await self._query("due_coupons", how_many)
-                return [ExpireCoupon.of(row["account_id"], row["coupon_id"], row["expired_since"]) for row in found]
+                return [
+                    ExpireCoupon.of(row["account_id"], row["coupon_id"], row["expired_since"], redeemed=row["redeemed"])
+                    for row in found
+                ]
 
     async def lags(self) -> dict[DueKind, timedelta]:
         """For how long the oldest item of each kind has been due; zero where nothing is."""

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from server.domain.events import BEGINNING, Event, Position
+from server.domain.events import BEGINNING, Event, Position, Redeemed
 from server.engine.event_ports import Claim, EventPage
 from server.store.store import PostgresStore
 
@@ -60,6 +60,7 @@ def _page(found: Sequence[asyncpg.Record]) -> EventPage:
 
 
 def _event(row: asyncpg.Record) -> Event:
+    told_to_partner = row["partner"] is not None
     return Event(
         position=_position(row),
         source=row["source"],
@@ -73,10 +74,24 @@ def _event(row: asyncpg.Record) -> Event:
         renewals_used=row["renewals_used"],
         activate_by_time=row["activate_by_time"],
         activate_time=row["activate_time"],
-        expire_time=row["expire_time"],
+        expire_time=None if told_to_partner else row["expire_time"],
         hold_until=row["hold_until"],
         unit=row["unit"],
         amount=row["amount"],
+        redemption=_redeemed(row) if told_to_partner else None,
+    )
+
+
+def _redeemed(row: asyncpg.Record) -> Redeemed:
+    return Redeemed(
+        redemption_id=row["redemption_id"],
+        partner=row["partner"],
+        offer_id=row["offer_id"],
+        title=row["title"],
+        benefit=row["benefit"],
+        value_minor=row["value_minor"],
+        basis_points=row["basis_points"],
+        expire_time=row["expire_time"],
     )
 
 

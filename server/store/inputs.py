@@ -9,16 +9,27 @@ from uuid import UUID
 
 import msgspec
 
-from server.domain.card import MICROSECOND, CardEventKind
-from server.domain.commands import Command, Compensate, ExpireCoupon, Reactivate, Recycle, Resolve
+from server.domain.card import MICROSECOND, Card, CardEventKind
+from server.domain.commands import (
+    Command,
+    Compensate,
+    ExpireCoupon,
+    Grant,
+    Reactivate,
+    Recycle,
+    Redeem,
+    Resolve,
+    WalletCommand,
+)
 from server.domain.recycling import (
     Coupon,
     Recycling,
     RecyclingState,
     Unit,
 )
+from server.domain.redemption import Redemption
 from server.domain.review import Review, ReviewKind, ReviewState
-from server.domain.snapshot import Change
+from server.domain.snapshot import Change, Transfer
 from server.engine.ports import Entry
 from server.store.rows import Row
 
@@ -42,8 +53,12 @@ def command_row(command: Command) -> Row:
         "profile_hash": circumstances.profile_hash,
         "payout_hash": circumstances.payout_hash,
         "signals": _signals(circumstances.signals),
-        "wants_wallet": isinstance(command, Compensate | ExpireCoupon | Reactivate | Resolve),
+        "wants_wallet": isinstance(command, Compensate | ExpireCoupon | Grant | Reactivate | Resolve | WalletCommand),
         "wants_lists": command.reads_lists,
+        "platform": command.platform if isinstance(command, WalletCommand) else None,
+        "offer_id": command.offer_id if isinstance(command, Redeem) else None,
+        "redemption_id": command.redemption_id,
+        "grants": isinstance(command, Grant),
     }
 
 
@@ -59,6 +74,8 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
         "ended_review": [],
         "transfer": [],
         "coupon": [],
+        "redemption": [],
+        "goodwill": [],
         "risk_event": [],
         "outcome": [],
     }
@@ -85,19 +102,14 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
                 inputs["review"].append(_review_row(position, review, change))
             else:
                 inputs["ended_review"].append(_ended_review_row(position, review))
-        if change.transfer is not None:
-            inputs["transfer"].append(
-                {
-                    "position": position,
-                    "kind": change.transfer.kind,
-                    "platform": change.transfer.platform,
-                    "unit": change.transfer.unit,
-                    "amount": change.transfer.amount,
-                    "recycling_id": change.transfer.recycling_id,
-                }
-            )
-            if change.transfer.coupon is not None:
-                inputs["coupon"].append(_coupon_row(position, change.transfer.coupon))
+        for transfer in change.transfers:
+            inputs["transfer"].append(_transfer_row(position, transfer))
+            if transfer.coupon is not None:
+                inputs["coupon"].append(_coupon_row(position, transfer.coupon))
+        if change.redemption is not None:
+            inputs["redemption"].append(_redemption_row(position, change.redemption))
+        if isinstance(entry.command, Grant) and change.recycling is not None:
+            inputs["goodwill"].append(_goodwill_row(position, entry.command, change.recycling))
         if change.outcome is not None and change.recycling is not None:
             # Not the card's live recycling: a card that is held for one, or freed of it by this very change, has none.
             row = {"position": position, "recycling_id": change.recycling.recycling_id, "kind": change.outcome}
@@ -123,7 +135,7 @@ def _recorded_command_row(position: int, entry: Entry) -> Row:
 
 
 def _risk_event_row(position: int, entry: Entry) -> Row:
-    circumstances, card, recycling = entry.command.circumstances, entry.change.card, entry.change.recycling
+    circumstances, card, recycling = entry.command.circumstances, entry.change.known_card(), entry.change.recycling
     outcome = None
     if entry.command.scored:
         outcome = RecyclingState.IN_REVIEW if entry.change.held else RecyclingState.APPROVED
@@ -153,7 +165,7 @@ def _risk_event_row(position: int, entry: Entry) -> Row:
 def _event_amount(entry: Entry) -> int | None:
     """What was paid for the card; of a settlement, what was settled, where its unit is like money."""
     if not isinstance(entry.command, Compensate):
-        return entry.change.card.paid_minor
+        return entry.change.known_card().paid_minor
     transfer = entry.change.transfer
     return transfer.amount if transfer is not None and transfer.unit is Unit.COIN else None
 
@@ -163,7 +175,7 @@ def _reason(command: Command) -> str | None:
 
 
 def _card_row(position: int, change: Change) -> Row:
-    card = change.card
+    card = change.known_card()
     return {
         "position": position,
         "card_id": card.card_id,
@@ -177,7 +189,7 @@ def _card_row(position: int, change: Change) -> Row:
         "live_recycling_id": card.live_recycling_id,
         "held_since": card.held_since,
         "hold_until": card.hold_until,
-        "recycling_id": _recycling_of_event(change),
+        "recycling_id": _recycling_of_event(change, card),
         "version": card.version,
         "event_state": card.recorded_state,
         "expired_bound": card.expired_bound,
@@ -186,11 +198,11 @@ def _card_row(position: int, change: Change) -> Row:
     }
 
 
-def _recycling_of_event(change: Change) -> UUID | None:
+def _recycling_of_event(change: Change, card: Card) -> UUID | None:
     """What a card's event is about: the recycling that it is held for, else the one that has taken it."""
     if change.card_event in (CardEventKind.HELD, CardEventKind.RELEASED) and change.recycling is not None:
         return change.recycling.recycling_id
-    return change.card.live_recycling_id
+    return card.live_recycling_id
 
 
 def _recycling_row(position: int, recycling: Recycling) -> Row:
@@ -272,6 +284,49 @@ def _ended_review_row(position: int, review: Review) -> Row:
         "note": review.note,
         "resolve_time": review.resolve_time,
         "version": review.version,
+    }
+
+
+def _transfer_row(position: int, transfer: Transfer) -> Row:
+    return {
+        "position": position,
+        "kind": transfer.kind,
+        "platform": transfer.platform,
+        "unit": transfer.unit,
+        "amount": transfer.amount,
+        "recycling_id": transfer.recycling_id,
+        "redemption_id": transfer.redemption_id,
+    }
+
+
+def _redemption_row(position: int, redemption: Redemption) -> Row:
+    return {
+        "position": position,
+        "redemption_id": redemption.redemption_id,
+        "platform": redemption.platform,
+        "policy_revision": redemption.policy_revision,
+        "offer_id": redemption.offer_id,
+        "partner": redemption.partner,
+        "title": redemption.title,
+        "unit": redemption.unit,
+        "price": redemption.price,
+        "benefit": redemption.benefit.kind,
+        "value_minor": redemption.benefit.value_minor,
+        "basis_points": redemption.benefit.basis_points,
+        "valid_days": redemption.benefit.valid_days,
+        "expire_time": redemption.expire_time,
+    }
+
+
+def _goodwill_row(position: int, command: Grant, recycling: Recycling) -> Row:
+    return {
+        "position": position,
+        "recycling_id": recycling.recycling_id,
+        "platform": recycling.platform,
+        "policy_revision": recycling.policy_revision,
+        "unit": command.unit,
+        "amount": command.amount,
+        "note": command.note,
     }
 
 

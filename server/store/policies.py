@@ -48,19 +48,26 @@ class PostgresPolicies:
         found = await self._query("policy_revisions", platform, *before, how_many)
         return [(_revision(dict(row)), (row["create_time"], row["position"])) for row in found]
 
-    async def add_revision(self, draft: RevisionDraft) -> bool:
-        """Keeps a document as its platform's next revision, unless it is the newest one's, or the etag is another."""
+    async def add_revision(self, draft: RevisionDraft) -> int | None:
+        """Keeps a document as its platform's next revision, unless it is the newest one's already; the number of the
+        one that has it, None when another came first, or the etag is another."""
         sha256 = hashlib.sha256(draft.document.encode()).digest()
         (found,) = await self._query(
             "policy_add", draft.platform, draft.document, sha256, draft.etag, draft.actor, draft.note or None
         )
-        return bool(found["stands"])
+        number: int | None = found["revision"]
+        return number
 
     async def live_revisions(self) -> tuple[int, list[LiveRevision]]:
         """The version of the policy set, and the revisions that were ever activated, of every platform."""
         found = await self._query("policies_live")
         live = [
-            LiveRevision(platform=row["platform"], revision=row["revision"], superseded=row["superseded"])
+            LiveRevision(
+                platform=row["platform"],
+                revision=row["revision"],
+                superseded=row["superseded"],
+                planned=row["planned"],
+            )
             for row in found
             if row["platform"] is not None
         ]

@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import jsonschema
 import msgspec
+from jsonschema.exceptions import best_match
 
 from server.domain.policy import Policy
 from server.domain.pump import find_pump
@@ -27,7 +28,8 @@ def parse_policy(document: str) -> Policy:
     """The policy of a JSON document. Raises PolicyInvalid saying what is wrong and where."""
     try:
         body = json.loads(document, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
-        jsonschema.validate(body, _schema())
+        if (wrong := best_match(_validator().iter_errors(body))) is not None:
+            raise wrong
         if body["risk"]["without_score"] == "REFUSE":  # its former name, in revisions that stand for ever
             body["risk"]["without_score"] = "REJECT"
         return msgspec.convert(body, Policy)
@@ -56,8 +58,11 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 @cache
-def _schema() -> Any:
-    return json.loads(files("policies").joinpath("policy.schema.json").read_text("utf-8"))
+def _validator() -> Any:
+    """Made once: to check the schema itself takes far longer than to check a document by it."""
+    schema = json.loads(files("policies").joinpath("policy.schema.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
 
 
 def _documents(folder: Path) -> list[tuple[str, str]]:
@@ -75,18 +80,17 @@ def _documents(folder: Path) -> list[tuple[str, str]]:
 
 
 async def put_policies(url: str, folder: Path) -> dict[str, int]:
-    """Makes every *.json policy of `folder` its platform's newest revision, unless it is already; returns the revision
-    of each platform. Raises PolicyInvalid before anything is written, also when they, with what else governs or is
-    planned to, would be a money pump."""
+    """Makes every *.json policy of `folder` its platform's newest revision, in force at once, unless it is already (a
+    draft is activated; one that was superseded stays so); returns the revision of each platform. Raises PolicyInvalid
+    before anything is written, also when they, with what else governs or is planned to, would be a money pump."""
     documents = _documents(folder)
     connection = await asyncpg.connect(url, server_settings={"role": "recycling_server"})
     try:
         async with connection.transaction():
+            await connection.execute(statement("policy_set_claim").text)
             await _refuse_pumps(connection, documents)
             return {
-                platform: await connection.fetchval(
-                    statement("policy_put").text, platform, document, hashlib.sha256(document.encode()).digest()
-                )
+                platform: await connection.fetchval(statement("policy_put").text, platform, document, _sha256(document))
                 for platform, document in documents
             }
     finally:
@@ -95,17 +99,31 @@ async def put_policies(url: str, folder: Path) -> dict[str, int]:
 
 async def _refuse_pumps(connection: asyncpg.Connection[asyncpg.Record], documents: list[tuple[str, str]]) -> None:
     """As the activation of one revision is checked, with all others that count."""
-    given = [parse_policy(document) for _, document in documents]
-    governing, lingering = list(given), []
+    governing: list[Policy] = [parse_policy(document) for _, document in documents]
+    lingering: list[Policy] = []
+    former: list[Policy] = []
+    replaced = {platform for platform, document in documents if await _would_govern(connection, platform, document)}
     now = await connection.fetchval("SELECT service_clock()")
     for row in await connection.fetch(statement("policies_live").text):
         if row["platform"] is None:
             continue
         text = await connection.fetchval(statement("policy").text, row["platform"], row["revision"])
         policy = parse_policy(text)
-        if row["superseded"] is None and all(policy.platform != new.platform for new in given):
+        if row["planned"] or (row["superseded"] is None and policy.platform not in replaced):
             governing.append(policy)
-        elif lingers(policy, row["superseded"] or now, now):
+            continue
+        former.append(policy)
+        if lingers(policy, row["superseded"] or now, now):
             lingering.append(policy)
-    if (pump := find_pump(governing, lingering)) is not None:
+    if (pump := find_pump(governing, lingering, former)) is not None:
         raise PolicyInvalid(f"there would be a way to gain: {pump}")
+
+
+async def _would_govern(connection: asyncpg.Connection[asyncpg.Record], platform: str, document: str) -> bool:
+    """Whether putting `document` puts it in the place of what governs."""
+    newest = await connection.fetchrow(statement("policy_revision").text, platform, None)
+    return newest is None or newest["document_sha256"] != _sha256(document) or newest["state"] == "DRAFT"
+
+
+def _sha256(document: str) -> bytes:
+    return hashlib.sha256(document.encode()).digest()

@@ -12,7 +12,7 @@ from server.domain.card import Card, CardState
 from server.domain.commands import Command
 from server.domain.lists import ListEntry, ListHit, ListKind, Subject, SubjectKind
 from server.domain.outcome import Outcome, OutcomeKind
-from server.domain.policy import Counter
+from server.domain.policy import Benefit, BenefitKind, Counter
 from server.domain.recycling import (
     Balance,
     Compensation,
@@ -28,6 +28,7 @@ from server.domain.recycling import (
     Unit,
     Wallet,
 )
+from server.domain.redemption import Redemption
 from server.domain.review import Review, ReviewKind, ReviewState
 from server.domain.snapshot import RiskFacts, Score
 from server.engine.ports import JudgedRequest
@@ -120,6 +121,30 @@ def recycling(row: Row) -> Recycling:
         version=row["version"],
         hold_until=row["hold_until"],
         window_moved=timedelta(microseconds=row["window_moved_us"]),
+    )
+
+
+def redemption(row: Row) -> Redemption:
+    """A redemption from its row."""
+    return Redemption(
+        redemption_id=row["redemption_id"],
+        request_id=row["request_id"],
+        account_id=row["account_id"],
+        platform=row["platform"],
+        offer_id=row["offer_id"],
+        partner=row["partner"],
+        title=row["title"],
+        unit=Unit(row["unit"]),
+        price=row["price"],
+        benefit=Benefit(
+            kind=BenefitKind(row["benefit"]),
+            value_minor=row["value_minor"],
+            basis_points=row["basis_points"],
+            valid_days=row["valid_days"],
+        ),
+        expire_time=row["expire_time"],
+        policy_revision=row["policy_revision"],
+        create_time=row["create_time"],
     )
 
 

@@ -16,7 +16,7 @@ import asyncpg
 from opentelemetry import trace
 
 from server.domain.card import Card, CardState
-from server.domain.commands import Command, IssueItem
+from server.domain.commands import Command, IssueItem, WalletCommand
 from server.domain.lists import EntryDraft, ListEntry, ListFilter
 from server.domain.model_health import Window
 from server.domain.outcome import NewOutcome
@@ -104,7 +104,7 @@ class PostgresStore:
         """All that the decisions may read, in one round trip."""
         with tracer.start_as_current_span("store.load", attributes=_span("load")):
             found = await self._fetch("load", command=[inputs.command_row(command) for command in commands])
-        await self._learn_policies(row for row in found if row["card"] is not None)
+        await self._learn_policies(commands, found)
         names = list(found[0].keys())
         first_feature = names.index("feature_position") + 1
         loaded = []
@@ -117,7 +117,7 @@ class PostgresStore:
                     snapshot=self._snapshot(command, row, features),
                     features=features,
                     assumed_rejected=bool(row["assumed_rejected"]),
-                    policy_sha256=self._known_policy(row)[1],
+                    policy_sha256=self._known_policy(command, row)[1],
                 )
             )
         return loaded
@@ -379,7 +379,7 @@ class PostgresStore:
         if card is not None and recycling is not None and _waits_after(row):
             policy_of_it, _ = self._policies[recycling.platform, recycling.policy_revision]
             card = waiting(card, recycling, policy_of_it.for_tier(card.tier))
-        policy, _ = self._known_policy(row)
+        policy, _ = self._known_policy(command, row)
         return Snapshot(
             now=row["now"],
             card=card,
@@ -392,25 +392,29 @@ class PostgresStore:
             charged_back=bool(row["charged_back"]),  # null without a card
             policy_until=row["policy_until"],
             bonus=row["bonus"] or 0,
+            redemption=rows.redemption(row["redemption"]) if row["redemption"] is not None else None,
+            used_30d=row["used_30d"] or 0,
         )
 
-    async def _learn_policies(self, found: Iterable[asyncpg.Record]) -> None:
+    async def _learn_policies(self, commands: Iterable[Command], found: Iterable[asyncpg.Record]) -> None:
         wanted = set()
-        for row in found:
-            wanted.add((row["card"]["platform"], row["policy_revision"]))
+        for command, row in zip(commands, found, strict=True):
+            if (platform := _platform(command, row)) is not None:
+                wanted.add((platform, row["policy_revision"]))
             if _waits_after(row):
                 wanted.add((row["recycling"]["platform"], row["recycling"]["policy_revision"]))
         for platform, revision in wanted:
             if revision is not None:
                 await self._policy(platform, revision)
 
-    def _known_policy(self, row: asyncpg.Record) -> tuple[Policy | None, str]:
-        """The policy that governs a loaded command, with the terms of its card's tier, and its document's SHA-256."""
-        card, revision = row["card"], row["policy_revision"]
-        if card is None or revision is None:
+    def _known_policy(self, command: Command, row: asyncpg.Record) -> tuple[Policy | None, str]:
+        """The policy that governs a loaded command, with the terms of its card's tier, if it is about any, and its
+        document's SHA-256."""
+        platform, revision = _platform(command, row), row["policy_revision"]
+        if platform is None or revision is None:
             return None, ""
-        policy, sha256 = self._policies[card["platform"], revision]
-        return policy.for_tier(card["tier"]), sha256
+        policy, sha256 = self._policies[platform, revision]
+        return policy if row["card"] is None else policy.for_tier(row["card"]["tier"]), sha256
 
     async def policy(self, platform: str, revision: int) -> Policy:
         """A revision's rules."""
@@ -422,7 +426,8 @@ class PostgresStore:
         key = (platform, revision)
         if key not in self._policies:
             (found,) = await self._run(statement("policy").text, platform, revision)
-            self._policies[key] = parse_policy(found["document"]), found["document_sha256"].hex()
+            policy = await asyncio.to_thread(parse_policy, found["document"])
+            self._policies[key] = policy, found["document_sha256"].hex()
         return self._policies[key]
 
 
@@ -430,6 +435,13 @@ def _answered(row: asyncpg.Record) -> Answered | None:
     if row["input_hash"] is None:
         return None
     return Answered(input_hash=row["input_hash"], response=row["response"])
+
+
+def _platform(command: Command, row: asyncpg.Record) -> str | None:
+    """Whose rules govern a loaded command: the platform that it names, or that of its card."""
+    if isinstance(command, WalletCommand):
+        return command.platform
+    return None if row["card"] is None else str(row["card"]["platform"])
 
 
 def _waits_after(row: asyncpg.Record) -> bool:

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrations.runner import migrate
+from server.api.event_stream import event_message
 from server.domain.card import VoidReason
+from server.domain.commands import Redeem
 from server.domain.errors import Reason, Refusal
 from server.domain.events import BEGINNING, Event, EventFilter, Position
 from server.engine.event_ports import EventLog, EventPage
@@ -101,6 +103,27 @@ async def write(connection: asyncpg.Connection[Any], name: str = "") -> uuid.UUI
 def cards_of(events: Sequence[Event]) -> list[uuid.UUID | None]:
     """Which cards."""
     return [event.card_id for event in events]
+
+
+async def test_partners_notices_are_told_in_order(new_world: MakeWorld) -> None:
+    """An offer taken is one event of its own, which a watcher can ask for alone, and resume after."""
+    world = await new_world()
+    log = PostgresEvents(world.store)
+    account_id = (await world.settled(await world.issue(active=False))).account_id
+    for offer_id in ("renewal-coupon", "ad-free-week"):
+        command = Redeem(request_id=uuid.uuid4(), account_id=account_id, platform="iqiyi", offer_id=offer_id)
+        await world.answer(command)
+    wanted = EventFilter(platform="iqiyi", kinds=frozenset({"REDEEMED"}))
+    async with fed(log) as feed:
+        events, _ = await told_from(feed, BEGINNING, 2, wanted)
+        after, _ = await told_from(feed, events[0].position, 1, wanted)
+    assert [event.redemption.offer_id for event in events if event.redemption] == ["renewal-coupon", "ad-free-week"]
+    assert after == events[1:]
+    message = event_message(events[0])
+    assert message.redemption.benefit == "COUPON" and message.redemption.expire_time.seconds
+    assert message.WhichOneof("change") == "redemption"
+    own = await log.after(BEGINNING, 100, account_id)
+    assert [event for event in own.events if event.kind == "REDEEMED"] == events
 
 
 async def test_life_of_a_card_is_told(world: World) -> None:

@@ -18,6 +18,7 @@ from fraud_worker.registry import FEATURE_NAMES, FEATURES
 from fraud_worker.scorer import Model
 from fraud_worker.training import mature, train
 from tests.judged import START, judged, write_shop_log
+from tests.tree_order import broken_directions
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,11 @@ def test_trees_keep_every_direction(shop: JudgedRows, fitted: Fitted) -> None:
         lower[:, column], higher[:, column] = pairs[:, 0], pairs[:, 1]
         moved = fitted.score(higher) - fitted.score(lower)
         assert (moved * feature.direction >= 0).all(), feature.name
+
+
+def test_no_tree_breaks_a_direction(fitted: Fitted) -> None:
+    """Nowhere, not only where rows were tried, does more of what counts up lower the score."""
+    assert broken_directions(fitted.booster) == []
 
 
 def test_fitting_is_deterministic(shop: JudgedRows, fitted: Fitted) -> None:

@@ -338,7 +338,86 @@ SELECT account_id, issue_time, 'ISSUE', card_id::text, paid_minor FROM card WHER
 
 # What is done to the history above, and the names of the rules that this breaks. Where the schema itself forbids the
 # deed, the constraint goes first.
+# Account a uses its coins: 100 for a coupon (90), 55 for points elsewhere; and is granted 20.
+HISTORY += """
+UPDATE policy_revision SET document = document || '{
+  "offers": [{"offer_id": "a-coupon", "partner": "shop", "title": "A coupon", "unit": "COIN", "price": 100,
+              "account_max": 1,
+              "benefit": {"kind": "COUPON", "value_minor": 95, "basis_points": 1000, "valid_days": 90}}],
+  "exchange": [{"unit": "COIN", "to_platform": "tencent", "to_unit": "GROWTH_POINT", "give": 1, "get": 10,
+                "spread_basis_points": 300, "amount_max": 60}],
+  "goodwill": {"unit": "COIN", "amount_max": 20, "account_max": 30}}' WHERE platform = 'iqiyi';
+INSERT INTO command (account_id, request_id, method, input_hash, response, receipt, create_time)
+VALUES ('a', id(191), 'Redeem', sha256(''), '', '{"input": ["iqiyi", "a-coupon"]}', at(8)),
+       ('a', id(192), 'Exchange', sha256(''), '',
+        '{"input": ["iqiyi", "COIN", "55", "tencent", "GROWTH_POINT", "0"]}', at(9)),
+       ('a', id(193), 'Compensate', sha256(''), '', '{}', at(10));
+INSERT INTO redemption (account_id, redemption_id, request_id, platform, policy_revision, offer_id, partner, title,
+                        unit, price, benefit, value_minor, basis_points, valid_days, expire_time, create_time)
+VALUES ('a', id(90), id(191), 'iqiyi', 1, 'a-coupon', 'shop', 'A coupon', 'COIN', 100, 'COUPON', 95, 1000, 90,
+        at(129608), at(8));
+INSERT INTO coupon (account_id, coupon_id, platform, basis_points, max_discount_minor, expire_time, create_time)
+VALUES ('a', id(90), 'iqiyi', 1000, 95, at(129608), at(8));
+INSERT INTO goodwill (account_id, request_id, recycling_id, platform, policy_revision, unit, amount, note, create_time)
+VALUES ('a', id(193), id(12), 'iqiyi', 1, 'COIN', 20, 'sorry', at(10));
+INSERT INTO posting (account_id, request_id, ledger, platform, unit, kind, amount, redemption_id, create_time)
+SELECT 'a', id(request), ledger, platform, unit, kind, CASE ledger WHEN 'WALLET' THEN amount ELSE -amount END,
+       id(redemption), at(step)
+FROM (VALUES
+  (191, 'iqiyi', 'COIN', 'REDEMPTION', -100, 90, 8), (191, 'iqiyi', 'COUPON', 'REDEMPTION', 1, 90, 8),
+  (192, 'iqiyi', 'COIN', 'EXCHANGE', -55, NULL, 9), (192, 'tencent', 'GROWTH_POINT', 'EXCHANGE', 533, NULL, 9),
+  (193, 'iqiyi', 'COIN', 'GOODWILL', 20, NULL, 10)
+) AS t (request, platform, unit, kind, amount, redemption, step)
+CROSS JOIN unnest(ARRAY['WALLET', 'PLATFORM']) AS ledger;
+UPDATE wallet_balance SET amount = amount - 135 WHERE (account_id, platform, unit) = ('a', 'iqiyi', 'COIN');
+INSERT INTO wallet_balance AS w (account_id, platform, unit, amount)
+VALUES ('a', 'iqiyi', 'COUPON', 1), ('a', 'tencent', 'GROWTH_POINT', 533)
+ON CONFLICT (account_id, platform, unit) DO UPDATE SET amount = w.amount + excluded.amount;
+"""
+
 VIOLATIONS = {
+    "an offer taken at another price": ("UPDATE redemption SET price = 99", {"redemptions_match_offers"}),
+    "an offer that was not in force": (
+        "UPDATE redemption SET offer_id = 'another'",
+        {"redemptions_match_offers"},
+    ),
+    "an offer taken too often": (
+        """UPDATE policy_revision SET document = jsonb_set(document, '{offers,0,account_max}', '0')
+           WHERE platform = 'iqiyi'""",
+        {"redemptions_match_offers"},
+    ),
+    "a redemption that was not paid for": (
+        "DELETE FROM posting WHERE request_id = id(191)",
+        {"redemptions_match_offers", "wallets_match_postings", "commands_have_effects"},
+    ),
+    "a partner that was not told": (
+        "DELETE FROM redemption",
+        {"redemptions_match_offers", "coupons_match_settlements"},
+    ),
+    "a redeemed coupon that is worth more": (
+        "UPDATE coupon SET max_discount_minor = 96 WHERE coupon_id = id(90)",
+        {"coupons_match_settlements"},
+    ),
+    "an exchange at another rate": (
+        "UPDATE posting SET amount = sign(amount) * 534 WHERE request_id = id(192) AND unit = 'GROWTH_POINT'",
+        {"exchanges_match_rates", "wallets_match_postings"},
+    ),
+    "an exchange beyond its limit": (
+        """UPDATE policy_revision SET document = jsonb_set(document, '{exchange,0,amount_max}', '54')
+           WHERE platform = 'iqiyi'""",
+        {"exchanges_match_rates"},
+    ),
+    "goodwill beyond the cap of a grant": (
+        """UPDATE policy_revision SET document = jsonb_set(document, '{goodwill,amount_max}', '19')
+           WHERE platform = 'iqiyi'""",
+        {"goodwill_within_caps"},
+    ),
+    "goodwill beyond the cap of an account": (
+        """UPDATE policy_revision SET document = jsonb_set(document, '{goodwill,account_max}', '19')
+           WHERE platform = 'iqiyi'""",
+        {"goodwill_within_caps"},
+    ),
+    "goodwill without a note": ("DELETE FROM goodwill", {"goodwill_within_caps"}),
     "half of a transfer": (
         "DELETE FROM posting WHERE request_id = id(122) AND ledger = 'PLATFORM'",
         {"transfers_balance", "units_balance", "compensations_match_postings"},

@@ -140,7 +140,12 @@ async def test_a_pump_is_not_activated(world: World, keeper: PolicyKeeper, polic
     rate = {"unit": "GROWTH_POINT", "to_platform": "iqiyi", "to_unit": "COIN", "give": 1, "get": 1}
     draft = await create(
         keeper,
-        iqiyi(fee_basis_points=200, exchange=[rate | {"spread_basis_points": 0, "amount_max": 1_000_000}], tiers={}),
+        iqiyi(
+            fee_basis_points=200,
+            exchange=[rate | {"spread_basis_points": 0, "amount_max": 1_000_000}],
+            tiers={},
+            pricing=None,
+        ),
     )
     found = await refusal(keeper, activation(draft))
     assert found.reason is Reason.POLICY_PUMPABLE
@@ -153,22 +158,41 @@ async def test_a_pump_is_not_activated(world: World, keeper: PolicyKeeper, polic
     assert still is not None and still.state is PolicyState.DRAFT
 
 
+def changed(to_platform: str, give: int, get: int) -> dict[str, Any]:
+    """A platform's points changed into another's: worth nothing, unless there is more of them in the end."""
+    return {
+        "unit": "GROWTH_POINT", "to_platform": to_platform, "to_unit": "GROWTH_POINT", "give": give, "get": get,
+        "spread_basis_points": 0, "amount_max": 1_000,
+    }  # fmt: skip
+
+
+def tencent(**changes: Any) -> str:
+    return json.dumps(document("tencent") | changes)
+
+
 async def test_two_halves_of_a_pump_cannot_both_be_activated(world: World, keeper: PolicyKeeper) -> None:
     """Each is sound with what governs; whichever comes second is refused, also when both come at once."""
-    out = {"unit": "COIN", "to_platform": "tencent", "to_unit": "COIN", "give": 10, "get": 11}
-    back = {"unit": "COIN", "to_platform": "iqiyi", "to_unit": "COIN", "give": 10, "get": 10}
-    more = {"spread_basis_points": 0, "amount_max": 1_000}
-    worse = await create(keeper, iqiyi(exchange=[out | more | {"give": 11, "get": 10}]))
-    await keeper.activate(activation(worse))
-    first = await create(
-        keeper, json.dumps(document("tencent") | {"exchange": [back | more | {"get": 11, "give": 10}]})
-    )
-    second = await create(keeper, iqiyi(exchange=[out | more | {"give": 10, "get": 10}]))
+    loses = await create(keeper, iqiyi(exchange=[changed("tencent", 11, 10)]))
+    await keeper.activate(activation(loses))
+    first = await create(keeper, tencent(exchange=[changed("iqiyi", 10, 11)]))
+    second = await create(keeper, iqiyi(exchange=[changed("tencent", 10, 10)]))
     outcomes = await asyncio.gather(
         keeper.activate(activation(first)), keeper.activate(activation(second)), return_exceptions=True
     )
     refused = [o for o in outcomes if isinstance(o, Refusal)]
-    assert [o.reason for o in refused] == [Reason.POLICY_PUMPABLE] * len(refused) and refused
+    assert [o.reason for o in refused] == [Reason.POLICY_PUMPABLE]
+
+
+async def test_two_halves_of_a_pump_cannot_both_be_put(world: World, keeper: PolicyKeeper) -> None:
+    """Nor one put while the other is activated."""
+    second = await create(keeper, iqiyi(exchange=[changed("tencent", 10, 10)]))
+    outcomes = await asyncio.gather(
+        put_documents(world.server_url, json.loads(tencent(exchange=[changed("iqiyi", 10, 11)]))),
+        keeper.activate(activation(second)),
+        return_exceptions=True,
+    )
+    refused = [o for o in outcomes if isinstance(o, PolicyInvalid) or getattr(o, "reason", "") == "POLICY_PUMPABLE"]
+    assert len(refused) == 1
 
 
 async def test_a_policy_file_that_pumps_is_not_put(world: World) -> None:
@@ -204,6 +228,16 @@ async def test_the_same_document_is_the_same_revision(keeper: PolicyKeeper) -> N
     assert again == made
 
 
+async def test_each_caller_gets_his_own_revision(keeper: PolicyKeeper) -> None:
+    """However many are made at once: the one with the document that was given."""
+    outcomes = await asyncio.gather(
+        *(create(keeper, iqiyi(fee_basis_points=fee)) for fee in range(1, 9)), return_exceptions=True
+    )
+    for fee, made in enumerate(outcomes, 1):
+        if not isinstance(made, BaseException):
+            assert json.loads(made.document)["fee_basis_points"] == fee
+
+
 async def test_many_documents_at_once_are_numbered_in_turn(keeper: PolicyKeeper, policies: PostgresPolicies) -> None:
     """No two revisions share a number; who lost too often is told to retry."""
     outcomes = await asyncio.gather(
@@ -229,6 +263,64 @@ async def test_a_revision_that_is_not_there_is_not_activated(keeper: PolicyKeepe
     for platform, revision in (("iqiyi", 99), ("nobody", 1)):
         wanted = Activation(platform=platform, revision=revision, effective_time=None, etag="", actor="a", note="")
         assert (await refusal(keeper, wanted)).reason is Reason.POLICY_NOT_FOUND
+
+
+async def test_a_planned_revision_counts_when_policies_are_put(world: World, keeper: PolicyKeeper) -> None:
+    """What a file puts in force for now is checked with what takes over from it later."""
+    planned = await create(keeper, iqiyi(exchange=[changed("tencent", 10, 10)]))
+    await keeper.activate(activation(planned, effective_time=await world.store.now() + timedelta(days=1)))
+    with pytest.raises(PolicyInvalid, match="way to gain"):
+        await put_documents(
+            world.server_url,
+            json.loads(iqiyi(fee_basis_points=2_000)),
+            json.loads(tencent(exchange=[changed("iqiyi", 10, 11)])),
+        )
+
+
+async def test_a_plan_that_was_replaced_counts_no_more(world: World, keeper: PolicyKeeper) -> None:
+    """What another activation of the same moment displaced will never govern, so it stands in nobody's way."""
+    planned = await create(keeper, iqiyi(exchange=[changed("tencent", 10, 10)]))
+    moment = await world.store.now() + timedelta(days=1)
+    await keeper.activate(activation(planned, effective_time=moment))
+    other = await create(keeper, tencent(exchange=[changed("iqiyi", 10, 11)]))
+    assert (await refusal(keeper, activation(other))).reason is Reason.POLICY_PUMPABLE
+    await keeper.activate(
+        Activation(platform="iqiyi", revision=1, effective_time=moment, etag="", actor="a", note="never mind")
+    )
+    assert (await keeper.activate(activation(other))).state is PolicyState.SCHEDULED
+
+
+async def test_a_platform_keeps_its_currency(keeper: PolicyKeeper) -> None:
+    """Cards that were paid in one are not refunded in another, however much later."""
+    foreign = await create(keeper, iqiyi(currency="JPY"))
+    assert (await refusal(keeper, activation(foreign))).reason is Reason.POLICY_PUMPABLE
+
+
+async def test_a_draft_is_put_in_force(world: World, keeper: PolicyKeeper, policies: PostgresPolicies) -> None:
+    """A file that is a draft already is activated, not passed over."""
+    draft = await create(keeper, iqiyi(fee_basis_points=2_000))
+    await put_documents(world.server_url, json.loads(iqiyi(fee_basis_points=2_000)))
+    in_force = await policies.in_force("iqiyi")
+    assert in_force is not None and in_force.revision == draft.revision
+
+
+async def test_what_governs_is_in_force_though_planned_again(world: World, keeper: PolicyKeeper) -> None:
+    """Planning the revision in force for later does not end it."""
+    again = Activation(platform="iqiyi", revision=1, effective_time=None, etag="", actor="a", note="")
+    assert (await keeper.activate(again)).state is PolicyState.IN_FORCE
+
+
+async def test_an_old_server_puts_a_revision_in_force(world: World) -> None:
+    """A row as servers of before activations insert it governs from its time on."""
+    await world.owner.execute(
+        "INSERT INTO policy_revision (platform, revision, document, document_sha256, effective_time)"
+        " VALUES ('iqiyi', 2, $1::text::jsonb, sha256(convert_to($1::text, 'UTF8')),"
+        "         service_clock() + interval '1 hour')",
+        json.dumps(json.loads(iqiyi(fee_basis_points=2_000)), sort_keys=True),
+    )
+    assert await fee(world) == 300
+    await world.move(timedelta(hours=1))
+    assert await fee(world) == 600
 
 
 async def test_cards_below_the_least_price_are_not_issued(world: World) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from nats.js.api import StreamConfig
 
+from server.domain.commands import Redeem
 from server.domain.events import BEGINNING, Event
 from server.engine.event_ports import PublishFailed
 from server.engine.feed import EventFeed
@@ -105,6 +106,27 @@ async def test_event_is_a_cloud_event(new_world: MakeWorld, nats_server: NatsSer
     assert settled["type"] == "card-recycling.value.settlement.v1"
     assert settled["data"]["amount"] == recycling.compensation.amount
     assert settled["data"]["unit"] == "COIN"
+
+
+async def test_partner_is_told_of_an_offer_taken(new_world: MakeWorld, nats_server: NatsServer) -> None:
+    """Once, under a subject of its own, with what is owed; beside what the wallet paid."""
+    world = await new_world()
+    recycling = await world.settled(await world.issue(active=False))
+    command = Redeem(
+        request_id=uuid.uuid4(), account_id=recycling.account_id, platform="iqiyi", offer_id="jd-voucher-10"
+    )
+    for _ in range(2):
+        await world.answer(command)
+    async with relaying(world, publisher(nats_server)):
+        messages = await nats_server.holds(STREAM, 5)
+    assert len(messages) == 5
+    (told,) = (message for message in messages if message["type"] == "card-recycling.redemption.redeemed.v1")
+    assert told["_subject"] == "card_recycling.iqiyi.redemption.redeemed.jd"
+    data = told["data"]
+    assert (data["partner"], data["offer_id"], data["benefit"], data["value_minor"]) == (
+        "jd", "jd-voucher-10", "PARTNER", 1000,
+    )  # fmt: skip
+    assert data["request_id"] == str(command.request_id)
 
 
 async def test_everything_is_published_once_and_in_order(new_world: MakeWorld, nats_server: NatsServer) -> None:

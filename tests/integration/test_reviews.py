@@ -363,6 +363,17 @@ async def test_lapse_is_recorded_first(world: World, deed: str) -> None:
     assert lapse["request_id"] == Lapse.of(review).request_id
 
 
+async def test_who_takes_the_id_of_a_lapse_meets_it(world: World) -> None:
+    """Another command of the lapse's own id is not taken for the lapse, which is recorded all the same."""
+    card = await world.issue()
+    review = await world.held(card)
+    await world.move(HOLD)
+    taker = void(card, VoidReason.REVOKED, request_id=Lapse.of(review).request_id)
+    assert reason(await world.run(taker)) is Reason.IDEMPOTENCY_KEY_REUSED
+    assert (await now_of(world, review)).state is ReviewState.EXPIRED
+    await world.answer(void(card, VoidReason.REVOKED))
+
+
 async def test_lapse_of_one_card_leaves_another_recycling_alone(world: World) -> None:
     """A command that names an earlier recycling of the card ends the hold of the later one, and of no other."""
     card = await world.issue()

@@ -47,7 +47,7 @@ APPEND_ONLY = (
 )  # fmt: skip
 NEVER_SCANNED = (
     "account", "card", "card_event", "card_serial", "command", "coupon", "list_entry", "outcome", "posting",
-    "recycling", "review", "risk_pair", "wallet_balance",
+    "goodwill", "recycling", "redemption", "review", "risk_pair", "wallet_balance",
 )  # fmt: skip
 
 

@@ -17,11 +17,13 @@ from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.api.messages import card_message, recycling_message, wallet_message
+from server.api.messages import card_message, recycling_message
+from server.api.wallet_messages import wallet_message
 from server.domain.card import VoidReason
-from server.domain.commands import Command, Expire
+from server.domain.commands import Command, Expire, OwnCommand
 from server.domain.errors import Reason, Refusal
 from server.domain.recycling import Unit
+from server.engine.engine import Engine
 from server.engine.ports import Answered, DueKind, Store
 from server.store.store import PostgresStore, connect
 from tests.conftest import FreshDatabase
@@ -72,6 +74,34 @@ async def stores(world: World, how_many: int) -> AsyncIterator[list[PostgresStor
     yield found
     for store in found:
         await store.close()
+
+
+class Overtaken(PassingStore):
+    """Of all that time has done another server records each thing first."""
+
+    def __init__(self, inner: Store, other: Engine) -> None:
+        super().__init__(inner)
+        self._other = other
+
+    async def record(self, entries: Sequence[Any]) -> set[int]:
+        """After the other server has done the same."""
+        if own := [entry.command for entry in entries if isinstance(entry.command, OwnCommand)]:
+            await self._other.submit(own)
+        return await super().record(entries)
+
+
+async def test_whom_sweepers_overtake_is_answered(new_world: MakeWorld) -> None:
+    """A hold lapses, then the card expires, and another server is quicker to record either: nothing is lost by that."""
+    world = await new_world()
+    card = await world.issue()
+    await world.move(29 * DAY)
+    await world.held(card)
+    await world.move(9 * DAY)
+    engine = world.another_engine(Overtaken(world.store, world.another_engine()))
+    (outcome,) = await engine.submit([void(card, VoidReason.REVOKED)])
+    assert reason(outcome) is None
+    kinds = [kind for kind, _, _ in await events(world, card)]
+    assert kinds == ["ISSUED", "ACTIVATED", "HELD", "RELEASED", "EXPIRED", "VOIDED"]
 
 
 async def test_expiry_is_recorded_once_as_of_its_moment(new_world: MakeWorld) -> None:

@@ -318,6 +318,8 @@ class World:
             "posting",
             "wallet_balance",
             "coupon",
+            "redemption",
+            "goodwill",
             "command",
         )
         found = {}

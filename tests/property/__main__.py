@@ -1,8 +1,8 @@
 """Plays many sequences on demand: `make properties [SEQUENCES=10000] [SEED=1] [WORKERS=2]`.
 
 Sequences come in chunks of a hundred, chunk by chunk from consecutive seeds. A failure prints its chunk's seed, which
-plays the same again alone, and the shortest sequence that still fails. At the end of each chunk the whole database must
-be sound; then it is emptied, so that the hundredth chunk is as fast as the first.
+plays the same again alone, and the shortest sequence that still fails. Each sequence finds the database empty, so that
+the last is as fast as the first.
 """
 
 from __future__ import annotations

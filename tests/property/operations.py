@@ -26,6 +26,7 @@ class Kind(StrEnum):
     NOTHING = "nothing"
     ISSUE = "issue"
     ACTIVATE = "activate"
+    BIND = "bind"
     QUOTE = "quote"
     RECYCLE = "recycle"
     REDEEM_QUOTE = "redeem_quote"
@@ -44,6 +45,7 @@ WEIGHTS = {
     Kind.NOTHING: 0,  # only shrinking puts it there
     Kind.ISSUE: 4,
     Kind.ACTIVATE: 3,
+    Kind.BIND: 1,
     Kind.QUOTE: 2,
     Kind.RECYCLE: 5,
     Kind.REDEEM_QUOTE: 2,
@@ -68,6 +70,9 @@ AT = {
     "hold": (Kind.RESOLVE, Kind.LAPSE, Kind.RECYCLE, Kind.REACTIVATE, Kind.VOID),
     "claim": (Kind.CLAIM, Kind.RESOLVE),
     "quote": (Kind.REDEEM_QUOTE,),
+    "coupon": (Kind.COMPENSATE, Kind.RECYCLE),
+    "policy": (Kind.RECYCLE, Kind.QUOTE, Kind.REDEEM_QUOTE, Kind.BIND),
+    "period": (Kind.RECYCLE, Kind.QUOTE, Kind.REDEEM_QUOTE),
     "list": (Kind.COMPENSATE, Kind.RECYCLE, Kind.REACTIVATE),
 }
 """What tells before from after at each kind of boundary."""
@@ -103,25 +108,51 @@ class Move:
         return f"to boundary {self.place} {self.of} {'+' if self.offset >= timedelta(0) else '-'}{abs(self.offset)}"
 
 
+class Sweep(StrEnum):
+    """When the sweepers look in a round: before the accounts do anything, or while they do."""
+
+    NEVER = "never"
+    BEFORE = "sweep before"
+    MEANWHILE = "sweep meanwhile"
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """A revision that is activated: of which platform, which, and how far ahead."""
+
+    platform: str
+    place: int
+    ahead: timedelta
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One step: the clock moves, then every lane does its operation; without scores where the scorer is `down`."""
+    """One step: the clock moves, the service does what it does by itself, then every lane does its operation; without
+    scores where the scorer is `down`."""
 
     move: Move
     down: bool
     operations: tuple[Operation, ...]
+    sweep: Sweep = Sweep.NEVER
+    prices: bool = False
+    takeover: Takeover | None = None
+    checked: bool = False
+    """Whether the invariants are checked after it, which takes longer than the round; they hold at the end anyway."""
 
     @property
     def does_something(self) -> bool:
         """Whether an account does anything, or the clock moves."""
         moves = self.move.place is not None or bool(self.move.step)
-        return moves or any(each.kind is not Kind.NOTHING for each in self.operations)
+        serves = self.sweep is not Sweep.NEVER or self.prices or self.takeover is not None
+        return moves or serves or any(each.kind is not Kind.NOTHING for each in self.operations)
 
     def __repr__(self) -> str:
         done = "; ".join(
             f"{lane}: {each!r}" for lane, each in enumerate(self.operations) if each.kind is not Kind.NOTHING
         )
-        return f"\n  [{self.move!r}{', no scores' if self.down else ''}] {done}"
+        first = [repr(self.move), "no scores" if self.down else "", "" if self.sweep is Sweep.NEVER else self.sweep]
+        first += ["prices" if self.prices else "", repr(self.takeover) if self.takeover else ""]
+        return f"\n  [{', '.join(each for each in first if each)}] {done}"
 
 
 _STEPS = [
@@ -153,7 +184,22 @@ operations = st.builds(
     st.integers(0, 23),
     st.sampled_from(["LOW", "LOW", "LOW", "LOW", "MEDIUM", "MEDIUM", "HIGH"]),
 )
-rounds = st.builds(Round, moves, st.sampled_from([False] * 9 + [True]), st.tuples(*[operations] * LANES))
+takeovers = st.builds(
+    Takeover,
+    st.sampled_from(["iqiyi", "tencent", "netflix"]),
+    st.integers(0, 2),
+    st.sampled_from([timedelta(0), timedelta(minutes=1), timedelta(days=1)]),
+)
+rounds = st.builds(
+    Round,
+    moves,
+    st.sampled_from([False] * 9 + [True]),
+    st.tuples(*[operations] * LANES),
+    st.sampled_from([Sweep.NEVER] * 7 + [Sweep.BEFORE] + [Sweep.MEANWHILE] * 3),
+    st.sampled_from([False] * 4 + [True]),
+    st.one_of(*[st.none()] * 5, takeovers),
+    st.sampled_from([False, False, True]),
+)
 sequences = st.tuples(*[rounds] * ROUNDS)
 
 

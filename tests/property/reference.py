@@ -1,13 +1,14 @@
 """How accounts must fare, told a second time: from the platforms' rules in words, and not from the server's code.
 
 Of the server it knows the commands, which say what is asked, and nothing else. Times are exact; `now` is an argument.
+Nothing waits for being recorded: what time does has happened at its moment, a version for each.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
@@ -15,6 +16,7 @@ from uuid import UUID
 
 from server.domain.commands import (
     Activate,
+    BindDevice,
     Command,
     Compensate,
     IssueItem,
@@ -24,18 +26,21 @@ from server.domain.commands import (
     Resolve,
     Void,
 )
+from tests.property.market import Market
+from tests.property.rules import POINT_SHARE_MAX, TIERS, Rules, best_discount, best_money, best_points
 
 US = timedelta(microseconds=1)
 DAY = timedelta(days=1)
 REASONS = {"netflix": "EXPIRED", "iqiyi": "VOLUNTARY", "tencent": "SYSTEM_ANOMALY"}
 TAKES = {"netflix": {"EXPIRED"}, "iqiyi": {"ISSUED", "ACTIVE"}, "tencent": {"ISSUED", "ACTIVE"}}
 UNITS = {"netflix": "COUPON", "iqiyi": "COIN", "tencent": "GROWTH_POINT"}
-WAIT = 30 * DAY
-WINDOW = 180 * DAY
-HOLD = 7 * DAY
-COUPON_LIFE = 90 * DAY
+POINT = "GROWTH_POINT"
 LEASE = timedelta(minutes=15)
+FACE_A_DAY = 2
+"""Cards of tencent, whose points are worth something, have so much of face value a day at least."""
 QUOTE_LIFE = timedelta(minutes=5)
+POINT_RATE = Fraction(10_000, POINT_SHARE_MAX)
+"""What a point that was taken in place of coins counts in coins, at most."""
 
 
 class No(Exception):
@@ -44,10 +49,11 @@ class No(Exception):
 
 @dataclass
 class Card:
-    """A card. `bound` ends its ISSUED or ACTIVE time by itself, None never."""
+    """A card. `bound` ends its ISSUED or ACTIVE time by itself, None never; `expired`: whether that has happened."""
 
     card_id: UUID
     platform: str
+    tier: str
     face: int
     paid: int
     days: int
@@ -59,6 +65,17 @@ class Card:
     version: int = 1
     taken_by: Recycling | None = None
     hold: Review | None = None
+    expired: bool = False
+    devices: list[bytes] = field(default_factory=list)
+
+    def pass_time(self, now: datetime) -> None:
+        """What its own bounds do to a card that is not held. It waits for a reactivation no longer than it can come."""
+        if self.hold is not None:
+            return
+        if self.state in ("ISSUED", "ACTIVE") and self.bound is not None and self.bound <= now and not self.expired:
+            self.expired, self.version = True, self.version + 1
+        if self.state == "RECYCLED" and self.taken_by is not None and self.taken_by.window_end <= now:
+            self.state, self.version = "VOID", self.version + 1
 
     def state_at(self, now: datetime) -> str:
         """Its state; while it is held, that in which the hold found it."""
@@ -85,7 +102,7 @@ class Card:
 
 @dataclass
 class Recycling:
-    """What became of one recycle. `cap`: of a coupon."""
+    """What became of one recycle, by the `rules` of its moment. `cap` and `coupon_until`: of a coupon."""
 
     recycling_id: UUID
     card: Card
@@ -98,11 +115,30 @@ class Recycling:
     settlement_held: bool
     created: datetime
     unused: timedelta
+    rules: Rules
+    unit: str
+    coupon_until: datetime | None
     moved: timedelta = timedelta(0)
+    charged_back: bool = False
+
+    @property
+    def window_end(self) -> datetime:
+        """Up to when its card can come back."""
+        return self.created + self.rules.window[TIERS.index(self.card.tier)] + self.moved
+
+    def has_coupon(self, now: datetime) -> bool:
+        """Whether its coupon, once paid, is still good."""
+        return self.coupon_until is not None and now < self.coupon_until
+
+    @property
+    def value(self) -> Fraction:
+        """What it pays, in the money or the points of V."""
+        return Fraction(self.cap or self.amount) * (POINT_RATE if _in_other_unit(self) else 1)
 
     def reject(self) -> None:
         """Nothing is taken and nothing owed."""
         self.state, self.disposition, self.fee, self.amount, self.cap, self.owed = "REJECTED", "", 0, 0, 0, ""
+        self.coupon_until = None
         self.settlement_held = False
 
 
@@ -122,12 +158,12 @@ class Review:
 
 @dataclass
 class Quote:
-    """Terms that are held until `until`, of a card in one version."""
+    """Terms that are held until `until`, of a card in one version, by one revision."""
 
     token: str
     card: Card
     version: int
-    terms: tuple[int, int, int]
+    terms: tuple[Any, ...]
     until: datetime
 
 
@@ -139,71 +175,103 @@ class Told:
     made: Recycling | Card | Quote | None = None
 
 
-def price(card: Card, now: datetime) -> tuple[int, int, int]:
-    """Fee, amount and a coupon's cap, of the policies' table."""
-    unused = card.unused_at(now)
-    base = card.paid * (unused // US) // (card.days * DAY // US)
+@dataclass(frozen=True)
+class Terms:
+    """What a card's recycle would mean at one moment: `cap` of a coupon."""
+
+    fee: int
+    amount: int
+    cap: int
+    unit: str
+    rules: Rules
+
+
+def base(card: Card, unused: timedelta) -> int:
+    """What was paid for the unused part of its time."""
+    return card.paid * (unused // US) // (card.days * DAY // US)
+
+
+def price(card: Card, now: datetime, rules: Rules, bonus: int, share: int | None = None) -> Terms:
+    """The price by the policies' table. `bonus`: of dynamic pricing, in basis points. `share`: where growth points are
+    wanted in place of coins."""
+    unused, tier = card.unused_at(now), TIERS.index(card.tier)
+    bonus = min(bonus, rules.bonus_max)
     if card.platform == "iqiyi":
-        fee = -(-base // 10)
-        return fee, base - fee, 0
+        worth = base(card, unused)
+        fee = -(-worth * rules.fee[tier] // 10_000)
+        amount = max(0, worth - fee + worth * bonus // 10_000)
+        if share is not None and amount:
+            return Terms(fee, amount * share // 10_000, 0, POINT, rules)
+        return Terms(fee, amount, 0, "COIN", rules)
     if card.platform == "tencent":
-        return 0, 10 * (unused // DAY) if card.renewals == 0 else 0, 0
-    cap = card.paid * 5 // 100
-    return 0, 1 if cap else 0, cap
+        points = rules.per_day[tier] * (unused // DAY) * (10_000 + bonus) // 10_000
+        return Terms(0, points if card.renewals == 0 else 0, 0, POINT, rules)
+    cap = card.paid * rules.discount // 10_000
+    return Terms(0, 1 if cap else 0, cap, "COUPON", rules)
 
 
-def price_steps(card: Card, now: datetime) -> datetime | None:
-    """The first microsecond at which an ACTIVE card's price is another."""
+def price_steps(card: Card, now: datetime, terms: Terms) -> datetime | None:
+    """The first microsecond at which an ACTIVE card's price is another, by its unused time alone."""
     unused, duration = card.unused_at(now), card.days * DAY
-    fee, amount, _ = price(card, now)
-    if card.state_at(now) != "ACTIVE" or not (fee or amount) or card.platform == "netflix":
+    if card.state_at(now) != "ACTIVE" or not (terms.fee or terms.amount) or card.platform == "netflix":
         return None
     if card.platform == "tencent":
         return now + unused % DAY + US
-    base = card.paid * (unused // US) // (duration // US)
-    least = -(-base * (duration // US) // card.paid)
+    worth = base(card, unused)
+    if not worth:
+        return None
+    least = -(-worth * (duration // US) // card.paid)
     return now + unused - least * US + US
 
 
 class Account:
     """One account. Every method is told the time, and lets pass what has passed by then."""
 
-    def __init__(self, account_id: str) -> None:
+    def __init__(self, account_id: str, market: Market) -> None:
         self.account_id = account_id
+        self.market = market
+        self.segment: str | None = None
+        self.trades: list[tuple[str, str, str, datetime]] = []
+        """Platform, tier, ISSUED or REACTIVATED or RECYCLED, and when."""
         self.cards: dict[UUID, Card] = {}
         self.recyclings: dict[UUID, Recycling] = {}
         self.reviews: list[Review] = []
         self.quotes: list[Quote] = []
-        self.wallet: Counter[str] = Counter()
-        self.coupons: dict[UUID, int] = {}
+        self.wallet: Counter[tuple[str, str]] = Counter()
+        """By platform and unit, but for coupons."""
+        self.coupons: list[Recycling] = []
+        """What has been paid with one, which may have expired."""
         self.lists: dict[str, datetime | None] = {}
         self.answers: dict[UUID, tuple[Any, bytes]] = {}
 
     # Time
 
     def pass_time(self, now: datetime) -> None:
-        """Holds that have ended by themselves are over; the request is refused."""
+        """Holds that have ended by themselves are over, the request refused; then the card's own bounds run again."""
         for review in self.reviews:
             if review.state == "OPEN" and review.until is not None and review.until <= now:
                 self._end(review, "EXPIRED", review.until)
+        for card in self.cards.values():
+            card.pass_time(now)
 
     def boundaries(self, now: datetime) -> Iterator[tuple[str, datetime]]:
         """The moments at which time alone will change something, each with what it ends."""
         for card in self.cards.values():
             if card.state in ("ISSUED", "ACTIVE") and card.bound is not None:
                 yield "validity", card.bound
-                yield "wait", card.bound + WAIT
-            step = price_steps(card, now) if card.hold is None else None
+                yield "wait", card.bound + self.market.rules(card.platform, now).wait
+            step = price_steps(card, now, self._terms(card, now)) if card.hold is None else None
             if step is not None:
                 yield "price", step
         for recycling in self.recyclings.values():
             if recycling.state == "APPROVED" and recycling.card.state == "RECYCLED":
-                yield "window", recycling.created + WINDOW + recycling.moved
+                yield "window", recycling.window_end
         for review in self.reviews:
             if review.state == "OPEN" and review.until is not None:
                 yield "hold", review.until
             if review.state == "OPEN" and review.claim_until is not None:
                 yield "claim", review.claim_until
+        yield from (("coupon", each.coupon_until) for each in self.coupons if each.coupon_until is not None)
         yield from (("quote", quote.until) for quote in self.quotes)
         yield from (("list", until) for until in self.lists.values() if until is not None)
 
@@ -222,6 +290,8 @@ class Account:
                 return self._compensate(command, now)
             case Activate():
                 return self._activate(command, now)
+            case BindDevice():
+                return self._bind(command, now)
             case Void():
                 return self._void(command, now)
             case Resolve():
@@ -234,46 +304,58 @@ class Account:
         """A new card."""
         if item.activate_by_time is not None and item.activate_by_time <= now:
             raise No("FIELD_INVALID")
+        self.segment = item.segment or self.segment
+        if item.platform == "tencent" and item.face_value_minor < FACE_A_DAY * item.duration_days:
+            raise No("FIELD_INVALID")
         card = Card(
             card_id=item.request_id,
             platform=item.platform,
+            tier=item.tier,
             face=item.face_value_minor,
             paid=item.paid_minor,
             days=item.duration_days,
             bound=item.activate_by_time,
         )
+        self.trades.append((card.platform, card.tier, "ISSUED", now))
         return Told({**_card(card, now, ""), "paid_minor": item.paid_minor, "tier": f"TIER_{item.tier}"}, card)
 
-    def worth(self, now: datetime) -> Counter[str]:
-        """V: what the account holds, is owed and can still get of its cards, in money and in points; no rate turns one
-        into the other."""
-        total: Counter[str] = Counter()
-        total["points"] += self.wallet["GROWTH_POINT"]
-        total["money"] += self.wallet["COIN"] + sum(self.coupons.values())
+    def worth(self, now: datetime) -> dict[str, Fraction]:
+        """V: what the account holds, is owed and can still get of its cards under the best of revisions and bonuses, in
+        money and in points; no rate turns one into the other, but for points that were taken in place of coins."""
+        total = {"money": Fraction(0), "points": Fraction(0)}
+        total["points"] += self.wallet["tencent", POINT]
+        total["money"] += self.wallet["iqiyi", "COIN"] + self.wallet["iqiyi", POINT] * POINT_RATE
+        total["money"] += sum(each.cap for each in self.coupons if each.has_coupon(now))
         for recycling in self.recyclings.values():
             if recycling.state == "APPROVED" and recycling.owed == "PENDING":
-                total[_kind(recycling.card)] += recycling.cap or recycling.amount
+                total[_kind(recycling.card)] += recycling.value
         for card in self.cards.values():
             total[_kind(card)] += self._future(card, now)
         return total
 
-    def _future(self, card: Card, now: datetime) -> int:
+    def _future(self, card: Card, now: datetime) -> Fraction:
         """The largest payout that a card can still bring, beyond what is owed for it already, less what it must give
         back for that."""
         if card.state == "VOID":
-            return 0
+            return Fraction(0)
         if card.state != "RECYCLED":
-            fee_amount_cap = price(card, now)
             expired = card.state_at(now) == "EXPIRED" and card.platform != "netflix"
-            return 0 if expired else fee_amount_cap[2] or fee_amount_cap[1]
+            return Fraction(0) if expired else self._best(card, card.unused_at(now))
         taken = card.taken_by
         assert taken is not None
         open_hold = card.hold is not None
-        if card.platform == "tencent" or not (open_hold or now < taken.created + WINDOW + taken.moved):
-            return 0
-        base = card.paid * (taken.unused // US) // (card.days * DAY // US)
-        counted = taken.amount if taken.owed in ("PENDING", "SETTLED") else 0
-        return max(0, base - -(-base // 10) - counted)
+        if card.platform == "tencent" or not (open_hold or now < taken.window_end):
+            return Fraction(0)
+        counted = taken.value if taken.owed in ("PENDING", "SETTLED") else Fraction(0)
+        return max(Fraction(0), self._best(card, taken.unused) - counted)
+
+    def _best(self, card: Card, unused: timedelta) -> Fraction:
+        """The best that such a card can be paid."""
+        if card.platform == "iqiyi":
+            return Fraction(base(card, unused) * best_money(card.tier), 10_000)
+        if card.platform == "tencent":
+            return Fraction(unused // DAY * best_points(card.tier), 10_000) if card.renewals == 0 else Fraction(0)
+        return Fraction(card.paid * best_discount(), 10_000)
 
     # Cards
 
@@ -291,14 +373,35 @@ class Account:
         card.state, card.activated, card.bound, card.version = "ACTIVE", True, now + card.days * DAY, card.version + 1
         return Told(_card(card, now))
 
+    def _bind(self, command: BindDevice, now: datetime) -> Told:
+        card, device = self._card(command.card_id), command.circumstances.device_hash
+        assert device is not None
+        if command.etag and command.etag != f"v{card.version}":
+            raise No("ETAG_MISMATCH")
+        if card.hold or card.state_at(now) not in ("ISSUED", "ACTIVE"):
+            raise No("CARD_STATE_INVALID")
+        if device not in card.devices:
+            if len(card.devices) >= self.market.rules(card.platform, now).devices_max:
+                raise No("LIMIT_EXCEEDED")
+            card.devices.append(device)
+            card.version += 1
+        return Told(_card(card, now))
+
     def _void(self, command: Void, now: datetime) -> Told:
         card = self._card(command.card_id)
         if command.etag and command.etag != f"v{card.version}":
             raise No("ETAG_MISMATCH")
         taken = card.taken_by
-        blocks = taken is not None and taken.owed == "PENDING" and command.reason in ("REFUNDED", "CHARGEBACK")
-        if card.state == "VOID" and not blocks:
+        if card.hold is not None and card.hold.kind == "RECYCLE":
+            taken = card.hold.recycling
+        blocks = taken is not None and taken.state == "APPROVED" and taken.owed == "PENDING"
+        blocks = blocks and command.reason in ("REFUNDED", "CHARGEBACK")
+        # What a bank takes back is told once of each recycling, even of a card that has ended.
+        tells = taken is not None and command.reason == "CHARGEBACK" and not taken.charged_back
+        if card.state == "VOID" and not blocks and not tells:
             raise No("CARD_STATE_INVALID")
+        if taken is not None and tells:
+            taken.charged_back = True
         if card.hold is not None:
             if card.hold.kind == "RECYCLE":
                 card.hold.recycling.reject()
@@ -314,57 +417,92 @@ class Account:
 
     def _recycle(self, command: Recycle, score: str | None, now: datetime) -> Told:
         card = self._card(command.card_id)
-        state = card.state_at(now)
+        state, rules = card.state_at(now), self.market.rules(card.platform, now)
         if card.taken_by is not None:
             raise No("CARD_ALREADY_RECYCLED")
         if card.hold is not None or state not in TAKES[card.platform]:
             raise No("CARD_STATE_INVALID")
-        if command.reason != REASONS[card.platform]:
+        if command.reason != REASONS[card.platform] or (command.automatic and not rules.automatic):
             raise No("TRIGGER_NOT_ALLOWED")
-        if state == "EXPIRED" and card.bound is not None and now < card.bound + WAIT:
+        if state == "EXPIRED" and card.bound is not None and now < card.bound + rules.wait:
             raise No("TRIGGER_NOT_ALLOWED")
-        if command.unit is not None and command.unit != UNITS[card.platform]:
-            raise No("FIELD_INVALID")
-        terms = price(card, now)
+        terms = self._terms(card, now, command.unit)
         if command.quote_token:
             found = [quote for quote in self.quotes if quote.token == command.quote_token]
             if not found or found[0].card is not card or found[0].version != card.version:
                 raise No("QUOTE_STALE")
-            if now >= found[0].until or found[0].terms != terms:
+            if now >= found[0].until or found[0].terms != self._quoted(terms):
                 raise No("QUOTE_STALE")
-        asked = self._risk(card, score, now)
-        # An anomaly is never refused; it only waits for its payment.
-        action = "APPROVE" if card.platform == "tencent" else asked
-        fee, amount, cap = terms
+        if command.automatic and score is None:
+            raise No("FRAUD_SCORE_UNAVAILABLE")
+        # An anomaly is never refused, nor what the service does by itself; it only waits for its payment.
+        may_refuse = card.platform != "tencent" and not command.automatic
+        asked, waits = self._risk(rules, score, now, command.without_device, may_refuse=may_refuse)
+        action = asked if may_refuse else "APPROVE"
         recycling = Recycling(
             recycling_id=command.card_id or UUID(int=0),
             card=card,
             state={"APPROVE": "APPROVED", "HOLD": "IN_REVIEW", "REFUSE": "REJECTED"}[action],
             disposition=_disposition(card, now),
-            fee=fee,
-            amount=amount,
-            cap=cap,
-            owed="PENDING" if amount else "",
-            settlement_held=action == "APPROVE" and (score is None or asked != "APPROVE"),
+            fee=terms.fee,
+            amount=terms.amount,
+            cap=terms.cap,
+            owed="PENDING" if terms.amount else "",
+            settlement_held=action == "APPROVE" and (score is None or waits or asked != "APPROVE"),
             created=now,
             unused=card.unused_at(now),
+            rules=rules,
+            unit=terms.unit,
+            coupon_until=now + rules.coupon_life if terms.cap else None,
         )
         if action == "REFUSE":
             recycling.reject()
+        instant = rules.instant.get(self.segment or "", 0)
+        at_once = action == "APPROVE" and score == "LOW" and not recycling.settlement_held
+        if at_once and recycling.owed and recycling.amount <= instant:
+            recycling.owed = "SETTLED"
         says = {**_recycling(recycling, "recycling."), "recycling.version": 1}
         if command.quote and action != "REFUSE":
-            ends = (now + QUOTE_LIFE, price_steps(card, now), card.bound if card.state_at(now) != "EXPIRED" else None)
+            ends = (
+                now + QUOTE_LIFE,
+                price_steps(card, now, terms),
+                card.bound if card.state_at(now) != "EXPIRED" else None,
+                self.market.changes(card.platform, now),
+                self.market.period_ends(rules, now),
+            )
             until = min(end for end in ends if end is not None)
-            return Told({**says, "quote_expire_time": until}, Quote("", card, card.version, terms, until))
+            made = Quote("", card, card.version, self._quoted(terms), until)
+            return Told({**says, "quote_expire_time": until}, made)
         if command.dry_run:
             return Told(says)
         if action == "APPROVE":
-            self._take(card, recycling)
+            self._take(card, recycling, now)
+        if recycling.owed == "SETTLED":
+            self._pay(recycling)
         if action == "HOLD":
-            self._hold(card, Review("RECYCLE", recycling, now, now + HOLD))
-        elif recycling.settlement_held and amount:
+            self._hold(card, Review("RECYCLE", recycling, now, now + rules.hold))
+        elif recycling.settlement_held and recycling.amount:
             self.reviews.append(Review("SETTLEMENT", recycling, now, None))
         return Told(says, recycling)
+
+    def is_due(self, card: Card, now: datetime) -> bool:
+        """Whether the service should recycle the card by itself."""
+        rules = self.market.rules(card.platform, now)
+        free = card.taken_by is None and card.hold is None and card.state_at(now) == "EXPIRED"
+        return rules.automatic and free and card.bound is not None and card.bound + rules.wait <= now
+
+    def _terms(self, card: Card, now: datetime, unit: str | None = None) -> Terms:
+        """The price now. Raises No where the unit is not offered."""
+        rules, share = self.market.rules(card.platform, now), None
+        if unit is not None and unit != UNITS[card.platform]:
+            share = rules.shares.get(self.segment or "") if unit == POINT else None
+            if share is None:
+                raise No("FIELD_INVALID")
+        return price(card, now, rules, self.market.bonus(card.platform, card.tier, now), share)
+
+    def _quoted(self, terms: Terms) -> tuple[Any, ...]:
+        """What a quote binds: the revision, too, even where another would say the same."""
+        return (terms.fee, terms.amount, terms.cap, terms.unit if terms.amount else "", terms.rules)
 
     def _reactivate(self, command: Reactivate, score: str | None, now: datetime) -> Told:
         recycling = self._recycling(command.recycling_id)
@@ -372,7 +510,8 @@ class Account:
         self._check_way_back(recycling, now)
         if card.hold is not None:
             raise No("CARD_STATE_INVALID")
-        action = self._risk(card, score, now)
+        rules = recycling.rules
+        action, _ = self._risk(rules, score, now, command.without_device, may_refuse=True, settles=False)
         state = {"APPROVE": "APPROVED", "HOLD": "IN_REVIEW", "REFUSE": "REJECTED"}[action]
         says: dict[str, Any] = {"state": f"REACTIVATION_STATE_{state}"}
         if command.dry_run:
@@ -380,8 +519,8 @@ class Account:
         if action == "APPROVE":
             self._give_back(recycling, now)
         elif action == "HOLD":
-            self._hold(card, Review("REACTIVATE", recycling, now, now + HOLD))
-            recycling.moved += HOLD
+            self._hold(card, Review("REACTIVATE", recycling, now, now + rules.hold))
+            recycling.moved += rules.hold
         return Told({**says, **_card(card, now), **_recycling(recycling, "recycling.")})
 
     def _check_way_back(self, recycling: Recycling, now: datetime) -> None:
@@ -394,21 +533,22 @@ class Account:
             raise No("RENEWALS_EXHAUSTED")
         if recycling.disposition != {"iqiyi": "VOUCHER", "tencent": "RESET_VALIDITY"}[card.platform]:
             raise No("REACTIVATION_NOT_ALLOWED")
-        if now >= recycling.created + WINDOW + recycling.moved:
+        if now >= recycling.window_end:
             raise No("REACTIVATION_WINDOW_CLOSED")
         if card.state != "RECYCLED":
             raise No("CARD_STATE_INVALID")
-        if recycling.owed == "SETTLED" and self.wallet[UNITS[card.platform]] < recycling.amount:
+        if recycling.owed == "SETTLED" and self.wallet[card.platform, recycling.unit] < recycling.amount:
             raise No("COMPENSATION_SPENT")
 
     def _give_back(self, recycling: Recycling, now: datetime) -> None:
         card = recycling.card
         if recycling.owed == "SETTLED":
-            self.wallet[UNITS[card.platform]] -= recycling.amount
+            self.wallet[card.platform, recycling.unit] -= recycling.amount
         recycling.owed = {"SETTLED": "CLAWED_BACK", "PENDING": "CANCELLED"}.get(recycling.owed, recycling.owed)
         recycling.state = "REVERSED"
         self._close_settlement(recycling)
-        card.taken_by, card.hold = None, None
+        card.taken_by, card.hold, card.expired = None, None, False
+        self.trades.append((card.platform, card.tier, "REACTIVATED", now))
         card.generation += 1
         card.version += 1
         if card.platform == "tencent":
@@ -431,10 +571,14 @@ class Account:
         if command.dry_run:
             return Told({})
         recycling.owed = "SETTLED"
-        self.wallet[UNITS[recycling.card.platform]] += recycling.amount
-        if recycling.cap:
-            self.coupons[recycling.recycling_id] = recycling.cap
+        self._pay(recycling)
         return Told(_recycling(recycling, "recycling."))
+
+    def _pay(self, recycling: Recycling) -> None:
+        if recycling.coupon_until is not None:
+            self.coupons.append(recycling)
+        else:
+            self.wallet[recycling.card.platform, recycling.unit] += recycling.amount
 
     # Reviews
 
@@ -481,7 +625,7 @@ class Account:
             recycling.owed = recycling.owed if granted else "BLOCKED"
         elif review.kind == "RECYCLE" and granted:
             recycling.state = "APPROVED"
-            self._take(card, recycling)
+            self._take(card, recycling, moment)
         elif review.kind == "RECYCLE":
             recycling.reject()
             card.release(moment)
@@ -502,20 +646,33 @@ class Account:
     def _listed(self, now: datetime) -> set[str]:
         return {kind for kind, until in self.lists.items() if until is None or now < until}
 
-    def _risk(self, card: Card, score: str | None, now: datetime) -> str:
-        """What risk asks for: lists over band over the policy's word for no score."""
+    def _risk(
+        self, rules: Rules, score: str | None, now: datetime, nameless: bool, *, may_refuse: bool, settles: bool = True
+    ) -> tuple[str, bool]:
+        """What risk asks for, and whether settlement must wait in any case: lists over band and missing device; no
+        score is what the revision says it is."""
         listed = self._listed(now)
         if "DENY" in listed:
-            return "REFUSE"
-        by_band = {"LOW": "APPROVE", "MEDIUM": "HOLD", "HIGH": "REFUSE", None: "APPROVE"}[score]
+            return "REFUSE", False
+        if score is None and may_refuse and rules.without_score == "REJECT":
+            raise No("FRAUD_SCORE_UNAVAILABLE")
+        asks = {{"LOW": "APPROVE", "MEDIUM": "HOLD", "HIGH": "REFUSE", None: "APPROVE"}[score]}
+        waits = False
+        if nameless and rules.without_device == "HOLD_SETTLEMENT":
+            waits = settles
+            asks.add("APPROVE" if settles else "HOLD")
+        elif nameless:
+            asks.add(rules.without_device)
         if "ALLOW" in listed:
-            by_band = "APPROVE"
-        no_score = score is None and card.platform == "iqiyi"
-        return "HOLD" if by_band == "APPROVE" and ("WATCH" in listed or no_score) else by_band
+            asks, waits = set(), False
+        if "WATCH" in listed or (score is None and may_refuse and rules.without_score == "HOLD"):
+            asks.add("HOLD")
+        return next((action for action in ("REFUSE", "HOLD") if action in asks), "APPROVE"), waits
 
-    def _take(self, card: Card, recycling: Recycling) -> None:
+    def _take(self, card: Card, recycling: Recycling, now: datetime) -> None:
         card.state = "VOID" if recycling.disposition == "CANCEL" else "RECYCLED"
         card.taken_by, card.hold, card.version = recycling, None, card.version + 1
+        self.trades.append((card.platform, card.tier, "RECYCLED", now))
 
     def _hold(self, card: Card, review: Review) -> None:
         card.hold, card.version = review, card.version + 1
@@ -527,6 +684,10 @@ class Account:
                 review.state = "CLOSED"
 
 
+def _in_other_unit(recycling: Recycling) -> bool:
+    return recycling.card.platform == "iqiyi" and recycling.unit == POINT
+
+
 def _kind(card: Card) -> str:
     return "points" if card.platform == "tencent" else "money"
 
@@ -535,8 +696,8 @@ def _disposition(card: Card, now: datetime) -> str:
     """The better Y on tencent, where a renewed card can only be cancelled."""
     if card.platform != "tencent":
         return {"iqiyi": "VOUCHER", "netflix": "CANCEL"}[card.platform]
-    base = card.paid * (card.unused_at(now) // US) // (card.days * DAY // US)
-    reset, cancel = Fraction(card.face * 6 * 321, 10_000) - 100, Fraction(base, 10) - 40
+    worth = base(card, card.unused_at(now))
+    reset, cancel = Fraction(card.face * 6 * 321, 10_000) - 100, Fraction(worth, 10) - 40
     return "RESET_VALIDITY" if card.renewals == 0 and reset >= cancel else "CANCEL"
 
 
@@ -559,8 +720,10 @@ def _recycling(recycling: Recycling, prefix: str) -> dict[str, Any]:
         f"{prefix}disposition": f"DISPOSITION_{recycling.disposition or 'UNSPECIFIED'}",
         f"{prefix}fee_minor": recycling.fee,
         f"{prefix}compensation.amount": recycling.amount,
+        f"{prefix}compensation.unit": f"UNIT_{recycling.unit if recycling.amount else 'UNSPECIFIED'}",
+        f"{prefix}compensation.expire_time": recycling.coupon_until,
         f"{prefix}compensation.max_discount_minor": recycling.cap,
         f"{prefix}compensation.state": f"COMPENSATION_STATE_{recycling.owed or 'UNSPECIFIED'}",
         f"{prefix}settlement_held": recycling.settlement_held,
-        f"{prefix}hold_until": recycling.created + HOLD if held else None,
+        f"{prefix}hold_until": recycling.created + recycling.rules.hold if held else None,
     }

@@ -11,7 +11,6 @@ from tests.conftest import FreshDatabase
 from tests.integration.world import World
 from tests.property.operations import Round, sequences, told
 from tests.property.player import Player
-from tests.property.scoped import ScopedInvariants
 
 SEED = 20_261_124
 EXAMPLES = 8
@@ -22,8 +21,7 @@ def test_accounts_fare_as_the_rules_say(fresh_database: FreshDatabase) -> None:
     broken on the way, nobody gains, and every decision replays."""
     with asyncio.Runner() as runner:
         world = runner.run(_world(fresh_database))
-        scoped = runner.run(ScopedInvariants.open(world.owner_url))
-        player = Player(world, scoped)
+        player = runner.run(Player.open(world))
 
         @seed(SEED)
         @settings(
@@ -41,12 +39,9 @@ def test_accounts_fare_as_the_rules_say(fresh_database: FreshDatabase) -> None:
 
         try:
             lives()
-            runner.run(world.store.move_clock(player.latest))
             assert not runner.run(world.broken())
-            assert not runner.run(world.replayed_otherwise())
         finally:
-            runner.run(scoped.close())
-            runner.run(world.close())
+            runner.run(player.close())
 
 
 async def _world(fresh_database: FreshDatabase) -> World:

@@ -230,3 +230,35 @@ async def test_outcome_of_now_or_then() -> None:
     first, second = (call.request for call in service.calls)
     assert (first.account_id, first.time.ToJsonString()) == ("a", "2026-03-01T08:00:00Z")
     assert not second.HasField("account_id") and not second.HasField("time")
+
+
+async def test_wallets_are_used_from_the_command_line() -> None:
+    """Offers, an offer taken, an exchange and all pages of postings, each with what was asked for."""
+    service = FakeService(postings=201)
+    async with served(service) as address:
+        offered = await recycling("offers", "--account", "a", "--json", "--address", address)
+        taken = await recycling("redeem", "a", "iqiyi", "jd-voucher-10", "--json", "--address", address)
+        changed = await recycling(
+            "exchange",
+            "a",
+            "iqiyi",
+            "COIN",
+            "10",
+            "tencent",
+            "GROWTH_POINT",
+            "--min",
+            "5",
+            "--json",
+            "--address",
+            address,
+        )
+        posted = await recycling("postings", "a", "--kind", "EXCHANGE", "--json", "--address", address)
+    assert json.loads(offered.out)["offers"][0]["affordable"] is True
+    assert json.loads(taken.out)["redemption"]["offer_id"] == "jd-voucher-10"
+    assert json.loads(changed.out)["amount_out"] == "10"
+    assert len(json.loads(posted.out)["postings"]) == 201
+    requests = [call.request for call in service.calls]
+    assert [type(request).__name__ for request in requests] == [
+        "ListOffersRequest", "RedeemRequest", "ExchangeRequest", "ListPostingsRequest", "ListPostingsRequest",
+    ]  # fmt: skip
+    assert requests[2].min_amount == 5 and requests[1].request_id

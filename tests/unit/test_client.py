@@ -40,6 +40,7 @@ from card_recycling.v1.recycling_service_pb2 import (
     CompensateResponse,
     GetRecyclingRequest,
     GetRecyclingResponse,
+    Goodwill,
     ListRecyclingsRequest,
     ListRecyclingsResponse,
     QuoteRecycleRequest,
@@ -70,7 +71,22 @@ from card_recycling.v1.review_service_pb2 import (
     Signal,
 )
 from card_recycling.v1.types_pb2 import Card, Decision, Recycling, RecyclingState, Wallet
-from card_recycling.v1.wallet_service_pb2 import GetWalletRequest, GetWalletResponse
+from card_recycling.v1.wallet_service_pb2 import (
+    ExchangeRate,
+    ExchangeRequest,
+    ExchangeResponse,
+    GetWalletRequest,
+    GetWalletResponse,
+    ListOffersRequest,
+    ListOffersResponse,
+    ListPostingsRequest,
+    ListPostingsResponse,
+    Offer,
+    Posting,
+    RedeemRequest,
+    RedeemResponse,
+    Redemption,
+)
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
@@ -98,9 +114,10 @@ class FakeService(
 ):
     """Remembers calls. Fails with each of `failures` in turn, then answers; refuses devices named "bad..."."""
 
-    def __init__(self, *failures: status_pb2.Status, cards: int = 0) -> None:
+    def __init__(self, *failures: status_pb2.Status, cards: int = 0, postings: int = 0) -> None:
         self.calls: list[Call] = []
         self._failures = list(failures)
+        self._postings = [Posting(posting_id=f"posting-{number}") for number in range(postings)]
         self._cards = [Card(card_id=f"card-{number}") for number in range(cards)]
 
     def methods(self) -> list[str]:
@@ -208,6 +225,24 @@ class FakeService(
 
     async def GetWallet(self, request: GetWalletRequest, context: Any) -> GetWalletResponse:
         return await self._answer(request, context, GetWalletResponse(wallet=Wallet(account_id=request.account_id)))
+
+    async def ListPostings(self, request: ListPostingsRequest, context: Any) -> ListPostingsResponse:
+        start = int(request.page_token or 0)
+        end = start + request.page_size
+        page = ListPostingsResponse(postings=self._postings[start:end])
+        page.next_page_token = str(end) if end < len(self._postings) else ""
+        return await self._answer(request, context, page)
+
+    async def ListOffers(self, request: ListOffersRequest, context: Any) -> ListOffersResponse:
+        offer = Offer(platform=request.platform or "iqiyi", offer_id="jd-voucher-10", affordable=True)
+        return await self._answer(request, context, ListOffersResponse(offers=[offer], rates=[ExchangeRate(give=10)]))
+
+    async def Redeem(self, request: RedeemRequest, context: Any) -> RedeemResponse:
+        redemption = Redemption(request_id=request.request_id, offer_id=request.offer_id)
+        return await self._answer(request, context, RedeemResponse(redemption=redemption))
+
+    async def Exchange(self, request: ExchangeRequest, context: Any) -> ExchangeResponse:
+        return await self._answer(request, context, ExchangeResponse(amount_out=request.amount))
 
 
 def _review(review_id: str) -> Review:
@@ -539,3 +574,12 @@ async def test_silent_stream_is_left() -> None:
         with pytest.raises(RecyclingError, match="nothing was heard"):
             async for _ in client.watch_events(request, silence_s=0.05, give_up_s=0.2):
                 pass
+
+
+async def test_the_support_key_goes_with_goodwill_only() -> None:
+    """No other call shows it."""
+    service = FakeService()
+    async with served(service) as address, RecyclingClient(address, support_key="k" * 32) as client:
+        await client.compensate(CompensateRequest(account_id="a", goodwill=Goodwill(amount=1)))
+        await client.compensate(CompensateRequest(account_id="a"))
+    assert [call.metadata.get("authorization") for call in service.calls] == [f"Bearer {'k' * 32}", None]

@@ -80,6 +80,7 @@ NONSENSE: dict[str, list[str]] = {
     "sweep_every_s": ["3601", *NUMBERS],
     "nats_subject": ["", " ", "a..b", ".a", "a.", "a.*", "a.>"],
     "drain_s": NUMBERS,
+    "support_key": ["too-short", "x" * 31, "x" * 31 + " ", "\u00e9" * 40, "x" * 257],
     "model_health_every_s": ["1e-300", "0.5", *NUMBERS],
     "log_level": ["", "info", "INFO\n", "TRACE"],
 }
@@ -97,7 +98,7 @@ def test_nonsense_is_refused(name: str, value: str) -> None:
         Config.model_validate(GOOD | {name: value})
     (problem,) = refused.value.errors()
     assert problem["loc"] == (name,)
-    assert name not in ("database_url", "secret_key") or not value.strip() or value not in problem["msg"]
+    assert name not in ("database_url", "secret_key", "support_key") or not value.strip() or value not in problem["msg"]
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def _told(account: Account, deed: str) -> object:
     except Refusal as refusal:
         return refusal.reason
     # What is new has ids that both accounts count alike.
-    return card_message(change.card, change.now), change.recycling, change.refused, change.held
+    return card_message(change.known_card(), change.now), change.recycling, change.refused, change.held
 
 
 def test_expiry_is_recorded_as_of_the_bound() -> None:
@@ -132,7 +132,7 @@ def test_expiry_is_recorded_as_of_the_bound() -> None:
     account.now += 100 * DAY
     change = account.run(Expire.of(account.card))
     assert (change.card_event, change.now) == (CardEventKind.EXPIRED, NOW + DAY)
-    assert (change.card.state, change.card.recorded_state) == (CardState.ACTIVE, CardState.EXPIRED)
+    assert (change.known_card().state, change.known_card().recorded_state) == (CardState.ACTIVE, CardState.EXPIRED)
 
 
 @pytest.mark.parametrize("card", [active("iqiyi", unused=DAY), issued("iqiyi", activate_by_time=NOW + DAY)])
@@ -166,7 +166,7 @@ def test_waiting_card_ends_with_its_window() -> None:
     account.now += 200 * DAY
     assert account.card.state_at(account.now) is CardState.VOID
     change = account.run(CloseWindow.of(account.card))
-    assert (change.card.state, change.card_event, change.now) == (
+    assert (change.known_card().state, change.card_event, change.now) == (
         CardState.VOID,
         CardEventKind.CLOSED,
         NOW + 180 * DAY,

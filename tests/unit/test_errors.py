@@ -41,6 +41,9 @@ CODES = {
     "REVIEW_STATE_INVALID": "FAILED_PRECONDITION",
     "REVIEW_CLAIMED": "FAILED_PRECONDITION",
     "LIMIT_EXCEEDED": "FAILED_PRECONDITION",
+    "INSUFFICIENT_BALANCE": "FAILED_PRECONDITION",
+    "WALLET_HELD": "FAILED_PRECONDITION",
+    "EXCHANGE_NOT_OFFERED": "FAILED_PRECONDITION",
     "QUOTE_STALE": "FAILED_PRECONDITION",
     "RESUME_TOKEN_STALE": "FAILED_PRECONDITION",
     "POLICY_PUMPABLE": "FAILED_PRECONDITION",
@@ -50,6 +53,7 @@ CODES = {
     "LIST_ENTRY_NOT_FOUND": "NOT_FOUND",
     "REVIEW_NOT_FOUND": "NOT_FOUND",
     "POLICY_NOT_FOUND": "NOT_FOUND",
+    "OFFER_NOT_FOUND": "NOT_FOUND",
     "OVERLOADED": "RESOURCE_EXHAUSTED",
     "FRAUD_SCORE_UNAVAILABLE": "UNAVAILABLE",
     "STORE_UNAVAILABLE": "UNAVAILABLE",
@@ -165,6 +169,22 @@ class Servicer(wallet_service_pb2_grpc.WalletServiceServicer):
         if self._failure is not None:
             raise self._failure
         return pb.GetWalletResponse()
+
+    async def ListPostings(self, request: pb.ListPostingsRequest, context: Context) -> pb.ListPostingsResponse:
+        """Not asked for."""
+        raise NotImplementedError
+
+    async def ListOffers(self, request: pb.ListOffersRequest, context: Context) -> pb.ListOffersResponse:
+        """Not asked for."""
+        raise NotImplementedError
+
+    async def Redeem(self, request: pb.RedeemRequest, context: Context) -> pb.RedeemResponse:
+        """Not asked for."""
+        raise NotImplementedError
+
+    async def Exchange(self, request: pb.ExchangeRequest, context: Context) -> pb.ExchangeResponse:
+        """Not asked for."""
+        raise NotImplementedError
 
 
 class RealClock:

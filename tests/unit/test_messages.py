@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrations.risk_log import TraceHasher
-from server.api.messages import MessageRenderer, card_message, recycling_message, wallet_message
+from server.api.messages import MessageRenderer, card_message, recycling_message
 from server.api.requests import CommandParser
+from server.api.wallet_messages import wallet_message
 from server.domain.card import DAY, CardState, VoidReason
 from server.domain.commands import Circumstances, Recycle
 from server.domain.errors import Refusal

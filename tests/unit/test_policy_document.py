@@ -44,6 +44,17 @@ def test_schema_describes_every_field_of_a_policy() -> None:
     assert set(schema["properties"]) - {"$schema"} == set(Policy.__dataclass_fields__)
 
 
+@pytest.mark.parametrize("title", ["\ud800", "a\x00b", "\x1b[31m", "line\nbreak", "end\n"])
+def test_texts_that_cannot_be_kept_or_printed_are_invalid(title: str) -> None:
+    """The database takes no NUL and no half of a surrogate pair, and a title is one line."""
+    offer = {
+        "offer_id": "a", "partner": "shop", "title": title, "unit": "COIN", "price": 100,
+        "benefit": {"kind": "PARTNER", "value_minor": 100},
+    }  # fmt: skip
+    with pytest.raises(PolicyInvalid, match="title"):
+        parse_policy(json.dumps(document("iqiyi") | {"offers": [offer]}))
+
+
 @pytest.mark.parametrize("text", ["", "{", "nonsense", "[]", "null", "1", '"iqiyi"'])
 def test_text_that_is_no_policy_is_invalid(text: str) -> None:
     """What is not a JSON object never becomes a policy."""

@@ -20,6 +20,11 @@ from tests.builders import NOW, PLATFORMS, document, issued, shipped
 Bodies = dict[str, dict[str, Any]]
 
 
+def bare(platform: str) -> dict[str, Any]:
+    """A shipped policy without what its units can be used for."""
+    return document(platform) | {"offers": [], "exchange": [], "face_value_per_day_min": 0}
+
+
 def policies(bodies: Bodies) -> tuple[Policy, ...]:
     return tuple(parse_policy(json.dumps(body)) for body in bodies.values())
 
@@ -149,14 +154,14 @@ def another_currency(bodies: Bodies) -> None:
 )
 def test_a_planted_pump_is_spelled_out(plant: Callable[[Bodies], None], words: str) -> None:
     """Each of the ways to gain is found, and named step by step."""
-    bodies = {platform: document(platform) for platform in PLATFORMS}
+    bodies = {platform: bare(platform) for platform in PLATFORMS}
     plant(bodies)
     assert str(find_pump(policies(bodies))) == words
 
 
 def test_a_margin_of_nothing_is_sound() -> None:
     """What comes out as it went in gains nobody anything."""
-    bodies = {platform: document(platform) for platform in PLATFORMS}
+    bodies = {platform: bare(platform) for platform in PLATFORMS}
     bodies["iqiyi"]["exchange"] = [way("COIN", "tencent COIN", 1, 1)]
     bodies["tencent"]["exchange"] = [way("COIN", "iqiyi COIN", 1, 1)]
     bodies["iqiyi"]["offers"] = [offer("COIN", 100, 100)]
@@ -165,7 +170,7 @@ def test_a_margin_of_nothing_is_sound() -> None:
 
 def test_an_older_revision_counts() -> None:
     """A rate that another live revision has closes the loop of this one."""
-    older, newer, other = document("iqiyi"), document("iqiyi"), document("tencent")
+    older, newer, other = bare("iqiyi"), bare("iqiyi"), bare("tencent")
     older["exchange"] = [way("COIN", "tencent COIN", 10, 11)]
     other["exchange"] = [way("COIN", "iqiyi COIN", 1, 1)]
     assert find_pump(policies({"new": newer, "other": other})) is None
@@ -174,7 +179,7 @@ def test_an_older_revision_counts() -> None:
 
 def test_a_card_renewed_by_a_former_revision_must_not_earn() -> None:
     """What came back with its full validity under the old rules would be paid for again under the new."""
-    former, new = shipped("tencent"), document("tencent")
+    former, new = shipped("tencent"), bare("tencent")
     new["compensation"]["renewed_card_earns"] = True
     new["reactivation"] |= {"validity": "AS_TAKEN"}
     (governs,) = policies({"new": new})

@@ -661,6 +661,56 @@ class Event(message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @typing.final
+    class RedemptionChange(message.Message):
+        """An offer was taken: its partner's notice. What was paid for it is told by the value's own event."""
+
+        DESCRIPTOR: descriptor.Descriptor
+
+        REDEMPTION_ID_FIELD_NUMBER: builtins.int
+        PARTNER_FIELD_NUMBER: builtins.int
+        OFFER_ID_FIELD_NUMBER: builtins.int
+        TITLE_FIELD_NUMBER: builtins.int
+        BENEFIT_FIELD_NUMBER: builtins.int
+        VALUE_MINOR_FIELD_NUMBER: builtins.int
+        BASIS_POINTS_FIELD_NUMBER: builtins.int
+        EXPIRE_TIME_FIELD_NUMBER: builtins.int
+        redemption_id: builtins.str
+        """UUID of the redemption; also that of the coupon, where it gave one."""
+        partner: builtins.str
+        """Who gives it."""
+        offer_id: builtins.str
+        """The offer."""
+        title: builtins.str
+        """What people read."""
+        benefit: builtins.str
+        """COUPON, which lies in the wallet, or PARTNER: something of the partner's."""
+        value_minor: builtins.int
+        """What it is worth at most, minor units of the platform's currency."""
+        basis_points: builtins.int
+        """A coupon's share of the price of one purchase."""
+        @builtins.property
+        def expire_time(self) -> timestamp_pb2.Timestamp:
+            """Until when a coupon can be used, exclusive."""
+
+        def __init__(
+            self,
+            *,
+            redemption_id: builtins.str = ...,
+            partner: builtins.str = ...,
+            offer_id: builtins.str = ...,
+            title: builtins.str = ...,
+            benefit: builtins.str = ...,
+            value_minor: builtins.int = ...,
+            basis_points: builtins.int = ...,
+            expire_time: timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["basis_points", b"basis_points", "benefit", b"benefit", "expire_time", b"expire_time", "offer_id", b"offer_id", "partner", b"partner", "redemption_id", b"redemption_id", "title", b"title", "value_minor", b"value_minor"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     EVENT_ID_FIELD_NUMBER: builtins.int
     KIND_FIELD_NUMBER: builtins.int
     TIME_FIELD_NUMBER: builtins.int
@@ -671,12 +721,13 @@ class Event(message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     CARD_FIELD_NUMBER: builtins.int
     VALUE_FIELD_NUMBER: builtins.int
+    REDEMPTION_FIELD_NUMBER: builtins.int
     RESUME_TOKEN_FIELD_NUMBER: builtins.int
     event_id: builtins.str
     """UUID: the same whenever and wherever this event is told."""
     kind: builtins.str
     """What happened. Of cards: ISSUED, ACTIVATED, RECYCLED, REACTIVATED, VOIDED, HELD, RELEASED. Of values: SETTLEMENT,
-    CLAWBACK. There will be more: leave alone what is unknown.
+    CLAWBACK, EXPIRY, REDEMPTION, EXCHANGE, GOODWILL. REDEEMED is a partner's notice. There will be more: leave alone what is unknown.
     """
     account_id: builtins.str
     """Whose card or wallet."""
@@ -702,6 +753,10 @@ class Event(message.Message):
     def value(self) -> Event.ValueChange:
         """Of a wallet."""
 
+    @builtins.property
+    def redemption(self) -> Event.RedemptionChange:
+        """Of a partner's."""
+
     def __init__(
         self,
         *,
@@ -715,12 +770,13 @@ class Event(message.Message):
         request_id: builtins.str = ...,
         card: Event.CardChange | None = ...,
         value: Event.ValueChange | None = ...,
+        redemption: Event.RedemptionChange | None = ...,
         resume_token: builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["card", b"card", "change", b"change", "time", b"time", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["card", b"card", "change", b"change", "redemption", b"redemption", "time", b"time", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "card", b"card", "card_id", b"card_id", "change", b"change", "event_id", b"event_id", "kind", b"kind", "platform", b"platform", "recycling_id", b"recycling_id", "request_id", b"request_id", "resume_token", b"resume_token", "time", b"time", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "card", b"card", "card_id", b"card_id", "change", b"change", "event_id", b"event_id", "kind", b"kind", "platform", b"platform", "recycling_id", b"recycling_id", "redemption", b"redemption", "request_id", b"request_id", "resume_token", b"resume_token", "time", b"time", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = typing.Literal["card", "value"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = typing.Literal["card", "value", "redemption"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...

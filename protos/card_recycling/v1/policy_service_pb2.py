@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from card_recycling.v1 import types_pb2 as card__recycling_dot_v1_dot_types__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&card_recycling/v1/policy_service.proto\x12\x11\x63\x61rd_recycling.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x02\n\x0ePolicyRevision\x12\x10\n\x08platform\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\x12\x10\n\x08\x64ocument\x18\x03 \x01(\t\x12\x17\n\x0f\x64ocument_sha256\x18\x04 \x01(\t\x12-\n\x05state\x18\x05 \x01(\x0e\x32\x1e.card_recycling.v1.PolicyState\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"u\n\x10GetPolicyRequest\x12\x34\n\x08platform\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\x12\x1e\n\x08revision\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x42\x0b\n\t_revision\"F\n\x11GetPolicyResponse\x12\x31\n\x06policy\x18\x01 \x01(\x0b\x32!.card_recycling.v1.PolicyRevision\"\x96\x01\n\x13ListPoliciesRequest\x12\x35\n\x08platform\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$H\x00\x88\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x42\x0b\n\t_platform\"d\n\x14ListPoliciesResponse\x12\x33\n\x08policies\x18\x01 \x03(\x0b\x32!.card_recycling.v1.PolicyRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8e\x01\n\x1b\x43reatePolicyRevisionRequest\x12!\n\x08\x64ocument\x18\x01 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x02\x18\xe0\xd4\x03\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x05\x61\x63tor\x18\x03 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04note\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\"Q\n\x1c\x43reatePolicyRevisionResponse\x12\x31\n\x06policy\x18\x01 \x01(\x0b\x32!.card_recycling.v1.PolicyRevision\"\x88\x02\n\x1d\x41\x63tivatePolicyRevisionRequest\x12\x34\n\x08platform\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\x12\x1d\n\x08revision\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x02\xbaH\x04\x1a\x02(\x01\x12\x44\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\xbaH\r\xb2\x01\n\x1a\x06\x08\x80\x98\xfb\x8ay2\x00\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x05\x61\x63tor\x18\x05 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04note\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\"S\n\x1e\x41\x63tivatePolicyRevisionResponse\x12\x31\n\x06policy\x18\x01 \x01(\x0b\x32!.card_recycling.v1.PolicyRevision*\x97\x01\n\x0bPolicyState\x12\x1c\n\x18POLICY_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_STATE_DRAFT\x10\x01\x12\x1a\n\x16POLICY_STATE_SCHEDULED\x10\x02\x12\x19\n\x15POLICY_STATE_IN_FORCE\x10\x03\x12\x1b\n\x17POLICY_STATE_SUPERSEDED\x10\x04\x32\xc0\x03\n\rPolicyService\x12V\n\tGetPolicy\x12#.card_recycling.v1.GetPolicyRequest\x1a$.card_recycling.v1.GetPolicyResponse\x12_\n\x0cListPolicies\x12&.card_recycling.v1.ListPoliciesRequest\x1a\'.card_recycling.v1.ListPoliciesResponse\x12w\n\x14\x43reatePolicyRevision\x12..card_recycling.v1.CreatePolicyRevisionRequest\x1a/.card_recycling.v1.CreatePolicyRevisionResponse\x12}\n\x16\x41\x63tivatePolicyRevision\x12\x30.card_recycling.v1.ActivatePolicyRevisionRequest\x1a\x31.card_recycling.v1.ActivatePolicyRevisionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&card_recycling/v1/policy_service.proto\x12\x11\x63\x61rd_recycling.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1d\x63\x61rd_recycling/v1/types.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x02\n\x0ePolicyRevision\x12\x10\n\x08platform\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\x12\x10\n\x08\x64ocument\x18\x03 \x01(\t\x12\x17\n\x0f\x64ocument_sha256\x18\x04 \x01(\t\x12-\n\x05state\x18\x05 \x01(\x0e\x32\x1e.card_recycling.v1.PolicyState\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\x12\x0c\n\x04\x65tag\x18\n \x01(\t\"u\n\x10GetPolicyRequest\x12\x34\n\x08platform\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\x12\x1e\n\x08revision\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01H\x00\x88\x01\x01\x42\x0b\n\t_revision\"F\n\x11GetPolicyResponse\x12\x31\n\x06policy\x18\x01 \x01(\x0b\x32!.card_recycling.v1.PolicyRevision\"\x96\x01\n\x13ListPoliciesRequest\x12\x35\n\x08platform\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$H\x00\x88\x01\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x42\x0b\n\t_platform\"d\n\x14ListPoliciesResponse\x12\x33\n\x08policies\x18\x01 \x03(\x0b\x32!.card_recycling.v1.PolicyRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8e\x01\n\x1b\x43reatePolicyRevisionRequest\x12!\n\x08\x64ocument\x18\x01 \x01(\tB\x0f\xe2\x41\x01\x02\xbaH\x08r\x06\x10\x02\x18\xe0\xd4\x03\x12\x15\n\x04\x65tag\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x05\x61\x63tor\x18\x03 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04note\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\"Q\n\x1c\x43reatePolicyRevisionResponse\x12\x31\n\x06policy\x18\x01 \x01(\x0b\x32!.card_recycling.v1.PolicyRevision\"\x88\x02\n\x1d\x41\x63tivatePolicyRevisionRequest\x12\x34\n\x08platform\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\x12\x1d\n\x08revision\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x02\xbaH\x04\x1a\x02(\x01\x12\x44\n\x0e\x65\x66\x66\x65\x63tive_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\xbaH\r\xb2\x01\n\x1a\x06\x08\x80\x98\xfb\x8ay2\x00\x12\x15\n\x04\x65tag\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x05\x61\x63tor\x18\x05 \x01(\tB\x0e\xe2\x41\x01\x02\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04note\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\"S\n\x1e\x41\x63tivatePolicyRevisionResponse\x12\x31\n\x06policy\x18\x01 \x01(\x0b\x32!.card_recycling.v1.PolicyRevision\"a\n\nPolicyName\x12\x34\n\x08platform\x18\x01 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\x12\x1d\n\x08revision\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x02\xbaH\x04\x1a\x02(\x01\"\xfa\x02\n\x15\x42\x61\x63ktestPolicyRequest\x12\x31\n\x08revision\x18\x01 \x01(\x0b\x32\x1d.card_recycling.v1.PolicyNameH\x00\x12\x1f\n\x08\x64ocument\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x02\x18\xe0\xd4\x03H\x00\x12?\n\tfrom_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\xbaH\r\xb2\x01\n\x1a\x06\x08\x80\x98\xfb\x8ay2\x00\x12=\n\x07to_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x10\xbaH\r\xb2\x01\n\x1a\x06\x08\x80\x98\xfb\x8ay2\x00\x12\x1d\n\x08rows_max\x18\x05 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\"\n\x0e\x63omplaint_days\x18\x06 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xee\x02(\x00\x12%\n\x0c\x65xamples_max\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00H\x01\x88\x01\x01\x42\x12\n\tcandidate\x12\x05\xbaH\x02\x08\x01\x42\x0f\n\r_examples_max\"\xb2\x06\n\x16\x42\x61\x63ktestPolicyResponse\x12\x10\n\x08platform\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\x12-\n\tfrom_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x03\x65nd\x18\x05 \x01(\x0e\x32\x1e.card_recycling.v1.BacktestEnd\x12\x0f\n\x07scanned\x18\x06 \x01(\x05\x12\x10\n\x08replayed\x18\x07 \x01(\x05\x12/\n\x0boldest_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x07skipped\x18\t \x03(\x0b\x32\".card_recycling.v1.BacktestSkipped\x12\x0f\n\x07\x63hanged\x18\n \x01(\x05\x12\x33\n\x07\x63hanges\x18\x0b \x03(\x0b\x32\".card_recycling.v1.BacktestChanged\x12.\n\x05moves\x18\x0c \x03(\x0b\x32\x1f.card_recycling.v1.BacktestMove\x12\x34\n\x08refusals\x18\r \x03(\x0b\x32\".card_recycling.v1.BacktestRefusal\x12/\n\x05total\x18\x0e \x01(\x0b\x32 .card_recycling.v1.BacktestGroup\x12\x30\n\x06groups\x18\x0f \x03(\x0b\x32 .card_recycling.v1.BacktestGroup\x12\x39\n\x0f\x63omplaint_rates\x18\x10 \x03(\x0b\x32 .card_recycling.v1.ComplaintRate\x12\x34\n\x08\x65xamples\x18\x11 \x03(\x0b\x32\".card_recycling.v1.BacktestExample\x12\x10\n\x08pumpable\x18\x12 \x01(\x08\x12\x12\n\npump_steps\x18\x13 \x03(\t\x12\x17\n\npump_yield\x18\x14 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x0c\x63hecked_with\x18\x15 \x03(\tB\r\n\x0b_pump_yield\"R\n\x0f\x42\x61\x63ktestSkipped\x12,\n\x03why\x18\x01 \x01(\x0e\x32\x1f.card_recycling.v1.BacktestSkip\x12\x11\n\tdecisions\x18\x02 \x01(\x05\"W\n\x0f\x42\x61\x63ktestChanged\x12\x31\n\x06\x63hange\x18\x01 \x01(\x0e\x32!.card_recycling.v1.BacktestChange\x12\x11\n\tdecisions\x18\x02 \x01(\x05\"\x8a\x01\n\x0c\x42\x61\x63ktestMove\x12\x32\n\x08recorded\x18\x01 \x01(\x0e\x32 .card_recycling.v1.DecisionClass\x12\x33\n\tcandidate\x18\x02 \x01(\x0e\x32 .card_recycling.v1.DecisionClass\x12\x11\n\tdecisions\x18\x03 \x01(\x05\"4\n\x0f\x42\x61\x63ktestRefusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tdecisions\x18\x02 \x01(\x05\"\x82\x02\n\rBacktestGroup\x12+\n\x07segment\x18\x01 \x01(\x0e\x32\x1a.card_recycling.v1.Segment\x12%\n\x04tier\x18\x02 \x01(\x0e\x32\x17.card_recycling.v1.Tier\x12\x11\n\tdecisions\x18\x03 \x01(\x05\x12\x0f\n\x07\x63hanged\x18\x04 \x01(\x05\x12\x31\n\x08recorded\x18\x05 \x01(\x0b\x32\x1f.card_recycling.v1.BacktestSide\x12\x32\n\tcandidate\x18\x06 \x01(\x0b\x32\x1f.card_recycling.v1.BacktestSide\x12\x12\n\ncomplaints\x18\x07 \x01(\x05\"\xc0\x01\n\x0c\x42\x61\x63ktestSide\x12\x31\n\x07\x63lasses\x18\x01 \x03(\x0b\x32 .card_recycling.v1.BacktestClass\x12\x11\n\tfee_minor\x18\x02 \x01(\x03\x12/\n\x05money\x18\x03 \x03(\x0b\x32 .card_recycling.v1.BacktestMoney\x12\x39\n\ncomplaints\x18\x04 \x01(\x0b\x32%.card_recycling.v1.ExpectedComplaints\"\\\n\rBacktestClass\x12\x38\n\x0e\x64\x65\x63ision_class\x18\x01 \x01(\x0e\x32 .card_recycling.v1.DecisionClass\x12\x11\n\tdecisions\x18\x02 \x01(\x05\"[\n\rBacktestMoney\x12%\n\x04unit\x18\x01 \x01(\x0e\x32\x17.card_recycling.v1.Unit\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x13\n\x0bheld_amount\x18\x03 \x01(\x03\"Y\n\x12\x45xpectedComplaints\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12\x19\n\x11unknown_decisions\x18\x04 \x01(\x05\"\xef\x01\n\rComplaintRate\x12\x38\n\x0e\x64\x65\x63ision_class\x18\x01 \x01(\x0e\x32 .card_recycling.v1.DecisionClass\x12+\n\x07segment\x18\x02 \x01(\x0e\x32\x1a.card_recycling.v1.Segment\x12\x11\n\tdecisions\x18\x03 \x01(\x05\x12\x12\n\ncomplaints\x18\x04 \x01(\x05\x12\x11\n\x04rate\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03low\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04high\x18\x07 \x01(\x01H\x02\x88\x01\x01\x42\x07\n\x05_rateB\x06\n\x04_lowB\x07\n\x05_high\"\xe3\x02\n\x0f\x42\x61\x63ktestExample\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0crecycling_id\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07segment\x18\x04 \x01(\x0e\x32\x1a.card_recycling.v1.Segment\x12%\n\x04tier\x18\x05 \x01(\x0e\x32\x17.card_recycling.v1.Tier\x12\x32\n\x07\x63hanges\x18\x06 \x03(\x0e\x32!.card_recycling.v1.BacktestChange\x12\x35\n\x08recorded\x18\x07 \x01(\x0b\x32#.card_recycling.v1.BacktestDecision\x12\x36\n\tcandidate\x18\x08 \x01(\x0b\x32#.card_recycling.v1.BacktestDecision\"\xf5\x01\n\x10\x42\x61\x63ktestDecision\x12\x38\n\x0e\x64\x65\x63ision_class\x18\x01 \x01(\x0e\x32 .card_recycling.v1.DecisionClass\x12\x0f\n\x07refusal\x18\x02 \x01(\t\x12\x33\n\x0b\x64isposition\x18\x03 \x01(\x0e\x32\x1e.card_recycling.v1.Disposition\x12%\n\x04unit\x18\x04 \x01(\x0e\x32\x17.card_recycling.v1.Unit\x12\x0e\n\x06\x61mount\x18\x05 \x01(\x03\x12\x11\n\tfee_minor\x18\x06 \x01(\x03\x12\x17\n\x0fsettled_at_once\x18\x07 \x01(\x08*\x97\x01\n\x0bPolicyState\x12\x1c\n\x18POLICY_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_STATE_DRAFT\x10\x01\x12\x1a\n\x16POLICY_STATE_SCHEDULED\x10\x02\x12\x19\n\x15POLICY_STATE_IN_FORCE\x10\x03\x12\x1b\n\x17POLICY_STATE_SUPERSEDED\x10\x04*\xbe\x01\n\rDecisionClass\x12\x1e\n\x1a\x44\x45\x43ISION_CLASS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45\x43ISION_CLASS_REFUSED\x10\x01\x12\x17\n\x13\x44\x45\x43ISION_CLASS_HELD\x10\x02\x12\x19\n\x15\x44\x45\x43ISION_CLASS_CANCEL\x10\x03\x12!\n\x1d\x44\x45\x43ISION_CLASS_RESET_VALIDITY\x10\x04\x12\x1a\n\x16\x44\x45\x43ISION_CLASS_VOUCHER\x10\x05*\xde\x01\n\x0e\x42\x61\x63ktestChange\x12\x1f\n\x1b\x42\x41\x43KTEST_CHANGE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x42\x41\x43KTEST_CHANGE_OUTCOME\x10\x01\x12\x1f\n\x1b\x42\x41\x43KTEST_CHANGE_DISPOSITION\x10\x02\x12\x18\n\x14\x42\x41\x43KTEST_CHANGE_UNIT\x10\x03\x12\x1a\n\x16\x42\x41\x43KTEST_CHANGE_AMOUNT\x10\x04\x12\x17\n\x13\x42\x41\x43KTEST_CHANGE_FEE\x10\x05\x12\x1e\n\x1a\x42\x41\x43KTEST_CHANGE_SETTLEMENT\x10\x06*\xbb\x01\n\x0c\x42\x61\x63ktestSkip\x12\x1d\n\x19\x42\x41\x43KTEST_SKIP_UNSPECIFIED\x10\x00\x12$\n BACKTEST_SKIP_RECEIPT_UNREADABLE\x10\x01\x12!\n\x1d\x42\x41\x43KTEST_SKIP_RECEIPT_ALTERED\x10\x02\x12 \n\x1c\x42\x41\x43KTEST_SKIP_POLICY_UNKNOWN\x10\x03\x12!\n\x1d\x42\x41\x43KTEST_SKIP_NOT_AS_RECORDED\x10\x04*v\n\x0b\x42\x61\x63ktestEnd\x12\x1c\n\x18\x42\x41\x43KTEST_END_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x41\x43KTEST_END_WINDOW\x10\x01\x12\x15\n\x11\x42\x41\x43KTEST_END_ROWS\x10\x02\x12\x19\n\x15\x42\x41\x43KTEST_END_DEADLINE\x10\x03\x32\xa7\x04\n\rPolicyService\x12V\n\tGetPolicy\x12#.card_recycling.v1.GetPolicyRequest\x1a$.card_recycling.v1.GetPolicyResponse\x12_\n\x0cListPolicies\x12&.card_recycling.v1.ListPoliciesRequest\x1a\'.card_recycling.v1.ListPoliciesResponse\x12w\n\x14\x43reatePolicyRevision\x12..card_recycling.v1.CreatePolicyRevisionRequest\x1a/.card_recycling.v1.CreatePolicyRevisionResponse\x12}\n\x16\x41\x63tivatePolicyRevision\x12\x30.card_recycling.v1.ActivatePolicyRevisionRequest\x1a\x31.card_recycling.v1.ActivatePolicyRevisionResponse\x12\x65\n\x0e\x42\x61\x63ktestPolicy\x12(.card_recycling.v1.BacktestPolicyRequest\x1a).card_recycling.v1.BacktestPolicyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -64,26 +65,82 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIVATEPOLICYREVISIONREQUEST'].fields_by_name['actor']._serialized_options = b'\342A\001\002\272H\007r\005\020\001\030\200\001'
   _globals['_ACTIVATEPOLICYREVISIONREQUEST'].fields_by_name['note']._loaded_options = None
   _globals['_ACTIVATEPOLICYREVISIONREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005r\003\030\364\003'
-  _globals['_POLICYSTATE']._serialized_start=1472
-  _globals['_POLICYSTATE']._serialized_end=1623
-  _globals['_POLICYREVISION']._serialized_start=157
-  _globals['_POLICYREVISION']._serialized_end=443
-  _globals['_GETPOLICYREQUEST']._serialized_start=445
-  _globals['_GETPOLICYREQUEST']._serialized_end=562
-  _globals['_GETPOLICYRESPONSE']._serialized_start=564
-  _globals['_GETPOLICYRESPONSE']._serialized_end=634
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=637
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=787
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=789
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=889
-  _globals['_CREATEPOLICYREVISIONREQUEST']._serialized_start=892
-  _globals['_CREATEPOLICYREVISIONREQUEST']._serialized_end=1034
-  _globals['_CREATEPOLICYREVISIONRESPONSE']._serialized_start=1036
-  _globals['_CREATEPOLICYREVISIONRESPONSE']._serialized_end=1117
-  _globals['_ACTIVATEPOLICYREVISIONREQUEST']._serialized_start=1120
-  _globals['_ACTIVATEPOLICYREVISIONREQUEST']._serialized_end=1384
-  _globals['_ACTIVATEPOLICYREVISIONRESPONSE']._serialized_start=1386
-  _globals['_ACTIVATEPOLICYREVISIONRESPONSE']._serialized_end=1469
-  _globals['_POLICYSERVICE']._serialized_start=1626
-  _globals['_POLICYSERVICE']._serialized_end=2074
+  _globals['_POLICYNAME'].fields_by_name['platform']._loaded_options = None
+  _globals['_POLICYNAME'].fields_by_name['platform']._serialized_options = b'\342A\001\002\272H\033r\0312\027^[a-z][a-z0-9_-]{0,31}$'
+  _globals['_POLICYNAME'].fields_by_name['revision']._loaded_options = None
+  _globals['_POLICYNAME'].fields_by_name['revision']._serialized_options = b'\342A\001\002\272H\004\032\002(\001'
+  _globals['_BACKTESTPOLICYREQUEST'].oneofs_by_name['candidate']._loaded_options = None
+  _globals['_BACKTESTPOLICYREQUEST'].oneofs_by_name['candidate']._serialized_options = b'\272H\002\010\001'
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['document']._loaded_options = None
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['document']._serialized_options = b'\272H\010r\006\020\002\030\340\324\003'
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['from_time']._loaded_options = None
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['from_time']._serialized_options = b'\272H\r\262\001\n\032\006\010\200\230\373\212y2\000'
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['to_time']._loaded_options = None
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['to_time']._serialized_options = b'\272H\r\262\001\n\032\006\010\200\230\373\212y2\000'
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['rows_max']._loaded_options = None
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['rows_max']._serialized_options = b'\272H\010\032\006\030\240\215\006(\000'
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['complaint_days']._loaded_options = None
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['complaint_days']._serialized_options = b'\272H\007\032\005\030\356\002(\000'
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['examples_max']._loaded_options = None
+  _globals['_BACKTESTPOLICYREQUEST'].fields_by_name['examples_max']._serialized_options = b'\272H\007\032\005\030\310\001(\000'
+  _globals['_POLICYSTATE']._serialized_start=4754
+  _globals['_POLICYSTATE']._serialized_end=4905
+  _globals['_DECISIONCLASS']._serialized_start=4908
+  _globals['_DECISIONCLASS']._serialized_end=5098
+  _globals['_BACKTESTCHANGE']._serialized_start=5101
+  _globals['_BACKTESTCHANGE']._serialized_end=5323
+  _globals['_BACKTESTSKIP']._serialized_start=5326
+  _globals['_BACKTESTSKIP']._serialized_end=5513
+  _globals['_BACKTESTEND']._serialized_start=5515
+  _globals['_BACKTESTEND']._serialized_end=5633
+  _globals['_POLICYREVISION']._serialized_start=188
+  _globals['_POLICYREVISION']._serialized_end=474
+  _globals['_GETPOLICYREQUEST']._serialized_start=476
+  _globals['_GETPOLICYREQUEST']._serialized_end=593
+  _globals['_GETPOLICYRESPONSE']._serialized_start=595
+  _globals['_GETPOLICYRESPONSE']._serialized_end=665
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=668
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=818
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=820
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=920
+  _globals['_CREATEPOLICYREVISIONREQUEST']._serialized_start=923
+  _globals['_CREATEPOLICYREVISIONREQUEST']._serialized_end=1065
+  _globals['_CREATEPOLICYREVISIONRESPONSE']._serialized_start=1067
+  _globals['_CREATEPOLICYREVISIONRESPONSE']._serialized_end=1148
+  _globals['_ACTIVATEPOLICYREVISIONREQUEST']._serialized_start=1151
+  _globals['_ACTIVATEPOLICYREVISIONREQUEST']._serialized_end=1415
+  _globals['_ACTIVATEPOLICYREVISIONRESPONSE']._serialized_start=1417
+  _globals['_ACTIVATEPOLICYREVISIONRESPONSE']._serialized_end=1500
+  _globals['_POLICYNAME']._serialized_start=1502
+  _globals['_POLICYNAME']._serialized_end=1599
+  _globals['_BACKTESTPOLICYREQUEST']._serialized_start=1602
+  _globals['_BACKTESTPOLICYREQUEST']._serialized_end=1980
+  _globals['_BACKTESTPOLICYRESPONSE']._serialized_start=1983
+  _globals['_BACKTESTPOLICYRESPONSE']._serialized_end=2801
+  _globals['_BACKTESTSKIPPED']._serialized_start=2803
+  _globals['_BACKTESTSKIPPED']._serialized_end=2885
+  _globals['_BACKTESTCHANGED']._serialized_start=2887
+  _globals['_BACKTESTCHANGED']._serialized_end=2974
+  _globals['_BACKTESTMOVE']._serialized_start=2977
+  _globals['_BACKTESTMOVE']._serialized_end=3115
+  _globals['_BACKTESTREFUSAL']._serialized_start=3117
+  _globals['_BACKTESTREFUSAL']._serialized_end=3169
+  _globals['_BACKTESTGROUP']._serialized_start=3172
+  _globals['_BACKTESTGROUP']._serialized_end=3430
+  _globals['_BACKTESTSIDE']._serialized_start=3433
+  _globals['_BACKTESTSIDE']._serialized_end=3625
+  _globals['_BACKTESTCLASS']._serialized_start=3627
+  _globals['_BACKTESTCLASS']._serialized_end=3719
+  _globals['_BACKTESTMONEY']._serialized_start=3721
+  _globals['_BACKTESTMONEY']._serialized_end=3812
+  _globals['_EXPECTEDCOMPLAINTS']._serialized_start=3814
+  _globals['_EXPECTEDCOMPLAINTS']._serialized_end=3903
+  _globals['_COMPLAINTRATE']._serialized_start=3906
+  _globals['_COMPLAINTRATE']._serialized_end=4145
+  _globals['_BACKTESTEXAMPLE']._serialized_start=4148
+  _globals['_BACKTESTEXAMPLE']._serialized_end=4503
+  _globals['_BACKTESTDECISION']._serialized_start=4506
+  _globals['_BACKTESTDECISION']._serialized_end=4751
+  _globals['_POLICYSERVICE']._serialized_start=5636
+  _globals['_POLICYSERVICE']._serialized_end=6187
 # @@protoc_insertion_point(module_scope)

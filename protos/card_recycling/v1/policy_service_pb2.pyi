@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from card_recycling.v1 import types_pb2 as types_pb2
 from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
@@ -50,6 +51,138 @@ POLICY_STATE_IN_FORCE: PolicyState.ValueType  # 3
 """It governs what is decided now."""
 POLICY_STATE_SUPERSEDED: PolicyState.ValueType  # 4
 """It has governed; recyclings that it decided it governs still."""
+
+class _DecisionClass:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DecisionClassEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DecisionClass.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    DECISION_CLASS_UNSPECIFIED: _DecisionClass.ValueType  # 0
+    """Not stated."""
+    DECISION_CLASS_REFUSED: _DecisionClass.ValueType  # 1
+    """Refused, by risk or by a rule."""
+    DECISION_CLASS_HELD: _DecisionClass.ValueType  # 2
+    """Held for a review."""
+    DECISION_CLASS_CANCEL: _DecisionClass.ValueType  # 3
+    """Taken, and cancelled."""
+    DECISION_CLASS_RESET_VALIDITY: _DecisionClass.ValueType  # 4
+    """Taken, to come back with its full validity."""
+    DECISION_CLASS_VOUCHER: _DecisionClass.ValueType  # 5
+    """Taken, to come back as it was."""
+
+class DecisionClass(_DecisionClass, metaclass=_DecisionClassEnumTypeWrapper):
+    """What was decided upon a recycle, as complaints go by it."""
+
+DECISION_CLASS_UNSPECIFIED: DecisionClass.ValueType  # 0
+"""Not stated."""
+DECISION_CLASS_REFUSED: DecisionClass.ValueType  # 1
+"""Refused, by risk or by a rule."""
+DECISION_CLASS_HELD: DecisionClass.ValueType  # 2
+"""Held for a review."""
+DECISION_CLASS_CANCEL: DecisionClass.ValueType  # 3
+"""Taken, and cancelled."""
+DECISION_CLASS_RESET_VALIDITY: DecisionClass.ValueType  # 4
+"""Taken, to come back with its full validity."""
+DECISION_CLASS_VOUCHER: DecisionClass.ValueType  # 5
+"""Taken, to come back as it was."""
+
+class _BacktestChange:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BacktestChangeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_BacktestChange.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    BACKTEST_CHANGE_UNSPECIFIED: _BacktestChange.ValueType  # 0
+    """Not stated."""
+    BACKTEST_CHANGE_OUTCOME: _BacktestChange.ValueType  # 1
+    """One of approved, held and refused instead of another."""
+    BACKTEST_CHANGE_DISPOSITION: _BacktestChange.ValueType  # 2
+    """Another disposition."""
+    BACKTEST_CHANGE_UNIT: _BacktestChange.ValueType  # 3
+    """A compensation in another unit."""
+    BACKTEST_CHANGE_AMOUNT: _BacktestChange.ValueType  # 4
+    """Another amount; one where there was none, or none where there was one."""
+    BACKTEST_CHANGE_FEE: _BacktestChange.ValueType  # 5
+    """Another fee."""
+    BACKTEST_CHANGE_SETTLEMENT: _BacktestChange.ValueType  # 6
+    """Settled at another time: with the recycle or later, or after a review."""
+
+class BacktestChange(_BacktestChange, metaclass=_BacktestChangeEnumTypeWrapper):
+    """In what a decision differs from the recorded one."""
+
+BACKTEST_CHANGE_UNSPECIFIED: BacktestChange.ValueType  # 0
+"""Not stated."""
+BACKTEST_CHANGE_OUTCOME: BacktestChange.ValueType  # 1
+"""One of approved, held and refused instead of another."""
+BACKTEST_CHANGE_DISPOSITION: BacktestChange.ValueType  # 2
+"""Another disposition."""
+BACKTEST_CHANGE_UNIT: BacktestChange.ValueType  # 3
+"""A compensation in another unit."""
+BACKTEST_CHANGE_AMOUNT: BacktestChange.ValueType  # 4
+"""Another amount; one where there was none, or none where there was one."""
+BACKTEST_CHANGE_FEE: BacktestChange.ValueType  # 5
+"""Another fee."""
+BACKTEST_CHANGE_SETTLEMENT: BacktestChange.ValueType  # 6
+"""Settled at another time: with the recycle or later, or after a review."""
+
+class _BacktestSkip:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BacktestSkipEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_BacktestSkip.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    BACKTEST_SKIP_UNSPECIFIED: _BacktestSkip.ValueType  # 0
+    """Not stated."""
+    BACKTEST_SKIP_RECEIPT_UNREADABLE: _BacktestSkip.ValueType  # 1
+    """Its receipt lacks what every decision reads, or cannot be read."""
+    BACKTEST_SKIP_RECEIPT_ALTERED: _BacktestSkip.ValueType  # 2
+    """Its receipt is not as it was sealed."""
+    BACKTEST_SKIP_POLICY_UNKNOWN: _BacktestSkip.ValueType  # 3
+    """The revision that it names is not on record, or cannot be read."""
+    BACKTEST_SKIP_NOT_AS_RECORDED: _BacktestSkip.ValueType  # 4
+    """Its own revision does not lead to what is on record: it was decided by another version of the rules' code."""
+
+class BacktestSkip(_BacktestSkip, metaclass=_BacktestSkipEnumTypeWrapper):
+    """Why a recorded decision could not be tried."""
+
+BACKTEST_SKIP_UNSPECIFIED: BacktestSkip.ValueType  # 0
+"""Not stated."""
+BACKTEST_SKIP_RECEIPT_UNREADABLE: BacktestSkip.ValueType  # 1
+"""Its receipt lacks what every decision reads, or cannot be read."""
+BACKTEST_SKIP_RECEIPT_ALTERED: BacktestSkip.ValueType  # 2
+"""Its receipt is not as it was sealed."""
+BACKTEST_SKIP_POLICY_UNKNOWN: BacktestSkip.ValueType  # 3
+"""The revision that it names is not on record, or cannot be read."""
+BACKTEST_SKIP_NOT_AS_RECORDED: BacktestSkip.ValueType  # 4
+"""Its own revision does not lead to what is on record: it was decided by another version of the rules' code."""
+
+class _BacktestEnd:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BacktestEndEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_BacktestEnd.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    BACKTEST_END_UNSPECIFIED: _BacktestEnd.ValueType  # 0
+    """Not stated."""
+    BACKTEST_END_WINDOW: _BacktestEnd.ValueType  # 1
+    """It has gone through the whole window."""
+    BACKTEST_END_ROWS: _BacktestEnd.ValueType  # 2
+    """It has gone through as many decisions as asked for."""
+    BACKTEST_END_DEADLINE: _BacktestEnd.ValueType  # 3
+    """The call's deadline was near. It has seen the newest part of the window."""
+
+class BacktestEnd(_BacktestEnd, metaclass=_BacktestEndEnumTypeWrapper):
+    """Why a back-test looked no further."""
+
+BACKTEST_END_UNSPECIFIED: BacktestEnd.ValueType  # 0
+"""Not stated."""
+BACKTEST_END_WINDOW: BacktestEnd.ValueType  # 1
+"""It has gone through the whole window."""
+BACKTEST_END_ROWS: BacktestEnd.ValueType  # 2
+"""It has gone through as many decisions as asked for."""
+BACKTEST_END_DEADLINE: BacktestEnd.ValueType  # 3
+"""The call's deadline was near. It has seen the newest part of the window."""
 
 @typing.final
 class PolicyRevision(message.Message):
@@ -332,5 +465,645 @@ class ActivatePolicyRevisionResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class PolicyName(message.Message):
+    """A revision that is on record."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLATFORM_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    platform: builtins.str
+    """The platform."""
+    revision: builtins.int
+    """Its number."""
+    def __init__(
+        self,
+        *,
+        platform: builtins.str = ...,
+        revision: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["platform", b"platform", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestPolicyRequest(message.Message):
+    """Asks to try a candidate."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: builtins.int
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    FROM_TIME_FIELD_NUMBER: builtins.int
+    TO_TIME_FIELD_NUMBER: builtins.int
+    ROWS_MAX_FIELD_NUMBER: builtins.int
+    COMPLAINT_DAYS_FIELD_NUMBER: builtins.int
+    EXAMPLES_MAX_FIELD_NUMBER: builtins.int
+    document: builtins.str
+    """A document that need not be on record, JSON of the schema `policies/policy.schema.json`."""
+    rows_max: builtins.int
+    """At most so many decisions of the platform, the newest of the window; 10,000 when left out. Ten times as many of all
+    platforms are gone through for them.
+    """
+    complaint_days: builtins.int
+    """Within how many days after its decision a complaint counts; 14 when left out. Only decisions of at least that age
+    tell of complaints: the others' may be still to come.
+    """
+    examples_max: builtins.int
+    """So many changed decisions are shown at most; 20 when left out."""
+    @builtins.property
+    def revision(self) -> PolicyName:
+        """A revision on record, a draft or any other."""
+
+    @builtins.property
+    def from_time(self) -> timestamp_pb2.Timestamp:
+        """From when on decisions are looked at; 30 days before `to_time` when left out."""
+
+    @builtins.property
+    def to_time(self) -> timestamp_pb2.Timestamp:
+        """Until when, exclusive; now when left out."""
+
+    def __init__(
+        self,
+        *,
+        revision: PolicyName | None = ...,
+        document: builtins.str = ...,
+        from_time: timestamp_pb2.Timestamp | None = ...,
+        to_time: timestamp_pb2.Timestamp | None = ...,
+        rows_max: builtins.int = ...,
+        complaint_days: builtins.int = ...,
+        examples_max: builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_examples_max", b"_examples_max", "candidate", b"candidate", "document", b"document", "examples_max", b"examples_max", "from_time", b"from_time", "revision", b"revision", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_examples_max", b"_examples_max", "candidate", b"candidate", "complaint_days", b"complaint_days", "document", b"document", "examples_max", b"examples_max", "from_time", b"from_time", "revision", b"revision", "rows_max", b"rows_max", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__examples_max: _TypeAlias = typing.Literal["examples_max"]  # noqa: Y015
+    _WhichOneofArgType__examples_max: _TypeAlias = typing.Literal["_examples_max", b"_examples_max"]  # noqa: Y015
+    _WhichOneofReturnType_candidate: _TypeAlias = typing.Literal["revision", "document"]  # noqa: Y015
+    _WhichOneofArgType_candidate: _TypeAlias = typing.Literal["candidate", b"candidate"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__examples_max) -> _WhichOneofReturnType__examples_max | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_candidate) -> _WhichOneofReturnType_candidate | None: ...
+
+@typing.final
+class BacktestPolicyResponse(message.Message):
+    """Answer to `BacktestPolicy`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLATFORM_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    FROM_TIME_FIELD_NUMBER: builtins.int
+    TO_TIME_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    SCANNED_FIELD_NUMBER: builtins.int
+    REPLAYED_FIELD_NUMBER: builtins.int
+    OLDEST_TIME_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    MOVES_FIELD_NUMBER: builtins.int
+    REFUSALS_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    GROUPS_FIELD_NUMBER: builtins.int
+    COMPLAINT_RATES_FIELD_NUMBER: builtins.int
+    EXAMPLES_FIELD_NUMBER: builtins.int
+    PUMPABLE_FIELD_NUMBER: builtins.int
+    PUMP_STEPS_FIELD_NUMBER: builtins.int
+    PUMP_YIELD_FIELD_NUMBER: builtins.int
+    CHECKED_WITH_FIELD_NUMBER: builtins.int
+    platform: builtins.str
+    """The candidate's platform."""
+    revision: builtins.int
+    """Its number; 0 for a document that was given."""
+    end: BacktestEnd.ValueType
+    """Why it looked no further."""
+    scanned: builtins.int
+    """Recycles that were gone through, of all platforms."""
+    replayed: builtins.int
+    """Those of the platform that were decided again."""
+    changed: builtins.int
+    """Decisions that differ in anything."""
+    pumpable: builtins.bool
+    """Whether activating the candidate now would be POLICY_PUMPABLE."""
+    pump_yield: builtins.float
+    """What one minor unit put in comes out as; absent without a pump, and for one without an end."""
+    @builtins.property
+    def from_time(self) -> timestamp_pb2.Timestamp:
+        """From when on decisions were looked at, inclusive."""
+
+    @builtins.property
+    def to_time(self) -> timestamp_pb2.Timestamp:
+        """Until when, exclusive."""
+
+    @builtins.property
+    def oldest_time(self) -> timestamp_pb2.Timestamp:
+        """The earliest of these."""
+
+    @builtins.property
+    def skipped(self) -> containers.RepeatedCompositeFieldContainer[BacktestSkipped]:
+        """Those of the platform that were not, by why not."""
+
+    @builtins.property
+    def changes(self) -> containers.RepeatedCompositeFieldContainer[BacktestChanged]:
+        """By in what they differ; a decision may differ in several."""
+
+    @builtins.property
+    def moves(self) -> containers.RepeatedCompositeFieldContainer[BacktestMove]:
+        """From which class to which, with how many; those that stay in their class, too."""
+
+    @builtins.property
+    def refusals(self) -> containers.RepeatedCompositeFieldContainer[BacktestRefusal]:
+        """What the candidate's rules would refuse, by the reason."""
+
+    @builtins.property
+    def total(self) -> BacktestGroup:
+        """All together."""
+
+    @builtins.property
+    def groups(self) -> containers.RepeatedCompositeFieldContainer[BacktestGroup]:
+        """The same by segment and tier."""
+
+    @builtins.property
+    def complaint_rates(self) -> containers.RepeatedCompositeFieldContainer[ComplaintRate]:
+        """How often it was complained of: what expectations of complaints come from."""
+
+    @builtins.property
+    def examples(self) -> containers.RepeatedCompositeFieldContainer[BacktestExample]:
+        """The changed decisions that differ by the most that is paid at once or owed, the largest first."""
+
+    @builtins.property
+    def pump_steps(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The steps of the cycle that gains; empty without one."""
+
+    @builtins.property
+    def checked_with(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The revisions that it was checked with, such as "iqiyi@3": all that govern or are planned to."""
+
+    def __init__(
+        self,
+        *,
+        platform: builtins.str = ...,
+        revision: builtins.int = ...,
+        from_time: timestamp_pb2.Timestamp | None = ...,
+        to_time: timestamp_pb2.Timestamp | None = ...,
+        end: BacktestEnd.ValueType = ...,
+        scanned: builtins.int = ...,
+        replayed: builtins.int = ...,
+        oldest_time: timestamp_pb2.Timestamp | None = ...,
+        skipped: abc.Iterable[BacktestSkipped] | None = ...,
+        changed: builtins.int = ...,
+        changes: abc.Iterable[BacktestChanged] | None = ...,
+        moves: abc.Iterable[BacktestMove] | None = ...,
+        refusals: abc.Iterable[BacktestRefusal] | None = ...,
+        total: BacktestGroup | None = ...,
+        groups: abc.Iterable[BacktestGroup] | None = ...,
+        complaint_rates: abc.Iterable[ComplaintRate] | None = ...,
+        examples: abc.Iterable[BacktestExample] | None = ...,
+        pumpable: builtins.bool = ...,
+        pump_steps: abc.Iterable[builtins.str] | None = ...,
+        pump_yield: builtins.float | None = ...,
+        checked_with: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_pump_yield", b"_pump_yield", "from_time", b"from_time", "oldest_time", b"oldest_time", "pump_yield", b"pump_yield", "to_time", b"to_time", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_pump_yield", b"_pump_yield", "changed", b"changed", "changes", b"changes", "checked_with", b"checked_with", "complaint_rates", b"complaint_rates", "end", b"end", "examples", b"examples", "from_time", b"from_time", "groups", b"groups", "moves", b"moves", "oldest_time", b"oldest_time", "platform", b"platform", "pump_steps", b"pump_steps", "pump_yield", b"pump_yield", "pumpable", b"pumpable", "refusals", b"refusals", "replayed", b"replayed", "revision", b"revision", "scanned", b"scanned", "skipped", b"skipped", "to_time", b"to_time", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pump_yield: _TypeAlias = typing.Literal["pump_yield"]  # noqa: Y015
+    _WhichOneofArgType__pump_yield: _TypeAlias = typing.Literal["_pump_yield", b"_pump_yield"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pump_yield) -> _WhichOneofReturnType__pump_yield | None: ...
+
+@typing.final
+class BacktestSkipped(message.Message):
+    """Decisions that could not be tried."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    WHY_FIELD_NUMBER: builtins.int
+    DECISIONS_FIELD_NUMBER: builtins.int
+    why: BacktestSkip.ValueType
+    """Why."""
+    decisions: builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        why: BacktestSkip.ValueType = ...,
+        decisions: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decisions", b"decisions", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestChanged(message.Message):
+    """Decisions that differ in one thing."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: builtins.int
+    DECISIONS_FIELD_NUMBER: builtins.int
+    change: BacktestChange.ValueType
+    """In what."""
+    decisions: builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        change: BacktestChange.ValueType = ...,
+        decisions: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["change", b"change", "decisions", b"decisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestMove(message.Message):
+    """Decisions of one class that the candidate puts into a class."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RECORDED_FIELD_NUMBER: builtins.int
+    CANDIDATE_FIELD_NUMBER: builtins.int
+    DECISIONS_FIELD_NUMBER: builtins.int
+    recorded: DecisionClass.ValueType
+    """As recorded."""
+    candidate: DecisionClass.ValueType
+    """By the candidate."""
+    decisions: builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        recorded: DecisionClass.ValueType = ...,
+        candidate: DecisionClass.ValueType = ...,
+        decisions: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["candidate", b"candidate", "decisions", b"decisions", "recorded", b"recorded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestRefusal(message.Message):
+    """Recycles that a rule of the candidate refuses."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: builtins.int
+    DECISIONS_FIELD_NUMBER: builtins.int
+    reason: builtins.str
+    """The reason, as in `ErrorInfo`; "TRIGGER_NOT_ALLOWED" for instance."""
+    decisions: builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        reason: builtins.str = ...,
+        decisions: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decisions", b"decisions", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestGroup(message.Message):
+    """Some of the decisions: as recorded, and by the candidate."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SEGMENT_FIELD_NUMBER: builtins.int
+    TIER_FIELD_NUMBER: builtins.int
+    DECISIONS_FIELD_NUMBER: builtins.int
+    CHANGED_FIELD_NUMBER: builtins.int
+    RECORDED_FIELD_NUMBER: builtins.int
+    CANDIDATE_FIELD_NUMBER: builtins.int
+    COMPLAINTS_FIELD_NUMBER: builtins.int
+    segment: types_pb2.Segment.ValueType
+    """Their accounts' segment; unspecified for those without, and for all together."""
+    tier: types_pb2.Tier.ValueType
+    """Their cards' tier; unspecified for all together."""
+    decisions: builtins.int
+    """How many."""
+    changed: builtins.int
+    """Those that differ in anything."""
+    complaints: builtins.int
+    """Complaints on record within `complaint_days` of the decisions that are old enough."""
+    @builtins.property
+    def recorded(self) -> BacktestSide:
+        """As recorded."""
+
+    @builtins.property
+    def candidate(self) -> BacktestSide:
+        """By the candidate."""
+
+    def __init__(
+        self,
+        *,
+        segment: types_pb2.Segment.ValueType = ...,
+        tier: types_pb2.Tier.ValueType = ...,
+        decisions: builtins.int = ...,
+        changed: builtins.int = ...,
+        recorded: BacktestSide | None = ...,
+        candidate: BacktestSide | None = ...,
+        complaints: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["candidate", b"candidate", "recorded", b"recorded"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["candidate", b"candidate", "changed", b"changed", "complaints", b"complaints", "decisions", b"decisions", "recorded", b"recorded", "segment", b"segment", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestSide(message.Message):
+    """What some decisions come to."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CLASSES_FIELD_NUMBER: builtins.int
+    FEE_MINOR_FIELD_NUMBER: builtins.int
+    MONEY_FIELD_NUMBER: builtins.int
+    COMPLAINTS_FIELD_NUMBER: builtins.int
+    fee_minor: builtins.int
+    """Fees of what is approved, minor units."""
+    @builtins.property
+    def classes(self) -> containers.RepeatedCompositeFieldContainer[BacktestClass]:
+        """How many of each class."""
+
+    @builtins.property
+    def money(self) -> containers.RepeatedCompositeFieldContainer[BacktestMoney]:
+        """Compensations by unit."""
+
+    @builtins.property
+    def complaints(self) -> ExpectedComplaints:
+        """Complaints to be expected of these decisions."""
+
+    def __init__(
+        self,
+        *,
+        classes: abc.Iterable[BacktestClass] | None = ...,
+        fee_minor: builtins.int = ...,
+        money: abc.Iterable[BacktestMoney] | None = ...,
+        complaints: ExpectedComplaints | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["complaints", b"complaints"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["classes", b"classes", "complaints", b"complaints", "fee_minor", b"fee_minor", "money", b"money"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestClass(message.Message):
+    """Decisions of one class."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_CLASS_FIELD_NUMBER: builtins.int
+    DECISIONS_FIELD_NUMBER: builtins.int
+    decision_class: DecisionClass.ValueType
+    """The class."""
+    decisions: builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        decision_class: DecisionClass.ValueType = ...,
+        decisions: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decision_class", b"decision_class", "decisions", b"decisions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestMoney(message.Message):
+    """Compensations in one unit."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: builtins.int
+    AMOUNT_FIELD_NUMBER: builtins.int
+    HELD_AMOUNT_FIELD_NUMBER: builtins.int
+    unit: types_pb2.Unit.ValueType
+    """The unit."""
+    amount: builtins.int
+    """Of what is approved."""
+    held_amount: builtins.int
+    """Of what is held, should every review approve."""
+    def __init__(
+        self,
+        *,
+        unit: types_pb2.Unit.ValueType = ...,
+        amount: builtins.int = ...,
+        held_amount: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "held_amount", b"held_amount", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExpectedComplaints(message.Message):
+    """Complaints to be expected: each class's rate times its decisions. Rates are those of the segment where it has enough
+    decisions, else those of all. They tell what went together, not what a change will cause.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: builtins.int
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    UNKNOWN_DECISIONS_FIELD_NUMBER: builtins.int
+    value: builtins.float
+    """How many."""
+    low: builtins.float
+    """The same with every rate at the lower end of its interval."""
+    high: builtins.float
+    """The same with every rate at the upper end."""
+    unknown_decisions: builtins.int
+    """Decisions of classes of which too little is known: they are in none of the figures above."""
+    def __init__(
+        self,
+        *,
+        value: builtins.float = ...,
+        low: builtins.float = ...,
+        high: builtins.float = ...,
+        unknown_decisions: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["high", b"high", "low", b"low", "unknown_decisions", b"unknown_decisions", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ComplaintRate(message.Message):
+    """How often it was complained of decisions of one class, by what is on record."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_CLASS_FIELD_NUMBER: builtins.int
+    SEGMENT_FIELD_NUMBER: builtins.int
+    DECISIONS_FIELD_NUMBER: builtins.int
+    COMPLAINTS_FIELD_NUMBER: builtins.int
+    RATE_FIELD_NUMBER: builtins.int
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    decision_class: DecisionClass.ValueType
+    """The class. What a rule refuses has no recycling to complain of, so that refusals by risk speak for both."""
+    segment: types_pb2.Segment.ValueType
+    """The segment; unspecified for all together."""
+    decisions: builtins.int
+    """Decisions of at least the age of `complaint_days`."""
+    complaints: builtins.int
+    """Those among them that it was complained of within that time."""
+    rate: builtins.float
+    """Share of these; absent below 50 decisions, which are too few."""
+    low: builtins.float
+    """Lower end of its 95% interval (Wilson); absent when they are too few."""
+    high: builtins.float
+    """Upper end."""
+    def __init__(
+        self,
+        *,
+        decision_class: DecisionClass.ValueType = ...,
+        segment: types_pb2.Segment.ValueType = ...,
+        decisions: builtins.int = ...,
+        complaints: builtins.int = ...,
+        rate: builtins.float | None = ...,
+        low: builtins.float | None = ...,
+        high: builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_high", b"_high", "_low", b"_low", "_rate", b"_rate", "high", b"high", "low", b"low", "rate", b"rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_high", b"_high", "_low", b"_low", "_rate", b"_rate", "complaints", b"complaints", "decision_class", b"decision_class", "decisions", b"decisions", "high", b"high", "low", b"low", "rate", b"rate", "segment", b"segment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__high: _TypeAlias = typing.Literal["high"]  # noqa: Y015
+    _WhichOneofArgType__high: _TypeAlias = typing.Literal["_high", b"_high"]  # noqa: Y015
+    _WhichOneofReturnType__low: _TypeAlias = typing.Literal["low"]  # noqa: Y015
+    _WhichOneofArgType__low: _TypeAlias = typing.Literal["_low", b"_low"]  # noqa: Y015
+    _WhichOneofReturnType__rate: _TypeAlias = typing.Literal["rate"]  # noqa: Y015
+    _WhichOneofArgType__rate: _TypeAlias = typing.Literal["_rate", b"_rate"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__high) -> _WhichOneofReturnType__high | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate) -> _WhichOneofReturnType__rate | None: ...
+
+@typing.final
+class BacktestExample(message.Message):
+    """One decision that would have been otherwise."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    RECYCLING_ID_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    SEGMENT_FIELD_NUMBER: builtins.int
+    TIER_FIELD_NUMBER: builtins.int
+    CHANGES_FIELD_NUMBER: builtins.int
+    RECORDED_FIELD_NUMBER: builtins.int
+    CANDIDATE_FIELD_NUMBER: builtins.int
+    account_id: builtins.str
+    """Whose it is."""
+    recycling_id: builtins.str
+    """The recycling."""
+    segment: types_pb2.Segment.ValueType
+    """The account's segment then."""
+    tier: types_pb2.Tier.ValueType
+    """The card's tier."""
+    @builtins.property
+    def create_time(self) -> timestamp_pb2.Timestamp:
+        """When it was decided."""
+
+    @builtins.property
+    def changes(self) -> containers.RepeatedScalarFieldContainer[BacktestChange.ValueType]:
+        """In what it differs."""
+
+    @builtins.property
+    def recorded(self) -> BacktestDecision:
+        """As recorded."""
+
+    @builtins.property
+    def candidate(self) -> BacktestDecision:
+        """By the candidate."""
+
+    def __init__(
+        self,
+        *,
+        account_id: builtins.str = ...,
+        recycling_id: builtins.str = ...,
+        create_time: timestamp_pb2.Timestamp | None = ...,
+        segment: types_pb2.Segment.ValueType = ...,
+        tier: types_pb2.Tier.ValueType = ...,
+        changes: abc.Iterable[BacktestChange.ValueType] | None = ...,
+        recorded: BacktestDecision | None = ...,
+        candidate: BacktestDecision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["candidate", b"candidate", "create_time", b"create_time", "recorded", b"recorded"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "candidate", b"candidate", "changes", b"changes", "create_time", b"create_time", "recorded", b"recorded", "recycling_id", b"recycling_id", "segment", b"segment", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BacktestDecision(message.Message):
+    """What is decided upon a recycle."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECISION_CLASS_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    DISPOSITION_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    AMOUNT_FIELD_NUMBER: builtins.int
+    FEE_MINOR_FIELD_NUMBER: builtins.int
+    SETTLED_AT_ONCE_FIELD_NUMBER: builtins.int
+    decision_class: DecisionClass.ValueType
+    """Its class."""
+    refusal: builtins.str
+    """The reason where a rule refuses; empty else."""
+    disposition: types_pb2.Disposition.ValueType
+    """What becomes of the card; of a held one if it is approved."""
+    unit: types_pb2.Unit.ValueType
+    """Unit of the compensation; unspecified without one."""
+    amount: builtins.int
+    """Its amount."""
+    fee_minor: builtins.int
+    """The fee, minor units."""
+    settled_at_once: builtins.bool
+    """Whether it is settled with the recycle."""
+    def __init__(
+        self,
+        *,
+        decision_class: DecisionClass.ValueType = ...,
+        refusal: builtins.str = ...,
+        disposition: types_pb2.Disposition.ValueType = ...,
+        unit: types_pb2.Unit.ValueType = ...,
+        amount: builtins.int = ...,
+        fee_minor: builtins.int = ...,
+        settled_at_once: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "decision_class", b"decision_class", "disposition", b"disposition", "fee_minor", b"fee_minor", "refusal", b"refusal", "settled_at_once", b"settled_at_once", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -58,6 +58,11 @@ class PolicyServiceStub:
                 request_serializer=card__recycling_dot_v1_dot_policy__service__pb2.ActivatePolicyRevisionRequest.SerializeToString,
                 response_deserializer=card__recycling_dot_v1_dot_policy__service__pb2.ActivatePolicyRevisionResponse.FromString,
                 _registered_method=True)
+        self.BacktestPolicy = channel.unary_unary(
+                '/card_recycling.v1.PolicyService/BacktestPolicy',
+                request_serializer=card__recycling_dot_v1_dot_policy__service__pb2.BacktestPolicyRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_policy__service__pb2.BacktestPolicyResponse.FromString,
+                _registered_method=True)
 
 
 class PolicyServiceServicer:
@@ -75,7 +80,7 @@ class PolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPolicies(self, request, context):
-        """The revisions of one platform, or of all, by platform and newest first.
+        """The revisions of one platform, or of all, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +101,23 @@ class PolicyServiceServicer:
 
         Errors: POLICY_NOT_FOUND, POLICY_PUMPABLE (a PreconditionFailure for each step of the cycle), FIELD_INVALID (the
         moment is less than 10 seconds ahead), ETAG_MISMATCH, CONFLICT_RETRY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BacktestPolicy(self, request, context):
+        """Tries a candidate on what was decided before: takes the newest recycles of a window, decides each again from its
+        receipt, once by its own revision and once by the candidate, and counts what would have been otherwise. It changes
+        nothing. It ends in time for the call's deadline with what it has got: give it a minute.
+
+        What it cannot know: attempts that a rule refused left no receipt, so a candidate that takes more than the rules of
+        the time shows too little. Scores, list entries and counts of earlier requests are those recorded; a candidate that
+        decides otherwise would have changed what came after. A recycle for which a quote was redeemed is decided as if
+        quoted anew. The bonus of dynamic pricing is the recorded one, at most the candidate's. Reactivations are none of
+        its business: each goes by the revision of its recycling.
+
+        Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +145,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ActivatePolicyRevision,
                     request_deserializer=card__recycling_dot_v1_dot_policy__service__pb2.ActivatePolicyRevisionRequest.FromString,
                     response_serializer=card__recycling_dot_v1_dot_policy__service__pb2.ActivatePolicyRevisionResponse.SerializeToString,
+            ),
+            'BacktestPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.BacktestPolicy,
+                    request_deserializer=card__recycling_dot_v1_dot_policy__service__pb2.BacktestPolicyRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_policy__service__pb2.BacktestPolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -237,6 +264,33 @@ class PolicyService:
             '/card_recycling.v1.PolicyService/ActivatePolicyRevision',
             card__recycling_dot_v1_dot_policy__service__pb2.ActivatePolicyRevisionRequest.SerializeToString,
             card__recycling_dot_v1_dot_policy__service__pb2.ActivatePolicyRevisionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BacktestPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/card_recycling.v1.PolicyService/BacktestPolicy',
+            card__recycling_dot_v1_dot_policy__service__pb2.BacktestPolicyRequest.SerializeToString,
+            card__recycling_dot_v1_dot_policy__service__pb2.BacktestPolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

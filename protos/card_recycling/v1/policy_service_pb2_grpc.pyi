@@ -40,7 +40,7 @@ class PolicyServiceStub:
     GetPolicy: grpc.UnaryUnaryMultiCallable[policy_service_pb2.GetPolicyRequest, policy_service_pb2.GetPolicyResponse]
     """One revision: the one in force now, or the one named. Errors: POLICY_NOT_FOUND."""
     ListPolicies: grpc.UnaryUnaryMultiCallable[policy_service_pb2.ListPoliciesRequest, policy_service_pb2.ListPoliciesResponse]
-    """The revisions of one platform, or of all, by platform and newest first."""
+    """The revisions of one platform, or of all, newest first."""
     CreatePolicyRevision: grpc.UnaryUnaryMultiCallable[policy_service_pb2.CreatePolicyRevisionRequest, policy_service_pb2.CreatePolicyRevisionResponse]
     """Keeps a document as its platform's next revision, which governs nothing until it is activated. The same document as
     the newest revision's is that revision. Errors: FIELD_INVALID (the document breaks the schema, or its parts do not
@@ -52,6 +52,19 @@ class PolicyServiceStub:
 
     Errors: POLICY_NOT_FOUND, POLICY_PUMPABLE (a PreconditionFailure for each step of the cycle), FIELD_INVALID (the
     moment is less than 10 seconds ahead), ETAG_MISMATCH, CONFLICT_RETRY.
+    """
+    BacktestPolicy: grpc.UnaryUnaryMultiCallable[policy_service_pb2.BacktestPolicyRequest, policy_service_pb2.BacktestPolicyResponse]
+    """Tries a candidate on what was decided before: takes the newest recycles of a window, decides each again from its
+    receipt, once by its own revision and once by the candidate, and counts what would have been otherwise. It changes
+    nothing. It ends in time for the call's deadline with what it has got: give it a minute.
+
+    What it cannot know: attempts that a rule refused left no receipt, so a candidate that takes more than the rules of
+    the time shows too little. Scores, list entries and counts of earlier requests are those recorded; a candidate that
+    decides otherwise would have changed what came after. A recycle for which a quote was redeemed is decided as if
+    quoted anew. The bonus of dynamic pricing is the recorded one, at most the candidate's. Reactivations are none of
+    its business: each goes by the revision of its recycling.
+
+    Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME.
     """
 
 @typing.type_check_only
@@ -66,7 +79,7 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     GetPolicy: aio.UnaryUnaryMultiCallable[policy_service_pb2.GetPolicyRequest, policy_service_pb2.GetPolicyResponse]  # type: ignore[assignment]
     """One revision: the one in force now, or the one named. Errors: POLICY_NOT_FOUND."""
     ListPolicies: aio.UnaryUnaryMultiCallable[policy_service_pb2.ListPoliciesRequest, policy_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
-    """The revisions of one platform, or of all, by platform and newest first."""
+    """The revisions of one platform, or of all, newest first."""
     CreatePolicyRevision: aio.UnaryUnaryMultiCallable[policy_service_pb2.CreatePolicyRevisionRequest, policy_service_pb2.CreatePolicyRevisionResponse]  # type: ignore[assignment]
     """Keeps a document as its platform's next revision, which governs nothing until it is activated. The same document as
     the newest revision's is that revision. Errors: FIELD_INVALID (the document breaks the schema, or its parts do not
@@ -78,6 +91,19 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
 
     Errors: POLICY_NOT_FOUND, POLICY_PUMPABLE (a PreconditionFailure for each step of the cycle), FIELD_INVALID (the
     moment is less than 10 seconds ahead), ETAG_MISMATCH, CONFLICT_RETRY.
+    """
+    BacktestPolicy: aio.UnaryUnaryMultiCallable[policy_service_pb2.BacktestPolicyRequest, policy_service_pb2.BacktestPolicyResponse]  # type: ignore[assignment]
+    """Tries a candidate on what was decided before: takes the newest recycles of a window, decides each again from its
+    receipt, once by its own revision and once by the candidate, and counts what would have been otherwise. It changes
+    nothing. It ends in time for the call's deadline with what it has got: give it a minute.
+
+    What it cannot know: attempts that a rule refused left no receipt, so a candidate that takes more than the rules of
+    the time shows too little. Scores, list entries and counts of earlier requests are those recorded; a candidate that
+    decides otherwise would have changed what came after. A recycle for which a quote was redeemed is decided as if
+    quoted anew. The bonus of dynamic pricing is the recorded one, at most the candidate's. Reactivations are none of
+    its business: each goes by the revision of its recycling.
+
+    Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME.
     """
 
 class PolicyServiceServicer(metaclass=abc_1.ABCMeta):
@@ -101,7 +127,7 @@ class PolicyServiceServicer(metaclass=abc_1.ABCMeta):
         request: policy_service_pb2.ListPoliciesRequest,
         context: _ServicerContext,
     ) -> typing.Union[policy_service_pb2.ListPoliciesResponse, abc.Awaitable[policy_service_pb2.ListPoliciesResponse]]:
-        """The revisions of one platform, or of all, by platform and newest first."""
+        """The revisions of one platform, or of all, newest first."""
 
     @abc_1.abstractmethod
     def CreatePolicyRevision(
@@ -125,6 +151,25 @@ class PolicyServiceServicer(metaclass=abc_1.ABCMeta):
 
         Errors: POLICY_NOT_FOUND, POLICY_PUMPABLE (a PreconditionFailure for each step of the cycle), FIELD_INVALID (the
         moment is less than 10 seconds ahead), ETAG_MISMATCH, CONFLICT_RETRY.
+        """
+
+    @abc_1.abstractmethod
+    def BacktestPolicy(
+        self,
+        request: policy_service_pb2.BacktestPolicyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[policy_service_pb2.BacktestPolicyResponse, abc.Awaitable[policy_service_pb2.BacktestPolicyResponse]]:
+        """Tries a candidate on what was decided before: takes the newest recycles of a window, decides each again from its
+        receipt, once by its own revision and once by the candidate, and counts what would have been otherwise. It changes
+        nothing. It ends in time for the call's deadline with what it has got: give it a minute.
+
+        What it cannot know: attempts that a rule refused left no receipt, so a candidate that takes more than the rules of
+        the time shows too little. Scores, list entries and counts of earlier requests are those recorded; a candidate that
+        decides otherwise would have changed what came after. A recycle for which a quote was redeemed is decided as if
+        quoted anew. The bonus of dynamic pricing is the recorded one, at most the candidate's. Reactivations are none of
+        its business: each goes by the revision of its recycling.
+
+        Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME.
         """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

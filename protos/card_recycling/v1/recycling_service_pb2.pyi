@@ -425,7 +425,7 @@ class ReactivateResponse(message.Message):
 
 @typing.final
 class Goodwill(message.Message):
-    """A grant beyond policy."""
+    """A grant beyond policy. Nothing takes it back, nor does giving the card back."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -437,7 +437,7 @@ class Goodwill(message.Message):
     amount: builtins.int
     """How many."""
     note: builtins.str
-    """Why."""
+    """Why. Kept for ever in the record of the grant: no personal data."""
     def __init__(
         self,
         *,
@@ -478,7 +478,9 @@ class CompensateRequest(message.Message):
     """
     @builtins.property
     def goodwill(self) -> Goodwill:
-        """A grant beyond policy. Refused (METHOD_NOT_ALLOWED) while callers have no identities."""
+        """A grant beyond policy. Needs the metadata `authorization: Bearer KEY` with the server's key of customer care, which
+        stands in for a role until callers have identities; METHOD_NOT_ALLOWED without.
+        """
 
     def __init__(
         self,

@@ -134,9 +134,11 @@ class RecyclingServiceServicer:
 
     def Compensate(self, request, context):
         """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
-        DENY list it is SETTLEMENT_NOT_DUE.
+        DENY list it is SETTLEMENT_NOT_DUE. With `goodwill` it grants that instead, whatever the recycling's state, and settles
+        nothing: once a request id, by customer care only, within the caps of the recycling's own policy.
         Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
-        SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, METHOD_NOT_ALLOWED (goodwill), CONFLICT_RETRY.
+        SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, CONFLICT_RETRY; with goodwill METHOD_NOT_ALLOWED (no role, or the policy gives
+        none), FIELD_INVALID (another unit than the policy's), LIMIT_EXCEEDED, WALLET_HELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,9 +65,11 @@ class RecyclingServiceStub:
     """
     Compensate: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.CompensateRequest, recycling_service_pb2.CompensateResponse]
     """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
-    DENY list it is SETTLEMENT_NOT_DUE.
+    DENY list it is SETTLEMENT_NOT_DUE. With `goodwill` it grants that instead, whatever the recycling's state, and settles
+    nothing: once a request id, by customer care only, within the caps of the recycling's own policy.
     Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
-    SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, METHOD_NOT_ALLOWED (goodwill), CONFLICT_RETRY.
+    SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, CONFLICT_RETRY; with goodwill METHOD_NOT_ALLOWED (no role, or the policy gives
+    none), FIELD_INVALID (another unit than the policy's), LIMIT_EXCEEDED, WALLET_HELD.
     """
     GetRecycling: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.GetRecyclingRequest, recycling_service_pb2.GetRecyclingResponse]
     """One recycling as it stands today. Errors: RECYCLING_NOT_FOUND."""
@@ -117,9 +119,11 @@ class RecyclingServiceAsyncStub(RecyclingServiceStub):
     """
     Compensate: aio.UnaryUnaryMultiCallable[recycling_service_pb2.CompensateRequest, recycling_service_pb2.CompensateResponse]  # type: ignore[assignment]
     """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
-    DENY list it is SETTLEMENT_NOT_DUE.
+    DENY list it is SETTLEMENT_NOT_DUE. With `goodwill` it grants that instead, whatever the recycling's state, and settles
+    nothing: once a request id, by customer care only, within the caps of the recycling's own policy.
     Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
-    SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, METHOD_NOT_ALLOWED (goodwill), CONFLICT_RETRY.
+    SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, CONFLICT_RETRY; with goodwill METHOD_NOT_ALLOWED (no role, or the policy gives
+    none), FIELD_INVALID (another unit than the policy's), LIMIT_EXCEEDED, WALLET_HELD.
     """
     GetRecycling: aio.UnaryUnaryMultiCallable[recycling_service_pb2.GetRecyclingRequest, recycling_service_pb2.GetRecyclingResponse]  # type: ignore[assignment]
     """One recycling as it stands today. Errors: RECYCLING_NOT_FOUND."""
@@ -196,9 +200,11 @@ class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[recycling_service_pb2.CompensateResponse, abc.Awaitable[recycling_service_pb2.CompensateResponse]]:
         """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
-        DENY list it is SETTLEMENT_NOT_DUE.
+        DENY list it is SETTLEMENT_NOT_DUE. With `goodwill` it grants that instead, whatever the recycling's state, and settles
+        nothing: once a request id, by customer care only, within the caps of the recycling's own policy.
         Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
-        SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, METHOD_NOT_ALLOWED (goodwill), CONFLICT_RETRY.
+        SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, CONFLICT_RETRY; with goodwill METHOD_NOT_ALLOWED (no role, or the policy gives
+        none), FIELD_INVALID (another unit than the policy's), LIMIT_EXCEEDED, WALLET_HELD.
         """
 
     @abc_1.abstractmethod

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from card_recycling.v1 import types_pb2 as card__recycling_dot_v1_dot_types__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&card_recycling/v1/wallet_service.proto\x12\x11\x63\x61rd_recycling.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1d\x63\x61rd_recycling/v1/types.proto\x1a\x1fgoogle/api/field_behavior.proto\"W\n\x10GetWalletRequest\x12\x43\n\naccount_id\x18\x01 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\">\n\x11GetWalletResponse\x12)\n\x06wallet\x18\x01 \x01(\x0b\x32\x19.card_recycling.v1.Wallet2g\n\rWalletService\x12V\n\tGetWallet\x12#.card_recycling.v1.GetWalletRequest\x1a$.card_recycling.v1.GetWalletResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&card_recycling/v1/wallet_service.proto\x12\x11\x63\x61rd_recycling.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1d\x63\x61rd_recycling/v1/types.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"W\n\x10GetWalletRequest\x12\x43\n\naccount_id\x18\x01 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\">\n\x11GetWalletResponse\x12)\n\x06wallet\x18\x01 \x01(\x0b\x32\x19.card_recycling.v1.Wallet\"\x86\x02\n\x07Posting\x12\x12\n\nposting_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12,\n\x04kind\x18\x03 \x01(\x0e\x32\x1e.card_recycling.v1.PostingKind\x12\x10\n\x08platform\x18\x04 \x01(\t\x12%\n\x04unit\x18\x05 \x01(\x0e\x32\x17.card_recycling.v1.Unit\x12\x0e\n\x06\x61mount\x18\x06 \x01(\x03\x12\x14\n\x0crecycling_id\x18\x07 \x01(\t\x12\x15\n\rredemption_id\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb5\x02\n\x13ListPostingsRequest\x12\x43\n\naccount_id\x18\x01 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\x33\n\x08platform\x18\x02 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\xd8\x01\x01\x12/\n\x04unit\x18\x03 \x01(\x0e\x32\x17.card_recycling.v1.UnitB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x36\n\x04kind\x18\x04 \x01(\x0e\x32\x1e.card_recycling.v1.PostingKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\tpage_size\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\x12\x1c\n\npage_token\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"]\n\x14ListPostingsResponse\x12,\n\x08postings\x18\x01 \x03(\x0b\x32\x1a.card_recycling.v1.Posting\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x07\x42\x65nefit\x12,\n\x04kind\x18\x01 \x01(\x0e\x32\x1e.card_recycling.v1.BenefitKind\x12\x13\n\x0bvalue_minor\x18\x02 \x01(\x03\x12\x14\n\x0c\x62\x61sis_points\x18\x03 \x01(\x05\x12\x12\n\nvalid_days\x18\x04 \x01(\x05\"\x99\x02\n\x05Offer\x12\x10\n\x08platform\x18\x01 \x01(\t\x12\x10\n\x08offer_id\x18\x02 \x01(\t\x12\x0f\n\x07partner\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12%\n\x04unit\x18\x05 \x01(\x0e\x32\x17.card_recycling.v1.Unit\x12\r\n\x05price\x18\x06 \x01(\x03\x12+\n\x07\x62\x65nefit\x18\x07 \x01(\x0b\x32\x1a.card_recycling.v1.Benefit\x12\x18\n\x0b\x61\x63\x63ount_max\x18\x08 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\x0fpolicy_revision\x18\t \x01(\t\x12\x17\n\naffordable\x18\n \x01(\x08H\x01\x88\x01\x01\x42\x0e\n\x0c_account_maxB\r\n\x0b_affordable\"\xeb\x01\n\x0c\x45xchangeRate\x12\x10\n\x08platform\x18\x01 \x01(\t\x12%\n\x04unit\x18\x02 \x01(\x0e\x32\x17.card_recycling.v1.Unit\x12\x13\n\x0bto_platform\x18\x03 \x01(\t\x12(\n\x07to_unit\x18\x04 \x01(\x0e\x32\x17.card_recycling.v1.Unit\x12\x0c\n\x04give\x18\x05 \x01(\x03\x12\x0b\n\x03get\x18\x06 \x01(\x03\x12\x1b\n\x13spread_basis_points\x18\x07 \x01(\x05\x12\x12\n\namount_max\x18\x08 \x01(\x03\x12\x17\n\x0fpolicy_revision\x18\t \x01(\t\"\x8c\x01\n\x11ListOffersRequest\x12\x33\n\x08platform\x18\x01 \x01(\tB!\xbaH\x1er\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\xd8\x01\x01\x12\x42\n\naccount_id\x18\x02 \x01(\tB.\xbaH+r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\xd8\x01\x01\"n\n\x12ListOffersResponse\x12(\n\x06offers\x18\x01 \x03(\x0b\x32\x18.card_recycling.v1.Offer\x12.\n\x05rates\x18\x02 \x03(\x0b\x32\x1f.card_recycling.v1.ExchangeRate\"\xb8\x02\n\rRedeemRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x43\n\naccount_id\x18\x02 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\x34\n\x08platform\x18\x03 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\x12\x37\n\x08offer_id\x18\x04 \x01(\tB%\xe2\x41\x01\x02\xbaH\x1er\x1c\x32\x1a^[a-z0-9][a-z0-9_-]{0,63}$\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\x12,\n\tpayout_id\x18\x06 \x01(\tB\x14\xbaH\x11r\x0f\x10\x01\x18\x80\x02\x32\x08^\\P{C}*$H\x00\x88\x01\x01\x42\x0c\n\n_payout_id\"\xed\x02\n\nRedemption\x12\x15\n\rredemption_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\x10\n\x08platform\x18\x04 \x01(\t\x12\x10\n\x08offer_id\x18\x05 \x01(\t\x12\x0f\n\x07partner\x18\x06 \x01(\t\x12\r\n\x05title\x18\x07 \x01(\t\x12%\n\x04unit\x18\x08 \x01(\x0e\x32\x17.card_recycling.v1.Unit\x12\r\n\x05price\x18\t \x01(\x03\x12+\n\x07\x62\x65nefit\x18\n \x01(\x0b\x32\x1a.card_recycling.v1.Benefit\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fpolicy_revision\x18\x0c \x01(\t\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"n\n\x0eRedeemResponse\x12\x31\n\nredemption\x18\x01 \x01(\x0b\x32\x1d.card_recycling.v1.Redemption\x12)\n\x06wallet\x18\x02 \x01(\x0b\x32\x19.card_recycling.v1.Wallet\"\xb7\x03\n\x0f\x45xchangeRequest\x12 \n\nrequest_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x43\n\naccount_id\x18\x02 \x01(\tB/\xe2\x41\x01\x02\xbaH(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\x12\x34\n\x08platform\x18\x03 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\x12\x35\n\x04unit\x18\x04 \x01(\x0e\x32\x17.card_recycling.v1.UnitB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\"\n\x06\x61mount\x18\x05 \x01(\x03\x42\x12\xe2\x41\x01\x02\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x01\x12\x37\n\x0bto_platform\x18\x06 \x01(\tB\"\xe2\x41\x01\x02\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,31}$\x12\x38\n\x07to_unit\x18\x07 \x01(\x0e\x32\x17.card_recycling.v1.UnitB\x0e\xe2\x41\x01\x02\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\"\n\nmin_amount\x18\x08 \x01(\x03\x42\x0e\xbaH\x0b\"\t\x18\x80\xa0\x94\xa5\x8d\x1d(\x00\x12\x15\n\rvalidate_only\x18\t \x01(\x08\"Q\n\x10\x45xchangeResponse\x12\x12\n\namount_out\x18\x01 \x01(\x03\x12)\n\x06wallet\x18\x02 \x01(\x0b\x32\x19.card_recycling.v1.Wallet*\xcf\x01\n\x0bPostingKind\x12\x1c\n\x18POSTING_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17POSTING_KIND_SETTLEMENT\x10\x01\x12\x19\n\x15POSTING_KIND_CLAWBACK\x10\x02\x12\x17\n\x13POSTING_KIND_EXPIRY\x10\x03\x12\x1b\n\x17POSTING_KIND_REDEMPTION\x10\x04\x12\x19\n\x15POSTING_KIND_EXCHANGE\x10\x05\x12\x19\n\x15POSTING_KIND_GOODWILL\x10\x06*^\n\x0b\x42\x65nefitKind\x12\x1c\n\x18\x42\x45NEFIT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x42\x45NEFIT_KIND_COUPON\x10\x01\x12\x18\n\x14\x42\x45NEFIT_KIND_PARTNER\x10\x02\x32\xc7\x03\n\rWalletService\x12V\n\tGetWallet\x12#.card_recycling.v1.GetWalletRequest\x1a$.card_recycling.v1.GetWalletResponse\x12_\n\x0cListPostings\x12&.card_recycling.v1.ListPostingsRequest\x1a\'.card_recycling.v1.ListPostingsResponse\x12Y\n\nListOffers\x12$.card_recycling.v1.ListOffersRequest\x1a%.card_recycling.v1.ListOffersResponse\x12M\n\x06Redeem\x12 .card_recycling.v1.RedeemRequest\x1a!.card_recycling.v1.RedeemResponse\x12S\n\x08\x45xchange\x12\".card_recycling.v1.ExchangeRequest\x1a#.card_recycling.v1.ExchangeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +37,82 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETWALLETREQUEST'].fields_by_name['account_id']._loaded_options = None
   _globals['_GETWALLETREQUEST'].fields_by_name['account_id']._serialized_options = b'\342A\001\002\272H(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'
-  _globals['_GETWALLETREQUEST']._serialized_start=154
-  _globals['_GETWALLETREQUEST']._serialized_end=241
-  _globals['_GETWALLETRESPONSE']._serialized_start=243
-  _globals['_GETWALLETRESPONSE']._serialized_end=305
-  _globals['_WALLETSERVICE']._serialized_start=307
-  _globals['_WALLETSERVICE']._serialized_end=410
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['account_id']._loaded_options = None
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['account_id']._serialized_options = b'\342A\001\002\272H(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['platform']._loaded_options = None
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['platform']._serialized_options = b'\272H\036r\0312\027^[a-z][a-z0-9_-]{0,31}$\330\001\001'
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['unit']._loaded_options = None
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['unit']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['kind']._loaded_options = None
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['kind']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\310\001(\000'
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTPOSTINGSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\002'
+  _globals['_LISTOFFERSREQUEST'].fields_by_name['platform']._loaded_options = None
+  _globals['_LISTOFFERSREQUEST'].fields_by_name['platform']._serialized_options = b'\272H\036r\0312\027^[a-z][a-z0-9_-]{0,31}$\330\001\001'
+  _globals['_LISTOFFERSREQUEST'].fields_by_name['account_id']._loaded_options = None
+  _globals['_LISTOFFERSREQUEST'].fields_by_name['account_id']._serialized_options = b'\272H+r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$\330\001\001'
+  _globals['_REDEEMREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REDEEMREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_REDEEMREQUEST'].fields_by_name['account_id']._loaded_options = None
+  _globals['_REDEEMREQUEST'].fields_by_name['account_id']._serialized_options = b'\342A\001\002\272H(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'
+  _globals['_REDEEMREQUEST'].fields_by_name['platform']._loaded_options = None
+  _globals['_REDEEMREQUEST'].fields_by_name['platform']._serialized_options = b'\342A\001\002\272H\033r\0312\027^[a-z][a-z0-9_-]{0,31}$'
+  _globals['_REDEEMREQUEST'].fields_by_name['offer_id']._loaded_options = None
+  _globals['_REDEEMREQUEST'].fields_by_name['offer_id']._serialized_options = b'\342A\001\002\272H\036r\0342\032^[a-z0-9][a-z0-9_-]{0,63}$'
+  _globals['_REDEEMREQUEST'].fields_by_name['payout_id']._loaded_options = None
+  _globals['_REDEEMREQUEST'].fields_by_name['payout_id']._serialized_options = b'\272H\021r\017\020\001\030\200\0022\010^\\P{C}*$'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['request_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['account_id']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['account_id']._serialized_options = b'\342A\001\002\272H(r&2$^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['platform']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['platform']._serialized_options = b'\342A\001\002\272H\033r\0312\027^[a-z][a-z0-9_-]{0,31}$'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['unit']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['unit']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['amount']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['amount']._serialized_options = b'\342A\001\002\272H\013\"\t\030\200\240\224\245\215\035(\001'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['to_platform']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['to_platform']._serialized_options = b'\342A\001\002\272H\033r\0312\027^[a-z][a-z0-9_-]{0,31}$'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['to_unit']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['to_unit']._serialized_options = b'\342A\001\002\272H\007\202\001\004\020\001 \000'
+  _globals['_EXCHANGEREQUEST'].fields_by_name['min_amount']._loaded_options = None
+  _globals['_EXCHANGEREQUEST'].fields_by_name['min_amount']._serialized_options = b'\272H\013\"\t\030\200\240\224\245\215\035(\000'
+  _globals['_POSTINGKIND']._serialized_start=3230
+  _globals['_POSTINGKIND']._serialized_end=3437
+  _globals['_BENEFITKIND']._serialized_start=3439
+  _globals['_BENEFITKIND']._serialized_end=3533
+  _globals['_GETWALLETREQUEST']._serialized_start=187
+  _globals['_GETWALLETREQUEST']._serialized_end=274
+  _globals['_GETWALLETRESPONSE']._serialized_start=276
+  _globals['_GETWALLETRESPONSE']._serialized_end=338
+  _globals['_POSTING']._serialized_start=341
+  _globals['_POSTING']._serialized_end=603
+  _globals['_LISTPOSTINGSREQUEST']._serialized_start=606
+  _globals['_LISTPOSTINGSREQUEST']._serialized_end=915
+  _globals['_LISTPOSTINGSRESPONSE']._serialized_start=917
+  _globals['_LISTPOSTINGSRESPONSE']._serialized_end=1010
+  _globals['_BENEFIT']._serialized_start=1012
+  _globals['_BENEFIT']._serialized_end=1130
+  _globals['_OFFER']._serialized_start=1133
+  _globals['_OFFER']._serialized_end=1414
+  _globals['_EXCHANGERATE']._serialized_start=1417
+  _globals['_EXCHANGERATE']._serialized_end=1652
+  _globals['_LISTOFFERSREQUEST']._serialized_start=1655
+  _globals['_LISTOFFERSREQUEST']._serialized_end=1795
+  _globals['_LISTOFFERSRESPONSE']._serialized_start=1797
+  _globals['_LISTOFFERSRESPONSE']._serialized_end=1907
+  _globals['_REDEEMREQUEST']._serialized_start=1910
+  _globals['_REDEEMREQUEST']._serialized_end=2222
+  _globals['_REDEMPTION']._serialized_start=2225
+  _globals['_REDEMPTION']._serialized_end=2590
+  _globals['_REDEEMRESPONSE']._serialized_start=2592
+  _globals['_REDEEMRESPONSE']._serialized_end=2702
+  _globals['_EXCHANGEREQUEST']._serialized_start=2705
+  _globals['_EXCHANGEREQUEST']._serialized_end=3144
+  _globals['_EXCHANGERESPONSE']._serialized_start=3146
+  _globals['_EXCHANGERESPONSE']._serialized_end=3227
+  _globals['_WALLETSERVICE']._serialized_start=3536
+  _globals['_WALLETSERVICE']._serialized_end=3991
 # @@protoc_insertion_point(module_scope)

@@ -4,8 +4,12 @@ isort:skip_file
 """
 
 from card_recycling.v1 import types_pb2 as types_pb2
+from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
+from google.protobuf import timestamp_pb2 as timestamp_pb2
+from google.protobuf.internal import containers as containers
+from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 import builtins as builtins
 import sys
 import typing as typing
@@ -16,6 +20,68 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: descriptor.FileDescriptor
+
+class _PostingKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PostingKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_PostingKind.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    POSTING_KIND_UNSPECIFIED: _PostingKind.ValueType  # 0
+    """Not given."""
+    POSTING_KIND_SETTLEMENT: _PostingKind.ValueType  # 1
+    """A compensation was paid."""
+    POSTING_KIND_CLAWBACK: _PostingKind.ValueType  # 2
+    """It was taken back, since its card came back."""
+    POSTING_KIND_EXPIRY: _PostingKind.ValueType  # 3
+    """A coupon was not used in time."""
+    POSTING_KIND_REDEMPTION: _PostingKind.ValueType  # 4
+    """An offer was taken: its price, and the coupon that it gave."""
+    POSTING_KIND_EXCHANGE: _PostingKind.ValueType  # 5
+    """One unit was changed into another."""
+    POSTING_KIND_GOODWILL: _PostingKind.ValueType  # 6
+    """Goodwill was granted."""
+
+class PostingKind(_PostingKind, metaclass=_PostingKindEnumTypeWrapper):
+    """What something transferred is for."""
+
+POSTING_KIND_UNSPECIFIED: PostingKind.ValueType  # 0
+"""Not given."""
+POSTING_KIND_SETTLEMENT: PostingKind.ValueType  # 1
+"""A compensation was paid."""
+POSTING_KIND_CLAWBACK: PostingKind.ValueType  # 2
+"""It was taken back, since its card came back."""
+POSTING_KIND_EXPIRY: PostingKind.ValueType  # 3
+"""A coupon was not used in time."""
+POSTING_KIND_REDEMPTION: PostingKind.ValueType  # 4
+"""An offer was taken: its price, and the coupon that it gave."""
+POSTING_KIND_EXCHANGE: PostingKind.ValueType  # 5
+"""One unit was changed into another."""
+POSTING_KIND_GOODWILL: PostingKind.ValueType  # 6
+"""Goodwill was granted."""
+
+class _BenefitKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BenefitKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_BenefitKind.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    BENEFIT_KIND_UNSPECIFIED: _BenefitKind.ValueType  # 0
+    """Not given."""
+    BENEFIT_KIND_COUPON: _BenefitKind.ValueType  # 1
+    """A coupon of the offering platform, into the wallet."""
+    BENEFIT_KIND_PARTNER: _BenefitKind.ValueType  # 2
+    """Something of the partner's, which is told of it."""
+
+class BenefitKind(_BenefitKind, metaclass=_BenefitKindEnumTypeWrapper):
+    """What an offer gives."""
+
+BENEFIT_KIND_UNSPECIFIED: BenefitKind.ValueType  # 0
+"""Not given."""
+BENEFIT_KIND_COUPON: BenefitKind.ValueType  # 1
+"""A coupon of the offering platform, into the wallet."""
+BENEFIT_KIND_PARTNER: BenefitKind.ValueType  # 2
+"""Something of the partner's, which is told of it."""
 
 @typing.final
 class GetWalletRequest(message.Message):
@@ -56,5 +122,555 @@ class GetWalletResponse(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["wallet", b"wallet"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["wallet", b"wallet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Posting(message.Message):
+    """Value that went into a wallet, or out of it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POSTING_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    AMOUNT_FIELD_NUMBER: builtins.int
+    RECYCLING_ID_FIELD_NUMBER: builtins.int
+    REDEMPTION_ID_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    posting_id: builtins.str
+    """UUID of this posting."""
+    request_id: builtins.str
+    """The request that did it; one may leave several postings."""
+    kind: PostingKind.ValueType
+    """What for."""
+    platform: builtins.str
+    """The platform whose unit it is."""
+    unit: types_pb2.Unit.ValueType
+    """The unit."""
+    amount: builtins.int
+    """How much: positive into the wallet."""
+    recycling_id: builtins.str
+    """The recycling that it belongs to, if any."""
+    redemption_id: builtins.str
+    """The redemption that it belongs to, if any."""
+    @builtins.property
+    def create_time(self) -> timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        posting_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        kind: PostingKind.ValueType = ...,
+        platform: builtins.str = ...,
+        unit: types_pb2.Unit.ValueType = ...,
+        amount: builtins.int = ...,
+        recycling_id: builtins.str = ...,
+        redemption_id: builtins.str = ...,
+        create_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount", b"amount", "create_time", b"create_time", "kind", b"kind", "platform", b"platform", "posting_id", b"posting_id", "recycling_id", b"recycling_id", "redemption_id", b"redemption_id", "request_id", b"request_id", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPostingsRequest(message.Message):
+    """Asks for an account's postings."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    account_id: builtins.str
+    """The account."""
+    platform: builtins.str
+    """Only of this platform's units."""
+    unit: types_pb2.Unit.ValueType
+    """Only of this unit."""
+    kind: PostingKind.ValueType
+    """Only of this kind."""
+    page_size: builtins.int
+    """At most so many; 50 when left out."""
+    page_token: builtins.str
+    """Token of an earlier page of the same question; empty for the first."""
+    def __init__(
+        self,
+        *,
+        account_id: builtins.str = ...,
+        platform: builtins.str = ...,
+        unit: types_pb2.Unit.ValueType = ...,
+        kind: PostingKind.ValueType = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "platform", b"platform", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListPostingsResponse(message.Message):
+    """Answer to `ListPostings`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    POSTINGS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Asks for the next page; empty when there is none."""
+    @builtins.property
+    def postings(self) -> containers.RepeatedCompositeFieldContainer[Posting]:
+        """The postings, newest first."""
+
+    def __init__(
+        self,
+        *,
+        postings: abc.Iterable[Posting] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "postings", b"postings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Benefit(message.Message):
+    """What an offer gives."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    VALUE_MINOR_FIELD_NUMBER: builtins.int
+    BASIS_POINTS_FIELD_NUMBER: builtins.int
+    VALID_DAYS_FIELD_NUMBER: builtins.int
+    kind: BenefitKind.ValueType
+    """What it is."""
+    value_minor: builtins.int
+    """What it is worth at most, minor units of the platform's currency: a coupon's greatest discount, or what the partner
+    asks for it.
+    """
+    basis_points: builtins.int
+    """A coupon's share of the price of one purchase."""
+    valid_days: builtins.int
+    """A coupon's life, in days of 86,400 seconds from the redemption on."""
+    def __init__(
+        self,
+        *,
+        kind: BenefitKind.ValueType = ...,
+        value_minor: builtins.int = ...,
+        basis_points: builtins.int = ...,
+        valid_days: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["basis_points", b"basis_points", "kind", b"kind", "valid_days", b"valid_days", "value_minor", b"value_minor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Offer(message.Message):
+    """Something that can be had for a platform's units."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLATFORM_FIELD_NUMBER: builtins.int
+    OFFER_ID_FIELD_NUMBER: builtins.int
+    PARTNER_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    PRICE_FIELD_NUMBER: builtins.int
+    BENEFIT_FIELD_NUMBER: builtins.int
+    ACCOUNT_MAX_FIELD_NUMBER: builtins.int
+    POLICY_REVISION_FIELD_NUMBER: builtins.int
+    AFFORDABLE_FIELD_NUMBER: builtins.int
+    platform: builtins.str
+    """The platform that offers it."""
+    offer_id: builtins.str
+    """Its name there."""
+    partner: builtins.str
+    """Who gives it."""
+    title: builtins.str
+    """What people read."""
+    unit: types_pb2.Unit.ValueType
+    """What it is paid in: the platform's own unit."""
+    price: builtins.int
+    """How many."""
+    account_max: builtins.int
+    """So often an account may take it in 30 days; left out: as often as it can pay."""
+    policy_revision: builtins.str
+    """The policy revision that offers it, e.g. "iqiyi@3"."""
+    affordable: builtins.bool
+    """Whether the account asked for could take it now, as far as its wallet and the limit tell; left out where none was
+    asked for.
+    """
+    @builtins.property
+    def benefit(self) -> Benefit:
+        """What is had for it."""
+
+    def __init__(
+        self,
+        *,
+        platform: builtins.str = ...,
+        offer_id: builtins.str = ...,
+        partner: builtins.str = ...,
+        title: builtins.str = ...,
+        unit: types_pb2.Unit.ValueType = ...,
+        price: builtins.int = ...,
+        benefit: Benefit | None = ...,
+        account_max: builtins.int | None = ...,
+        policy_revision: builtins.str = ...,
+        affordable: builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_account_max", b"_account_max", "_affordable", b"_affordable", "account_max", b"account_max", "affordable", b"affordable", "benefit", b"benefit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_account_max", b"_account_max", "_affordable", b"_affordable", "account_max", b"account_max", "affordable", b"affordable", "benefit", b"benefit", "offer_id", b"offer_id", "partner", b"partner", "platform", b"platform", "policy_revision", b"policy_revision", "price", b"price", "title", b"title", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__account_max: _TypeAlias = typing.Literal["account_max"]  # noqa: Y015
+    _WhichOneofArgType__account_max: _TypeAlias = typing.Literal["_account_max", b"_account_max"]  # noqa: Y015
+    _WhichOneofReturnType__affordable: _TypeAlias = typing.Literal["affordable"]  # noqa: Y015
+    _WhichOneofArgType__affordable: _TypeAlias = typing.Literal["_affordable", b"_affordable"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__account_max) -> _WhichOneofReturnType__account_max | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__affordable) -> _WhichOneofReturnType__affordable | None: ...
+
+@typing.final
+class ExchangeRate(message.Message):
+    """What a unit is changed into: `give` of it for `get` of the other, less the spread, rounded down."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLATFORM_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    TO_PLATFORM_FIELD_NUMBER: builtins.int
+    TO_UNIT_FIELD_NUMBER: builtins.int
+    GIVE_FIELD_NUMBER: builtins.int
+    GET_FIELD_NUMBER: builtins.int
+    SPREAD_BASIS_POINTS_FIELD_NUMBER: builtins.int
+    AMOUNT_MAX_FIELD_NUMBER: builtins.int
+    POLICY_REVISION_FIELD_NUMBER: builtins.int
+    platform: builtins.str
+    """The platform whose unit is given."""
+    unit: types_pb2.Unit.ValueType
+    """The unit given."""
+    to_platform: builtins.str
+    """The platform whose unit is got."""
+    to_unit: types_pb2.Unit.ValueType
+    """The unit got."""
+    give: builtins.int
+    """So many are given,"""
+    get: builtins.int
+    """and so many got for them, before the spread."""
+    spread_basis_points: builtins.int
+    """The share that is kept back, in 1/10,000."""
+    amount_max: builtins.int
+    """The most that is changed at once."""
+    policy_revision: builtins.str
+    """The policy revision that offers it, e.g. "iqiyi@3"."""
+    def __init__(
+        self,
+        *,
+        platform: builtins.str = ...,
+        unit: types_pb2.Unit.ValueType = ...,
+        to_platform: builtins.str = ...,
+        to_unit: types_pb2.Unit.ValueType = ...,
+        give: builtins.int = ...,
+        get: builtins.int = ...,
+        spread_basis_points: builtins.int = ...,
+        amount_max: builtins.int = ...,
+        policy_revision: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_max", b"amount_max", "get", b"get", "give", b"give", "platform", b"platform", "policy_revision", b"policy_revision", "spread_basis_points", b"spread_basis_points", "to_platform", b"to_platform", "to_unit", b"to_unit", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListOffersRequest(message.Message):
+    """Asks for offers and rates."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PLATFORM_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    platform: builtins.str
+    """Only of this platform; of all when left out."""
+    account_id: builtins.str
+    """Says of each offer whether this account could take it."""
+    def __init__(
+        self,
+        *,
+        platform: builtins.str = ...,
+        account_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "platform", b"platform"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListOffersResponse(message.Message):
+    """Answer to `ListOffers`. Policies hold at most 1,000 of each, so there are no pages."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OFFERS_FIELD_NUMBER: builtins.int
+    RATES_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def offers(self) -> containers.RepeatedCompositeFieldContainer[Offer]:
+        """The offers, by platform, in the order of the policy."""
+
+    @builtins.property
+    def rates(self) -> containers.RepeatedCompositeFieldContainer[ExchangeRate]:
+        """The rates, likewise."""
+
+    def __init__(
+        self,
+        *,
+        offers: abc.Iterable[Offer] | None = ...,
+        rates: abc.Iterable[ExchangeRate] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["offers", b"offers", "rates", b"rates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RedeemRequest(message.Message):
+    """Asks to take an offer."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    OFFER_ID_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    PAYOUT_ID_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """UUID made and kept by the caller."""
+    account_id: builtins.str
+    """The account."""
+    platform: builtins.str
+    """The platform that offers it."""
+    offer_id: builtins.str
+    """The offer."""
+    validate_only: builtins.bool
+    """Runs everything but the transfer, and fails whenever the real call would."""
+    payout_id: builtins.str
+    """Where the benefit finally goes, as the caller names it: a phone number, an account at the partner's. Kept nowhere, and
+    looked up in the lists as a keyed hash, whatever its case and width. No control, format or private characters. Not
+    input that a request id binds.
+    """
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        account_id: builtins.str = ...,
+        platform: builtins.str = ...,
+        offer_id: builtins.str = ...,
+        validate_only: builtins.bool = ...,
+        payout_id: builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_payout_id", b"_payout_id", "payout_id", b"payout_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_payout_id", b"_payout_id", "account_id", b"account_id", "offer_id", b"offer_id", "payout_id", b"payout_id", "platform", b"platform", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__payout_id: _TypeAlias = typing.Literal["payout_id"]  # noqa: Y015
+    _WhichOneofArgType__payout_id: _TypeAlias = typing.Literal["_payout_id", b"_payout_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payout_id) -> _WhichOneofReturnType__payout_id | None: ...
+
+@typing.final
+class Redemption(message.Message):
+    """One offer taken."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REDEMPTION_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    OFFER_ID_FIELD_NUMBER: builtins.int
+    PARTNER_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    PRICE_FIELD_NUMBER: builtins.int
+    BENEFIT_FIELD_NUMBER: builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: builtins.int
+    POLICY_REVISION_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    redemption_id: builtins.str
+    """UUID, minted by the server; also that of the coupon, where it gave one. Empty with `validate_only`."""
+    request_id: builtins.str
+    """The request that did it."""
+    account_id: builtins.str
+    """Whose wallet paid."""
+    platform: builtins.str
+    """The platform that offered it."""
+    offer_id: builtins.str
+    """The offer."""
+    partner: builtins.str
+    """Who gives it, and is told."""
+    title: builtins.str
+    """What people read."""
+    unit: types_pb2.Unit.ValueType
+    """What it was paid in."""
+    price: builtins.int
+    """How many."""
+    policy_revision: builtins.str
+    """The policy revision that offered it, e.g. "iqiyi@3"."""
+    @builtins.property
+    def benefit(self) -> Benefit:
+        """What was had for it."""
+
+    @builtins.property
+    def expire_time(self) -> timestamp_pb2.Timestamp:
+        """Until when a coupon can be used, exclusive."""
+
+    @builtins.property
+    def create_time(self) -> timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        redemption_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        account_id: builtins.str = ...,
+        platform: builtins.str = ...,
+        offer_id: builtins.str = ...,
+        partner: builtins.str = ...,
+        title: builtins.str = ...,
+        unit: types_pb2.Unit.ValueType = ...,
+        price: builtins.int = ...,
+        benefit: Benefit | None = ...,
+        expire_time: timestamp_pb2.Timestamp | None = ...,
+        policy_revision: builtins.str = ...,
+        create_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["benefit", b"benefit", "create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "benefit", b"benefit", "create_time", b"create_time", "expire_time", b"expire_time", "offer_id", b"offer_id", "partner", b"partner", "platform", b"platform", "policy_revision", b"policy_revision", "price", b"price", "redemption_id", b"redemption_id", "request_id", b"request_id", "title", b"title", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RedeemResponse(message.Message):
+    """Answer to `Redeem`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REDEMPTION_FIELD_NUMBER: builtins.int
+    WALLET_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def redemption(self) -> Redemption:
+        """What was redeemed."""
+
+    @builtins.property
+    def wallet(self) -> types_pb2.Wallet:
+        """The wallet afterwards."""
+
+    def __init__(
+        self,
+        *,
+        redemption: Redemption | None = ...,
+        wallet: types_pb2.Wallet | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["redemption", b"redemption", "wallet", b"wallet"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["redemption", b"redemption", "wallet", b"wallet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExchangeRequest(message.Message):
+    """Asks to change one unit into another."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: builtins.int
+    PLATFORM_FIELD_NUMBER: builtins.int
+    UNIT_FIELD_NUMBER: builtins.int
+    AMOUNT_FIELD_NUMBER: builtins.int
+    TO_PLATFORM_FIELD_NUMBER: builtins.int
+    TO_UNIT_FIELD_NUMBER: builtins.int
+    MIN_AMOUNT_FIELD_NUMBER: builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """UUID made and kept by the caller."""
+    account_id: builtins.str
+    """The account."""
+    platform: builtins.str
+    """The platform whose unit is given, and whose rates apply."""
+    unit: types_pb2.Unit.ValueType
+    """The unit given."""
+    amount: builtins.int
+    """How many are given: all of them, also where less would have brought as much."""
+    to_platform: builtins.str
+    """The platform whose unit is got."""
+    to_unit: types_pb2.Unit.ValueType
+    """The unit got."""
+    min_amount: builtins.int
+    """Rather nothing than less than so many: the rate may change between `ListOffers` and here."""
+    validate_only: builtins.bool
+    """Runs everything but the transfer, and fails whenever the real call would."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        account_id: builtins.str = ...,
+        platform: builtins.str = ...,
+        unit: types_pb2.Unit.ValueType = ...,
+        amount: builtins.int = ...,
+        to_platform: builtins.str = ...,
+        to_unit: types_pb2.Unit.ValueType = ...,
+        min_amount: builtins.int = ...,
+        validate_only: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["account_id", b"account_id", "amount", b"amount", "min_amount", b"min_amount", "platform", b"platform", "request_id", b"request_id", "to_platform", b"to_platform", "to_unit", b"to_unit", "unit", b"unit", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExchangeResponse(message.Message):
+    """Answer to `Exchange`."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    AMOUNT_OUT_FIELD_NUMBER: builtins.int
+    WALLET_FIELD_NUMBER: builtins.int
+    amount_out: builtins.int
+    """How many were got."""
+    @builtins.property
+    def wallet(self) -> types_pb2.Wallet:
+        """The wallet afterwards."""
+
+    def __init__(
+        self,
+        *,
+        amount_out: builtins.int = ...,
+        wallet: types_pb2.Wallet | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["wallet", b"wallet"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["amount_out", b"amount_out", "wallet", b"wallet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

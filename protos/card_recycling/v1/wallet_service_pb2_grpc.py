@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WalletServiceStub:
-    """Shows what accounts hold.
+    """Shows what accounts hold, and what they can do with it.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,70 @@ class WalletServiceStub:
                 request_serializer=card__recycling_dot_v1_dot_wallet__service__pb2.GetWalletRequest.SerializeToString,
                 response_deserializer=card__recycling_dot_v1_dot_wallet__service__pb2.GetWalletResponse.FromString,
                 _registered_method=True)
+        self.ListPostings = channel.unary_unary(
+                '/card_recycling.v1.WalletService/ListPostings',
+                request_serializer=card__recycling_dot_v1_dot_wallet__service__pb2.ListPostingsRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_wallet__service__pb2.ListPostingsResponse.FromString,
+                _registered_method=True)
+        self.ListOffers = channel.unary_unary(
+                '/card_recycling.v1.WalletService/ListOffers',
+                request_serializer=card__recycling_dot_v1_dot_wallet__service__pb2.ListOffersRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_wallet__service__pb2.ListOffersResponse.FromString,
+                _registered_method=True)
+        self.Redeem = channel.unary_unary(
+                '/card_recycling.v1.WalletService/Redeem',
+                request_serializer=card__recycling_dot_v1_dot_wallet__service__pb2.RedeemRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_wallet__service__pb2.RedeemResponse.FromString,
+                _registered_method=True)
+        self.Exchange = channel.unary_unary(
+                '/card_recycling.v1.WalletService/Exchange',
+                request_serializer=card__recycling_dot_v1_dot_wallet__service__pb2.ExchangeRequest.SerializeToString,
+                response_deserializer=card__recycling_dot_v1_dot_wallet__service__pb2.ExchangeResponse.FromString,
+                _registered_method=True)
 
 
 class WalletServiceServicer:
-    """Shows what accounts hold.
+    """Shows what accounts hold, and what they can do with it.
     """
 
     def GetWallet(self, request, context):
         """An account's wallet as it stands now; an account never heard of has an empty one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPostings(self, request, context):
+        """What went into an account's wallet and out of it, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOffers(self, request, context):
+        """What the policies in force offer for their units: partners' offers, and rates of exchange.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Redeem(self, request, context):
+        """Takes an offer: its price goes out of the wallet, and its partner is told of it by an event (`REDEEMED`), exactly
+        once. A coupon comes into the wallet. It cannot be undone; a card whose compensation was spent does not come back
+        (COMPENSATION_SPENT). No score is asked for; while the account or the payout is on the DENY list it is WALLET_HELD.
+        Errors: IDEMPOTENCY_KEY_REUSED, OFFER_NOT_FOUND, INSUFFICIENT_BALANCE, LIMIT_EXCEEDED (taken as often as the offer
+        allows in 30 days), WALLET_HELD, CONFLICT_RETRY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Exchange(self, request, context):
+        """Changes one unit into another, of the same platform or another one, at the rate of the policy in force: rounded
+        down, less the spread.
+        Errors: IDEMPOTENCY_KEY_REUSED, EXCHANGE_NOT_OFFERED, INSUFFICIENT_BALANCE, LIMIT_EXCEEDED (more than is changed at
+        once, or so little that nothing would come of it), QUOTE_STALE (less than `min_amount`), WALLET_HELD,
+        CONFLICT_RETRY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +117,26 @@ def add_WalletServiceServicer_to_server(servicer, server):
                     request_deserializer=card__recycling_dot_v1_dot_wallet__service__pb2.GetWalletRequest.FromString,
                     response_serializer=card__recycling_dot_v1_dot_wallet__service__pb2.GetWalletResponse.SerializeToString,
             ),
+            'ListPostings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPostings,
+                    request_deserializer=card__recycling_dot_v1_dot_wallet__service__pb2.ListPostingsRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_wallet__service__pb2.ListPostingsResponse.SerializeToString,
+            ),
+            'ListOffers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOffers,
+                    request_deserializer=card__recycling_dot_v1_dot_wallet__service__pb2.ListOffersRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_wallet__service__pb2.ListOffersResponse.SerializeToString,
+            ),
+            'Redeem': grpc.unary_unary_rpc_method_handler(
+                    servicer.Redeem,
+                    request_deserializer=card__recycling_dot_v1_dot_wallet__service__pb2.RedeemRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_wallet__service__pb2.RedeemResponse.SerializeToString,
+            ),
+            'Exchange': grpc.unary_unary_rpc_method_handler(
+                    servicer.Exchange,
+                    request_deserializer=card__recycling_dot_v1_dot_wallet__service__pb2.ExchangeRequest.FromString,
+                    response_serializer=card__recycling_dot_v1_dot_wallet__service__pb2.ExchangeResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'card_recycling.v1.WalletService', rpc_method_handlers)
@@ -70,7 +146,7 @@ def add_WalletServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WalletService:
-    """Shows what accounts hold.
+    """Shows what accounts hold, and what they can do with it.
     """
 
     @staticmethod
@@ -90,6 +166,114 @@ class WalletService:
             '/card_recycling.v1.WalletService/GetWallet',
             card__recycling_dot_v1_dot_wallet__service__pb2.GetWalletRequest.SerializeToString,
             card__recycling_dot_v1_dot_wallet__service__pb2.GetWalletResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPostings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/card_recycling.v1.WalletService/ListPostings',
+            card__recycling_dot_v1_dot_wallet__service__pb2.ListPostingsRequest.SerializeToString,
+            card__recycling_dot_v1_dot_wallet__service__pb2.ListPostingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOffers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/card_recycling.v1.WalletService/ListOffers',
+            card__recycling_dot_v1_dot_wallet__service__pb2.ListOffersRequest.SerializeToString,
+            card__recycling_dot_v1_dot_wallet__service__pb2.ListOffersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Redeem(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/card_recycling.v1.WalletService/Redeem',
+            card__recycling_dot_v1_dot_wallet__service__pb2.RedeemRequest.SerializeToString,
+            card__recycling_dot_v1_dot_wallet__service__pb2.RedeemResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Exchange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/card_recycling.v1.WalletService/Exchange',
+            card__recycling_dot_v1_dot_wallet__service__pb2.ExchangeRequest.SerializeToString,
+            card__recycling_dot_v1_dot_wallet__service__pb2.ExchangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WalletServiceStub:
-    """Shows what accounts hold."""
+    """Shows what accounts hold, and what they can do with it."""
 
     @typing.overload
     def __new__(cls, channel: grpc.Channel) -> _Self: ...
@@ -35,17 +35,53 @@ class WalletServiceStub:
     def __new__(cls, channel: aio.Channel) -> WalletServiceAsyncStub: ...
     GetWallet: grpc.UnaryUnaryMultiCallable[wallet_service_pb2.GetWalletRequest, wallet_service_pb2.GetWalletResponse]
     """An account's wallet as it stands now; an account never heard of has an empty one."""
+    ListPostings: grpc.UnaryUnaryMultiCallable[wallet_service_pb2.ListPostingsRequest, wallet_service_pb2.ListPostingsResponse]
+    """What went into an account's wallet and out of it, newest first."""
+    ListOffers: grpc.UnaryUnaryMultiCallable[wallet_service_pb2.ListOffersRequest, wallet_service_pb2.ListOffersResponse]
+    """What the policies in force offer for their units: partners' offers, and rates of exchange."""
+    Redeem: grpc.UnaryUnaryMultiCallable[wallet_service_pb2.RedeemRequest, wallet_service_pb2.RedeemResponse]
+    """Takes an offer: its price goes out of the wallet, and its partner is told of it by an event (`REDEEMED`), exactly
+    once. A coupon comes into the wallet. It cannot be undone; a card whose compensation was spent does not come back
+    (COMPENSATION_SPENT). No score is asked for; while the account or the payout is on the DENY list it is WALLET_HELD.
+    Errors: IDEMPOTENCY_KEY_REUSED, OFFER_NOT_FOUND, INSUFFICIENT_BALANCE, LIMIT_EXCEEDED (taken as often as the offer
+    allows in 30 days), WALLET_HELD, CONFLICT_RETRY.
+    """
+    Exchange: grpc.UnaryUnaryMultiCallable[wallet_service_pb2.ExchangeRequest, wallet_service_pb2.ExchangeResponse]
+    """Changes one unit into another, of the same platform or another one, at the rate of the policy in force: rounded
+    down, less the spread.
+    Errors: IDEMPOTENCY_KEY_REUSED, EXCHANGE_NOT_OFFERED, INSUFFICIENT_BALANCE, LIMIT_EXCEEDED (more than is changed at
+    once, or so little that nothing would come of it), QUOTE_STALE (less than `min_amount`), WALLET_HELD,
+    CONFLICT_RETRY.
+    """
 
 @typing.type_check_only
 class WalletServiceAsyncStub(WalletServiceStub):
-    """Shows what accounts hold."""
+    """Shows what accounts hold, and what they can do with it."""
 
     def __init__(self, channel: aio.Channel) -> None: ...
     GetWallet: aio.UnaryUnaryMultiCallable[wallet_service_pb2.GetWalletRequest, wallet_service_pb2.GetWalletResponse]  # type: ignore[assignment]
     """An account's wallet as it stands now; an account never heard of has an empty one."""
+    ListPostings: aio.UnaryUnaryMultiCallable[wallet_service_pb2.ListPostingsRequest, wallet_service_pb2.ListPostingsResponse]  # type: ignore[assignment]
+    """What went into an account's wallet and out of it, newest first."""
+    ListOffers: aio.UnaryUnaryMultiCallable[wallet_service_pb2.ListOffersRequest, wallet_service_pb2.ListOffersResponse]  # type: ignore[assignment]
+    """What the policies in force offer for their units: partners' offers, and rates of exchange."""
+    Redeem: aio.UnaryUnaryMultiCallable[wallet_service_pb2.RedeemRequest, wallet_service_pb2.RedeemResponse]  # type: ignore[assignment]
+    """Takes an offer: its price goes out of the wallet, and its partner is told of it by an event (`REDEEMED`), exactly
+    once. A coupon comes into the wallet. It cannot be undone; a card whose compensation was spent does not come back
+    (COMPENSATION_SPENT). No score is asked for; while the account or the payout is on the DENY list it is WALLET_HELD.
+    Errors: IDEMPOTENCY_KEY_REUSED, OFFER_NOT_FOUND, INSUFFICIENT_BALANCE, LIMIT_EXCEEDED (taken as often as the offer
+    allows in 30 days), WALLET_HELD, CONFLICT_RETRY.
+    """
+    Exchange: aio.UnaryUnaryMultiCallable[wallet_service_pb2.ExchangeRequest, wallet_service_pb2.ExchangeResponse]  # type: ignore[assignment]
+    """Changes one unit into another, of the same platform or another one, at the rate of the policy in force: rounded
+    down, less the spread.
+    Errors: IDEMPOTENCY_KEY_REUSED, EXCHANGE_NOT_OFFERED, INSUFFICIENT_BALANCE, LIMIT_EXCEEDED (more than is changed at
+    once, or so little that nothing would come of it), QUOTE_STALE (less than `min_amount`), WALLET_HELD,
+    CONFLICT_RETRY.
+    """
 
 class WalletServiceServicer(metaclass=abc_1.ABCMeta):
-    """Shows what accounts hold."""
+    """Shows what accounts hold, and what they can do with it."""
 
     @abc_1.abstractmethod
     def GetWallet(
@@ -54,5 +90,47 @@ class WalletServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[wallet_service_pb2.GetWalletResponse, abc.Awaitable[wallet_service_pb2.GetWalletResponse]]:
         """An account's wallet as it stands now; an account never heard of has an empty one."""
+
+    @abc_1.abstractmethod
+    def ListPostings(
+        self,
+        request: wallet_service_pb2.ListPostingsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[wallet_service_pb2.ListPostingsResponse, abc.Awaitable[wallet_service_pb2.ListPostingsResponse]]:
+        """What went into an account's wallet and out of it, newest first."""
+
+    @abc_1.abstractmethod
+    def ListOffers(
+        self,
+        request: wallet_service_pb2.ListOffersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[wallet_service_pb2.ListOffersResponse, abc.Awaitable[wallet_service_pb2.ListOffersResponse]]:
+        """What the policies in force offer for their units: partners' offers, and rates of exchange."""
+
+    @abc_1.abstractmethod
+    def Redeem(
+        self,
+        request: wallet_service_pb2.RedeemRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[wallet_service_pb2.RedeemResponse, abc.Awaitable[wallet_service_pb2.RedeemResponse]]:
+        """Takes an offer: its price goes out of the wallet, and its partner is told of it by an event (`REDEEMED`), exactly
+        once. A coupon comes into the wallet. It cannot be undone; a card whose compensation was spent does not come back
+        (COMPENSATION_SPENT). No score is asked for; while the account or the payout is on the DENY list it is WALLET_HELD.
+        Errors: IDEMPOTENCY_KEY_REUSED, OFFER_NOT_FOUND, INSUFFICIENT_BALANCE, LIMIT_EXCEEDED (taken as often as the offer
+        allows in 30 days), WALLET_HELD, CONFLICT_RETRY.
+        """
+
+    @abc_1.abstractmethod
+    def Exchange(
+        self,
+        request: wallet_service_pb2.ExchangeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[wallet_service_pb2.ExchangeResponse, abc.Awaitable[wallet_service_pb2.ExchangeResponse]]:
+        """Changes one unit into another, of the same platform or another one, at the rate of the policy in force: rounded
+        down, less the spread.
+        Errors: IDEMPOTENCY_KEY_REUSED, EXCHANGE_NOT_OFFERED, INSUFFICIENT_BALANCE, LIMIT_EXCEEDED (more than is changed at
+        once, or so little that nothing would come of it), QUOTE_STALE (less than `min_amount`), WALLET_HELD,
+        CONFLICT_RETRY.
+        """
 
 def add_WalletServiceServicer_to_server(servicer: WalletServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

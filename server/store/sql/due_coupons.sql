@@ -14,4 +14,7 @@ due AS (
 UPDATE coupon_open AS k SET sweep_until = (SELECT now FROM moment) + interval '1 minute'
 FROM due
 WHERE k.account_id = due.account_id AND k.coupon_id = due.coupon_id
-RETURNING k.account_id, k.coupon_id, greatest(k.expire_time, k.create_time) AS expired_since
+RETURNING k.account_id, k.coupon_id,
+          EXISTS (SELECT FROM redemption AS q
+                  WHERE q.account_id = k.account_id AND q.redemption_id = k.coupon_id) AS redeemed,
+          greatest(k.expire_time, k.create_time) AS expired_since

@@ -4,7 +4,8 @@
 SELECT log.known, log.now, log.waits_since,
        e.xact, e.account_id, e.subject_id, e.version, e.source, e.kind, e.event_time, e.request_id, e.recycling_id,
        e.state, e.generation, e.renewals_used, e.activate_by_time, e.activate_time, e.expire_time, e.hold_until,
-       e.unit, e.amount, coalesce(e.card_id, r.card_id) AS card_id, coalesce(e.platform, c.platform) AS platform
+       e.unit, e.amount, e.redemption_id, e.partner, e.offer_id, e.title, e.benefit, e.value_minor, e.basis_points,
+       coalesce(e.card_id, r.card_id) AS card_id, coalesce(e.platform, c.platform) AS platform
 FROM (
   SELECT $1::xid8 = '0' OR EXISTS (
            SELECT FROM event_feed AS f

@@ -4,6 +4,8 @@
 -- `list_hits`: the list entries in force now that name the request; the newest version of each counts. They are read in
 -- the reverse order of the key, which needs no sort. The payout that a recycle named is looked up again by what follows it,
 -- whichever that names itself.
+-- `platform`: whose rules govern what is about no card. `offer_id`, `grants`: what of the last 30 days counts against a
+-- limit: how often the offer was taken, or the goodwill that was granted.
 WITH moment AS MATERIALIZED (
   SELECT service_clock() AS now
 ),
@@ -11,16 +13,27 @@ found AS MATERIALIZED (
   SELECT i.*, moment.now, a.version AS account_version, a.segment, d.input_hash, d.response, c, r,
          CASE WHEN i.recycling_id IS NOT NULL THEN r.policy_revision ELSE (
            SELECT p.revision FROM policy_activation AS p
-           WHERE p.platform = c.platform AND p.effective_time <= moment.now
+           WHERE p.platform = coalesce(i.platform, c.platform) AND p.effective_time <= moment.now
            ORDER BY p.effective_time DESC, p.activation DESC LIMIT 1) END AS policy_revision,
          CASE WHEN i.recycling_id IS NULL THEN (
            SELECT p.effective_time FROM policy_activation AS p
-           WHERE p.platform = c.platform AND p.effective_time > moment.now
+           WHERE p.platform = coalesce(i.platform, c.platform) AND p.effective_time > moment.now
            ORDER BY p.effective_time, p.activation LIMIT 1) END AS policy_until,
          CASE WHEN i.recycling_id IS NULL AND i.reason IS NOT NULL THEN (
            SELECT p.bonus FROM price AS p
            WHERE p.platform = c.platform AND p.tier = c.tier AND p.from_time <= moment.now AND moment.now < p.until_time
            ORDER BY p.from_time DESC LIMIT 1) END AS bonus,
+         CASE WHEN i.redemption_id IS NOT NULL THEN (
+           SELECT q FROM redemption AS q
+           WHERE q.account_id = i.account_id AND q.redemption_id = i.redemption_id) END AS redemption,
+         CASE WHEN i.offer_id IS NOT NULL THEN (
+           SELECT count(*) FROM redemption AS q
+           WHERE q.account_id = i.account_id AND q.platform = i.platform AND q.offer_id = i.offer_id
+             AND q.create_time > moment.now - interval '720 hours')
+         WHEN i.grants THEN (
+           SELECT coalesce(sum(g.amount), 0)::bigint FROM goodwill AS g
+           WHERE g.account_id = i.account_id AND g.platform = named.platform
+             AND g.create_time > moment.now - interval '720 hours') END AS used_30d,
          CASE WHEN i.wants_wallet THEN (
            SELECT json_agg(held ORDER BY held.platform, held.unit)
            FROM (
@@ -57,7 +70,8 @@ found AS MATERIALIZED (
   FROM (SELECT command.*, row_number() OVER () AS position
         FROM :command(account_id text, request_id uuid, card_id uuid, recycling_id uuid, review_id uuid, risk_kind text,
                       reason text, device_hash bytea, address_hash bytea, prefix_hash bytea, profile_hash bytea,
-                      payout_hash bytea, signals json, wants_wallet boolean, wants_lists boolean)) AS i
+                      payout_hash bytea, signals json, wants_wallet boolean, wants_lists boolean, platform text,
+                      offer_id text, redemption_id uuid, grants boolean)) AS i
   CROSS JOIN moment
   LEFT JOIN account AS a ON a.account_id = i.account_id
   LEFT JOIN command AS d ON d.account_id = i.account_id AND d.request_id = i.request_id
@@ -93,7 +107,7 @@ judged AS (
 )
 SELECT found.now, found.account_version, found.segment, found.input_hash, found.response,
        found.c AS card, found.r AS recycling, found.policy_revision, found.policy_until, found.bonus, found.balances,
-       found.coupons, found.list_hits, found.reviews, found.charged_back, feature.*
+       found.coupons, found.list_hits, found.reviews, found.charged_back, found.redemption, found.used_30d, feature.*
 FROM found
 LEFT JOIN (
   SELECT judged.positions[f.feature_position] AS position, f.*

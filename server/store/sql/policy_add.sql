@@ -1,6 +1,6 @@
 -- Adds a policy document as its platform's next revision, a draft, unless it is the newest already. $1 platform  $2 document
--- $3 its SHA-256  $4 etag wanted, or empty  $5 actor  $6 note or null. Returns whether the document is the newest revision's now;
--- it is not when another request came first.
+-- $3 its SHA-256  $4 etag wanted, or empty  $5 actor  $6 note or null. Returns the revision
+-- that has the document, null when another request came first.
 WITH newest AS MATERIALIZED (
   SELECT coalesce(max(p.revision), 0) AS revision,
          (SELECT document_sha256 FROM policy_revision WHERE platform = $1::text ORDER BY revision DESC LIMIT 1) AS sha256,
@@ -16,5 +16,5 @@ added AS (
   ON CONFLICT DO NOTHING
   RETURNING revision
 )
-SELECT coalesce(newest.sha256 = $3, false) OR added.revision IS NOT NULL AS stands
+SELECT CASE WHEN newest.sha256 = $3 THEN newest.revision ELSE added.revision END AS revision
 FROM newest LEFT JOIN added ON true

@@ -6,8 +6,8 @@ SELECT p.platform, p.revision, p.document::text AS document, p.document_sha256, 
        coalesce(p.actor, '') AS actor, coalesce(p.note, '') AS note,
        'v' || newest.revision || '.' || newest.activation AS etag,
        CASE WHEN latest.effective_time IS NULL THEN 'DRAFT'
-            WHEN latest.effective_time > moment.now THEN 'SCHEDULED'
             WHEN p.revision = governs.revision THEN 'IN_FORCE'
+            WHEN latest.effective_time > moment.now THEN 'SCHEDULED'
             ELSE 'SUPERSEDED' END AS state,
        CASE WHEN latest.effective_time IS NOT NULL THEN greatest(latest.effective_time, '0001-01-01 00:00:00Z') END
          AS effective_time

@@ -132,13 +132,15 @@ verdict_told AS (
 ),
 transfer AS (
   SELECT i.*, claimed.account_id, claimed.request_id, claimed.now
-  FROM :transfer(position integer, kind text, platform text, unit text, amount bigint, recycling_id uuid) AS i
+  FROM :transfer(position integer, kind text, platform text, unit text, amount bigint, recycling_id uuid,
+                 redemption_id uuid) AS i
   JOIN claimed ON claimed.position = i.position
 ),
 posted AS (
-  INSERT INTO posting (account_id, request_id, ledger, platform, unit, kind, amount, recycling_id, create_time)
+  INSERT INTO posting (account_id, request_id, ledger, platform, unit, kind, amount, recycling_id, redemption_id,
+                       create_time)
   SELECT t.account_id, t.request_id, leg.ledger, t.platform, t.unit,
-         t.kind, leg.amount, t.recycling_id, t.now
+         t.kind, leg.amount, t.recycling_id, t.redemption_id, t.now
   FROM transfer AS t
   CROSS JOIN LATERAL (VALUES ('WALLET', t.amount), ('PLATFORM', -t.amount)) AS leg (ledger, amount)
 ),
@@ -155,13 +157,31 @@ wallet_opened AS (
 ),
 coupon_gone AS (
   DELETE FROM coupon_open AS o USING transfer AS t
-  WHERE t.kind = 'EXPIRY' AND o.account_id = t.account_id AND o.coupon_id = t.recycling_id
+  WHERE t.kind = 'EXPIRY' AND o.account_id = t.account_id AND o.coupon_id = coalesce(t.recycling_id, t.redemption_id)
 ),
 coupon_given AS (
   INSERT INTO coupon (account_id, coupon_id, platform, basis_points, max_discount_minor, expire_time, create_time)
   SELECT claimed.account_id, i.coupon_id, i.platform, i.basis_points, i.max_discount_minor, i.expire_time, claimed.now
   FROM :coupon(position integer, coupon_id uuid, platform text, basis_points integer, max_discount_minor bigint,
                expire_time timestamptz) AS i
+  JOIN claimed ON claimed.position = i.position
+),
+redeemed AS (
+  INSERT INTO redemption (account_id, redemption_id, request_id, platform, policy_revision, offer_id, partner, title, unit,
+                          price, benefit, value_minor, basis_points, valid_days, expire_time, create_time)
+  SELECT claimed.account_id, i.redemption_id, claimed.request_id, i.platform, i.policy_revision, i.offer_id, i.partner,
+         i.title, i.unit, i.price, i.benefit, i.value_minor, i.basis_points, i.valid_days, i.expire_time, claimed.now
+  FROM :redemption(position integer, redemption_id uuid, platform text, policy_revision integer, offer_id text,
+                   partner text, title text, unit text, price bigint, benefit text, value_minor bigint,
+                   basis_points integer, valid_days integer, expire_time timestamptz) AS i
+  JOIN claimed ON claimed.position = i.position
+),
+granted AS (
+  INSERT INTO goodwill (account_id, request_id, recycling_id, platform, policy_revision, unit, amount, note, create_time)
+  SELECT claimed.account_id, claimed.request_id, i.recycling_id, i.platform, i.policy_revision, i.unit, i.amount, i.note,
+         claimed.now
+  FROM :goodwill(position integer, recycling_id uuid, platform text, policy_revision integer, unit text, amount bigint,
+                 note text) AS i
   JOIN claimed ON claimed.position = i.position
 ),
 risk AS (
