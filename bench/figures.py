@@ -9,162 +9,35 @@ Any log will do. What a log cannot tell is null and not measurable, with the rea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import typer
 
-from bench.evasion import Burst, NothingToDisguise, evade, later_accounts_of_devices
+from bench.evasion import NothingToDisguise, evade, later_accounts_of_devices
+from bench.figure import Figure, at_least, not_measurable
+from bench.splits import BURST_TIMES, NotMeasurable, Split, first_days, known_before, last_fifth, moment_of, rows_from
 from fraud_worker import evaluation, simulator
-from fraud_worker.event_log import EventLogError, JudgedRows, judged_rows, progress_bars, read_log
+from fraud_worker.event_log import EventLogError, JudgedRows, judged_rows, read_log
 from fraud_worker.fitting import Fitted, TrainingError, fit
-from fraud_worker.training import LABEL_DELAY_HOURS, mature
 
 AUC_OF_A_LEAK: Final = 0.70
 """Nobody ranks the shop log better without looking at what comes later; nor, where only a burst teaches, another."""
 
 PARTS: Final = ("ranking", "burst", "evasion", "calibration", "simulated", "families")
 
-_LABEL_DELAY: Final = timedelta(hours=LABEL_DELAY_HOURS)
-_TRAIN_SHARE: Final = 0.8
 _FPR: Final = 0.01
 
 _BURST_KNOWN_DAYS: Final = 7
 _BURST_DAYS: Final = 59
-_BURST_TIMES: Final = 3
-"""How many times as common as after it abuse is in the first days, where they are called a burst."""
-_OF_EACH_KIND_MIN: Final = 10
 
 Mask = npt.NDArray[np.bool_]
 Names = npt.NDArray[np.str_]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """A measured value, what it should be, and what else was seen; value and `reached` are None if not measurable."""
-
-    name: str
-    value: float | None
-    target: str
-    reached: bool | None
-    beside: Mapping[str, Any]
-
-    def line(self) -> str:
-        """One line of JSON."""
-        content = {"figure": self.name, "value": self.value, "target": self.target, "reached": self.reached}
-        return json.dumps(_rounded(content | dict(self.beside)))
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 4)
-    return {key: _rounded(part) for key, part in value.items()} if isinstance(value, dict) else value
-
-
-def _at_least(name: str, value: float, least: float, /, **beside: Any) -> Figure:
-    return Figure(name=name, value=value, target=f">= {least}", reached=value >= least, beside=beside)
-
-
-def _not_measurable(names: Sequence[str], why: str) -> Iterator[Figure]:
-    for name in names:
-        yield Figure(name=name, value=None, target="not measurable", reached=None, beside={"why": why})
-
-
-# --- parting a log in time ---------------------------------------------------------------------------------------
-
-
-class NotMeasurable(ValueError):
-    """The log does not hold what a figure needs; the message says what is missing."""
-
-
-class Split:
-    """A log parted at a moment: what a training then would have had, and the later rows that are judged."""
-
-    def __init__(self, judged: JudgedRows, known_until: datetime, until: datetime | None, seeds: Sequence[int]) -> None:
-        """`until`: the end of what is judged (exclusive); None for the log's."""
-        times = judged.events["event_time"]
-        last = times.max()
-        assert isinstance(last, datetime)
-        self.span = Burst(known_until=known_until, until=until or last + timedelta(microseconds=1))
-        self.known = _before(judged, known_until)
-        self.later = self.span.judged(judged)
-        self._seeds = seeds
-
-    @cached_property
-    def models(self) -> list[Fitted]:
-        """One a seed. Raises `NotMeasurable`."""
-        kinds = int(self.later.labels.sum())
-        if not 0 < kinds < len(self.later):
-            raise NotMeasurable(f"of the {len(self.later)} labels to judge, {kinds} are abuse; some of each are needed")
-        try:
-            with progress_bars() as progress:
-                return [fit(self.known, seed) for seed in progress.track(self._seeds, description="fitting models")]
-        except TrainingError as error:
-            raise NotMeasurable(str(error)) from error
-
-    @cached_property
-    def scores(self) -> list[npt.NDArray[np.float64]]:
-        """What each model makes of the later rows. Raises `NotMeasurable`."""
-        return [model.score(self.later.features) for model in self.models]
-
-    @property
-    def beside(self) -> dict[str, Any]:
-        """What a reader needs to know of it."""
-        return {
-            "train_until": self.span.known_until.isoformat(),
-            "judge_until": self.span.until.isoformat(),
-            "trained": len(self.known),
-            "rows": len(self.later),
-            "positives": int(self.later.labels.sum()),
-            "seeds": len(self._seeds),
-        }
-
-    @property
-    def starts_in_a_burst(self) -> bool:
-        """Whether abuse is far more common in what is known than in what is judged, and there is enough of both."""
-        enough = all(
-            min(int(part.labels.sum()), int((1 - part.labels).sum())) >= _OF_EACH_KIND_MIN
-            for part in (self.known, self.later)
-        )
-        return enough and float(self.known.labels.mean()) >= _BURST_TIMES * float(self.later.labels.mean())
-
-
-def _before(judged: JudgedRows, moment: datetime) -> JudgedRows:
-    """What a training at `moment` would have had."""
-    earlier = judged.where((judged.events["event_time"] < moment).to_numpy())
-    return mature(earlier, end=moment, label_delay=_LABEL_DELAY)
-
-
-def _cut(judged: JudgedRows, share: float) -> datetime:
-    moment = judged.events["event_time"][int(share * len(judged))]
-    assert isinstance(moment, datetime)
-    return moment
-
-
-def _from(judged: JudgedRows, moment: datetime) -> JudgedRows:
-    return judged.where((judged.events["event_time"] >= moment).to_numpy())
-
-
-def last_fifth(judged: JudgedRows, seeds: Sequence[int]) -> Split:
-    """The last fifth of the labels in time, and what was known before it."""
-    return Split(judged, _cut(judged, _TRAIN_SHARE), None, seeds)
-
-
-def first_days(judged: JudgedRows, known_days: int, burst_days: int, seeds: Sequence[int]) -> Split:
-    """What the first `known_days` taught, judged until the end of the first `burst_days`."""
-    first = judged.events["event_time"].min()
-    assert isinstance(first, datetime)
-    midnight = first.replace(hour=0, minute=0, second=0, microsecond=0)
-    return Split(judged, midnight + timedelta(days=known_days), midnight + timedelta(days=burst_days), seeds)
 
 
 # --- a log -------------------------------------------------------------------------------------------------------
@@ -185,7 +58,7 @@ def ranking(split: Split, leak_above: float | None) -> Iterator[Figure]:
         beside=split.beside
         | {"leak": leak, "spread": float(np.std(aucs)), "best_single_count": evaluation.best_single_count(later)},
     )
-    yield _at_least(
+    yield at_least(
         "ranking_recall_at_1pct_fpr", float(np.mean(recalls)), 0.07, spread=float(np.std(recalls)), **split.beside
     )
 
@@ -209,7 +82,7 @@ def _calibration(prefix: str, later: JudgedRows, scores: Sequence[npt.NDArray[np
         values = [one["calibration_slope" if name == "slope" else name] for one in found]
         if None in values:
             # Scores without errors bear any slope.
-            yield from _not_measurable([prefix + name], "the scores part the labels without error, or do not differ")
+            yield from not_measurable([prefix + name], "the scores part the labels without error, or do not differ")
         else:
             value = float(np.mean(values))
             yield Figure(name=prefix + name, value=value, target=target, reached=reached(value), beside={})
@@ -222,11 +95,11 @@ def burst_figures(log: pl.DataFrame, split: Split) -> Iterator[Figure]:
     caught = _caught(split)
     if ring.any():
         ringed = float(np.mean([found[ring].mean() for found in caught]))
-        yield _at_least("burst_ring_recall", ringed, 0.98, ring_rows=int(ring.sum()), **split.beside)
+        yield at_least("burst_ring_recall", ringed, 0.98, ring_rows=int(ring.sum()), **split.beside)
     else:
-        yield from _not_measurable(["burst_ring_recall"], "no abuse to judge is of an account that shares a device")
+        yield from not_measurable(["burst_ring_recall"], "no abuse to judge is of an account that shares a device")
     clean = float(np.mean([found[later.labels == 1].mean() for found in caught]))
-    yield _at_least("burst_clean_recall", clean, 0.85, **split.beside)
+    yield at_least("burst_clean_recall", clean, 0.85, **split.beside)
 
 
 def evasion_figures(split: Split, evaded: JudgedRows) -> Iterator[Figure]:
@@ -237,7 +110,7 @@ def evasion_figures(split: Split, evaded: JudgedRows) -> Iterator[Figure]:
         float((model.score(disguised.features) >= threshold).mean())
         for model, threshold in zip(split.models, _thresholds(split), strict=True)
     ]
-    yield _at_least(
+    yield at_least(
         "evasion_recall",
         float(np.mean(hidden)),
         0.60,
@@ -263,15 +136,15 @@ def simulated(judged: JudgedRows, names: Names, seed: int) -> Iterator[Figure]:
 
     `names`: of each row, the habit or the family that made it.
     """
-    moment = _cut(judged, 0.7)
-    later = _from(judged, moment)
+    moment = moment_of(judged, 0.7)
+    later = rows_from(judged, moment)
     made_by = names[(judged.events["event_time"] >= moment).to_numpy()]
-    scores = fit(_before(judged, moment), seed).score(later.features)
+    scores = fit(known_before(judged, moment), seed).score(later.features)
     recall = evaluation.recall_at(_FPR, later.labels, scores)
     beside = {"rows": len(later), "positives": int(later.labels.sum())}
     reached = scores >= evaluation.threshold_at(_FPR, later.labels, scores)
     single = evaluation.best_single_count(later)
-    yield _at_least(
+    yield at_least(
         "simulated_auc",
         _auc(later, scores),
         0.95,
@@ -308,12 +181,12 @@ def families(judged: JudgedRows, names: Names, seed: int) -> Iterator[Figure]:
 
     All of its rows are judged, at the threshold that 1 % of the honest of unseen time reach.
     """
-    moment = _cut(judged, 0.7)
-    later = _from(judged, moment)
+    moment = moment_of(judged, 0.7)
+    later = rows_from(judged, moment)
     honest = later.where(later.labels == 0)
     recalls = {}
     for family in sorted(set(names[judged.labels == 1])):
-        fitted = fit(_before(judged.where(names != family), moment), seed)
+        fitted = fit(known_before(judged.where(names != family), moment), seed)
         held_out = judged.where((names == family) & (judged.labels == 1))
         recalls[family] = _recall_of(fitted, held_out, honest)
         yield Figure(
@@ -323,7 +196,7 @@ def families(judged: JudgedRows, names: Names, seed: int) -> Iterator[Figure]:
             reached=True,
             beside={"rows": len(held_out)},
         )
-    yield _at_least("held_out_mean_recall", float(np.mean(list(recalls.values()))), 0.60, families=len(recalls))
+    yield at_least("held_out_mean_recall", float(np.mean(list(recalls.values()))), 0.60, families=len(recalls))
 
 
 def _recall_of(fitted: Fitted, abuse: JudgedRows, honest: JudgedRows) -> float:
@@ -406,12 +279,12 @@ def _of_log(
             try:
                 yield from measured()
             except NotMeasurable as error:
-                yield from _not_measurable(figures, str(error))
+                yield from not_measurable(figures, str(error))
 
 
 def _no_burst() -> Iterator[Figure]:
     raise NotMeasurable(
-        f"in its first {_BURST_KNOWN_DAYS} days, abuse is not {_BURST_TIMES} times as common as until day {_BURST_DAYS}"
+        f"in its first {_BURST_KNOWN_DAYS} days, abuse is not {BURST_TIMES} times as common as until day {_BURST_DAYS}"
     )
 
 

@@ -5,6 +5,7 @@ Knows a fitted model, its manifest and how to say it. Must not change any of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -48,20 +49,20 @@ def _contributions(fitted: Fitted) -> tuple[npt.NDArray[np.float64], npt.NDArray
 
 
 def _text(manifest: Manifest, contributions: npt.NDArray[np.float64], left_out: int) -> str:
-    mean = np.abs(contributions).mean(axis=0)
-    total = max(float(mean.sum()), 1e-12)
-    features = "\n".join(
-        f"| {FEATURE_NAMES[column]} | {mean[column] / total:.1%} |"
-        for column in np.argsort(-mean, kind="stable")[:_FEATURES_TOLD]
-        if mean[column] > 0
+    return "\n".join(
+        (
+            _head(manifest),
+            _LIMITS,
+            _data(manifest, left_out),
+            _thresholds(manifest),
+            _quality(manifest),
+            _shares(contributions),
+            _drift(manifest),
+        )
     )
-    figures = "\n".join(
-        f"| {name} | {_figure(value)} |" for name, value in manifest.metrics.items() if not isinstance(value, dict)
-    )
-    slices = "\n".join(f"| {name} | {part['rows']:,} | {part['positives']:,} |" for name, part in manifest.rows.items())
-    costs = "\n".join(f"| {name.replace('_', ' ')} | {cost:g} |" for name, cost in manifest.costs.items())
-    alert, bands = manifest.alert_rate, manifest.thresholds
-    assert alert is not None
+
+
+def _head(manifest: Manifest) -> str:
     return f"""# Model {manifest.version}
 
 {manifest.trees} boosted trees over the {len(manifest.features)} features of registry {manifest.feature_registry},
@@ -69,64 +70,89 @@ monotone in every risk count and age, with a score that is the probability that 
 card is abuse. Trained by
 
     {manifest.command}
+"""
 
-## What it cannot do
+
+_LIMITS: Final = """## What it cannot do
 
 - A first account on a fresh device, address and profile looks like an honest newcomer. No score tells them apart;
   limits and a delay of the payout answer that.
 - Its probabilities hold for the share of abuse among the rows that calibrated it. Where that share moves, they are off
   until it is trained again; its order of requests suffers less.
-- It was taught disguises (a fresh device each, accounts grown old, new addresses) and excess in any one count. A way to
-  abuse that leaves no more traces than the honest do goes unseen.
+- It was taught disguises (a fresh device each, accounts grown old, new addresses) and excess in any one count that the
+  honest do not outgrow. A way to abuse that leaves no more traces than the honest do goes unseen.
+"""
 
-## Data
+
+def _data(manifest: Manifest, left_out: int) -> str:
+    slices = ((name, f"{part['rows']:,}", f"{part['positives']:,}") for name, part in manifest.rows.items())
+    return f"""## Data
 
 Events from {_day(manifest.data_window[0])} to {_day(manifest.data_window[1])}.
 A label is mature {manifest.label_delay_hours:g} h after its event, if it was known when the log ended;
 {left_out:,} labelled rows were not, and were left out. Beside them trained {manifest.attack_copies:,} made-up rows of
-low weight: their abuse in disguise, and honest rows with one count raised above what the honest reach.
+low weight: their abuse in disguise, honest rows with one count raised above what the honest reach, and rows of both
+kinds as if their caller had left out device, address or behaviour.
 
-| rows that | rows | abuse |
-|---|---|---|
-{slices}
+{_table(("rows that", "rows", "abuse"), slices)}
 
 Scores of rows unseen by the trees are {manifest.validation}.
+"""
 
-## Thresholds
+
+def _thresholds(manifest: Manifest) -> str:
+    alert, bands = manifest.alert_rate, manifest.thresholds
+    assert alert is not None
+    costs = ((name.replace("_", " "), f"{cost:g}") for name, cost in manifest.costs.items())
+    return f"""## Thresholds
 
 MEDIUM from {bands.medium:.4f}, HIGH from {bands.high:.4f}: {bands.rule}.
 
-| cost, any unit | |
-|---|---|
-{costs}
+{_table(("cost, any unit", ""), costs)}
 
 Of the {alert.rows:,} rows that calibrate, {alert.share:.2%} are MEDIUM or HIGH;
 between {alert.low:.2%} and {alert.high:.2%} are to be expected.
+"""
 
-## How good it is
 
-| figure | value |
-|---|---|
-{figures}
+def _quality(manifest: Manifest) -> str:
+    figures = ((name, _figure(value)) for name, value in manifest.metrics.items() if not isinstance(value, dict))
+    return f"""## How good it is
+
+{_table(("figure", "value"), figures)}
 {_single_count(manifest)}
 ![ROC, precision and recall, calibration]({QUALITY_FILE})
+"""
 
-## What it looks at
+
+def _shares(contributions: npt.NDArray[np.float64]) -> str:
+    mean = np.abs(contributions).mean(axis=0)
+    total = max(float(mean.sum()), 1e-12)
+    strongest = np.argsort(-mean, kind="stable")[:_FEATURES_TOLD]
+    shares = ((FEATURE_NAMES[column], f"{mean[column] / total:.1%}") for column in strongest if mean[column] > 0)
+    return f"""## What it looks at
 
 Shares of the mean absolute contribution to the log odds.
 
-| feature | share |
-|---|---|
-{features}
+{_table(("feature", "share"), shares)}
 
 ![Contributions of the features]({CONTRIBUTIONS_FILE})
+"""
 
-## How its score moved
+
+def _drift(manifest: Manifest) -> str:
+    return f"""## How its score moved
 
 Over the rows that calibrate, {_day(manifest.calibration_window[0])} to {_day(manifest.calibration_window[1])}.
 
 ![Score quantiles, alert rate and population stability over time]({DRIFT_FILE})
 """
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = ["|".join(("", *(f" {cell} " if cell else " " for cell in cells), "")) for cells in (head, *rows)]
+    lines.insert(1, "|" + "---|" * len(head))
+    return "\n".join(lines)
 
 
 def _single_count(manifest: Manifest) -> str:

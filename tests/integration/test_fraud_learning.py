@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 
 from bench.evasion import Burst, evade
-from bench.figures import AUC_OF_A_LEAK, Figure, last_fifth, ranking
+from bench.figure import Figure
+from bench.figures import AUC_OF_A_LEAK, ranking
+from bench.splits import last_fifth
 from fraud_worker.event_log import JudgedRows, judged_rows, read_log
 from fraud_worker.fitting import Fitted, TrainingError, fit
 from fraud_worker.registry import FEATURE_NAMES, FEATURES

@@ -189,11 +189,14 @@ class World:
 
     @classmethod
     async def create(cls, urls: tuple[str, str], *, new_id: Callable[[], UUID] = uuid.uuid4) -> World:
-        """A world in a new back-test database, at START, with the shipped policies but for two rules: caps, which much
-        of what tests do on one device would reach, and the one about requests without a device, which most are here."""
+        """A world in a new back-test database, at START, with the shipped policies but for three rules: caps, which much
+        of what tests do on one device would reach, the one about requests without a device, which most are here, and
+        pricing, whose periods would bound every decision."""
         owner_url, server_url = urls
         shipped = [json.loads((POLICIES / f"{platform}.json").read_text("utf-8")) for platform in PLATFORM_OF]
-        await put_documents(server_url, *(body | {"risk": body["risk"] | UNMINDED} for body in shipped))
+        await put_documents(
+            server_url, *(body | {"risk": body["risk"] | UNMINDED, "pricing": None} for body in shipped)
+        )
         store = await connect(server_url, connections=6, connections_for_batches=2)
         world = cls(
             owner_url=owner_url,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from card_recycling.v1 import (
     card_service_pb2,
     insights_service_pb2,
@@ -18,7 +19,7 @@ from card_recycling.v1 import (
 )
 from fraud_scoring.v1 import fraud_scoring_service_pb2
 
-from clients.python import cli, list_commands, review_cli
+from clients.python import cli
 from server.api.errors import CODES
 from server.config import Config
 
@@ -150,17 +151,28 @@ def test_readme_tells_every_target(name: str) -> None:
     assert told == targets
 
 
+def commands_of(app: typer.Typer, above: str = "") -> Iterator[str]:
+    """Every command as it is typed, with the groups that it belongs to."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        yield above + (command.name or command.callback.__name__.replace("_", "-"))
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from commands_of(group.typer_instance, f"{above}{group.name} ")
+
+
 @pytest.mark.parametrize("name", READMES)
 def test_readme_tells_every_command(name: str) -> None:
     """What `recycling --help` lists stands in the README."""
-    commands = {command.name for command in cli.app.registered_commands} - {None}
-    commands |= {
-        f.callback.__name__.replace("_", "-") for f in cli.app.registered_commands if not f.name and f.callback
-    }
-    for group, app in (("review", review_cli.app), ("list", list_commands.app)):
-        commands |= {f"{group} {command.name}" for command in app.registered_commands}
     told = {re.sub(r" --.*", "", word) for row in table_with(name, "`model-health`") for word in named(row[:1])}
-    assert told == commands
+    assert told == set(commands_of(cli.app))
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_readme_shows_the_shipped_models_answers(name: str) -> None:
+    """Answers that name a model name the one that `make run` serves."""
+    shipped = json.loads(text_of("fraud_worker/model/manifest.json"))["version"]
+    assert set(re.findall(r'"model_version": "(\w+)"', text_of(name))) == {shipped}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
