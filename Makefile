@@ -24,7 +24,7 @@ replay: setup ## play an event log through the running system: make replay EVENT
 	@$(PYTHON) -m local replay --events "$(EVENTS)"
 
 test: check ## the quick checks, then every test
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: setup ## ruff, mypy, import-linter; stubs, buf and squawk
 	$(BIN)/ruff check .

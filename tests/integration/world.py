@@ -189,9 +189,9 @@ class World:
 
     @classmethod
     async def create(cls, urls: tuple[str, str], *, new_id: Callable[[], UUID] = uuid.uuid4) -> World:
-        """A world in a new back-test database, at START, with the shipped policies but for three rules: caps, which much
-        of what tests do on one device would reach, the one about requests without a device, which most are here, and
-        pricing, whose periods would bound every decision."""
+        """A world in a new back-test database, at START, with the shipped policies but for three rules: caps, which
+        much of what tests do on one device would reach, the one about requests without a device, which most are here,
+        and pricing, whose periods would bound every decision."""
         owner_url, server_url = urls
         shipped = [json.loads((POLICIES / f"{platform}.json").read_text("utf-8")) for platform in PLATFORM_OF]
         await put_documents(
