@@ -91,10 +91,10 @@ class Snapshot:
     else the one in force; it has the terms of the card's tier. `recycling` is the one named, or the live one of the
     card, or the one it is held for. `reviews`: the card's open ones, and the one named. `charged_back`: whether a
     chargeback of `recycling` was told already; looked up only where the card is VOID. `refused_before`: whether risk or
-    a reviewer has refused to take the card in its generation; looked up only for what the service does by itself. `policy_until`: when another
-    revision takes over from the one in force; None when none is planned. `bonus`: what dynamic pricing adds now, in
-    millionths of a basis point. `redemption`: the one named. `used_30d`: how often the account has taken the offer
-    named in 30 days, or how much goodwill it was granted."""
+    a reviewer has refused to take the card in its generation; looked up only for what the service does by itself.
+    `policy_until`: when another revision takes over from the one in force; None when none is planned. `bonus`: what
+    dynamic pricing adds now, in millionths of a basis point. `redemption`: the one named. `used_30d`: how often the
+    account has taken the offer named in 30 days, or how much goodwill it was granted."""
 
     now: datetime
     card: Card | None

@@ -52,7 +52,7 @@ def keeper(policies: PostgresPolicies) -> PolicyKeeper:
 
 
 def iqiyi(**changes: Any) -> str:
-    return json.dumps(document("iqiyi") | changes)
+    return json.dumps(document("iqiyi") | {"offers": [], "exchange": []} | changes)
 
 
 async def create(keeper: PolicyKeeper, text: str, **more: Any) -> PolicyRevision:
@@ -168,7 +168,7 @@ def changed(to_platform: str, give: int, get: int) -> dict[str, Any]:
 
 
 def tencent(**changes: Any) -> str:
-    return json.dumps(document("tencent") | changes)
+    return json.dumps(document("tencent") | {"offers": [], "exchange": []} | changes)
 
 
 async def test_two_halves_of_a_pump_cannot_both_be_activated(world: World, keeper: PolicyKeeper) -> None:
@@ -280,13 +280,14 @@ async def test_a_planned_revision_counts_when_policies_are_put(world: World, kee
 
 async def test_a_plan_that_was_replaced_counts_no_more(world: World, keeper: PolicyKeeper) -> None:
     """What another activation of the same moment displaced will never govern, so it stands in nobody's way."""
+    await put_documents(world.server_url, json.loads(iqiyi()), json.loads(tencent()))
     planned = await create(keeper, iqiyi(exchange=[changed("tencent", 10, 10)]))
     moment = await world.store.now() + timedelta(days=1)
     await keeper.activate(activation(planned, effective_time=moment))
     other = await create(keeper, tencent(exchange=[changed("iqiyi", 10, 11)]))
     assert (await refusal(keeper, activation(other))).reason is Reason.POLICY_PUMPABLE
     await keeper.activate(
-        Activation(platform="iqiyi", revision=1, effective_time=moment, etag="", actor="a", note="never mind")
+        Activation(platform="iqiyi", revision=2, effective_time=moment, etag="", actor="a", note="never mind")
     )
     assert (await keeper.activate(activation(other))).state is PolicyState.SCHEDULED
 

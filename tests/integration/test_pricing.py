@@ -14,7 +14,7 @@ from server.engine.pricing import make_prices
 from server.store.prices import PostgresPrices
 from tests.builders import document
 from tests.conftest import FreshDatabase
-from tests.integration.world import World, put_documents, quote, reason, recycle
+from tests.integration.world import UNMINDED, World, put_documents, quote, reason, recycle
 
 HOUR = timedelta(hours=1)
 RULE = {
@@ -29,7 +29,8 @@ RULE = {
 async def world(fresh_database: FreshDatabase) -> AsyncIterator[World]:
     """A world whose iqiyi goes all the way to the market's bonus in each period; its invariants hold at the end."""
     world = await World.create(await fresh_database())
-    await put_documents(world.server_url, document("iqiyi") | {"pricing": RULE})
+    body = document("iqiyi")
+    await put_documents(world.server_url, body | {"pricing": RULE, "risk": body["risk"] | UNMINDED})
     yield world
     broken = await world.broken()
     await world.close()

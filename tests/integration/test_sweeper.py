@@ -173,7 +173,7 @@ async def test_missing_score_puts_the_own_recycle_off(new_world: MakeWorld) -> N
     card = await world.issue("netflix")
     await world.move(61 * DAY)
     world.scorer.down = True
-    assert await world.sweep() == {DueKind.EXPIRY: 1, DueKind.RECYCLE: 1}
+    assert await world.sweep() == {DueKind.EXPIRY: 1}
     assert await world.count("recycling", card.account_id) == 0
     world.scorer.down = False
     assert await world.sweep() == {}
