@@ -105,13 +105,13 @@ async def live_all_lives(world: World) -> None:
     world.scorer.down = False
     rich = await world.settled(await world.issue())
     usual: dict[str, Any] = {"account_id": rich.account_id}
+    named = UUID(rich.recycling_id)
     for _ in range(2):  # the second counts the first
-        coupon = Redeem(request_id=uuid4(), platform="iqiyi", offer_id="renewal-coupon", **usual)
-        await world.answer(coupon)
-        given = Grant(
-            request_id=uuid4(), recycling_id=UUID(rich.recycling_id), unit=Unit.COIN, amount=7, note="-", **usual
+        await world.answer(
+            Grant(request_id=uuid4(), recycling_id=named, unit=Unit.COIN, amount=7, note="sorry", **usual)
         )
-        await world.answer(given)
+    for _ in range(2):
+        await world.answer(Redeem(request_id=uuid4(), platform="iqiyi", offer_id="renewal-coupon", **usual))
     to_points: dict[str, Any] = {"to_platform": "tencent", "to_unit": Unit.GROWTH_POINT}
     changed = Exchange(request_id=uuid4(), platform="iqiyi", unit=Unit.COIN, amount=99, **to_points, **usual)
     await world.answer(changed)
