@@ -1,4 +1,4 @@
-"""The command line: `fraud-worker train | evaluate | explain | export | features | serve | simulate | default-model`.
+"""The command line: `fraud-worker` and what it is told to do.
 
 Knows flags and what to print; must not know how any of it is done. Commands import what they need, so that training and
 simulating never load gRPC, and Postgres starts before it.
@@ -66,6 +66,32 @@ def train(
     except (CostsError, EventLogError, TrainingError) as error:
         raise _stopped(error) from error
     typer.echo(_trained(manifest, out))
+
+
+@app.command("train-conversion")
+def train_conversion(
+    events: Events,
+    out: Annotated[Path, typer.Option("--out", help="Where the model folder is written.", metavar="MODEL_DIR")],
+    mature_days: Annotated[
+        float,
+        typer.Option(min=0, max=_DAYS_MAX, help="Who has not paid again so long after a recycle has not converted."),
+    ] = 90.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1)] = 0,
+) -> None:
+    """Train a model of whether owners pay again, on the recycles of one or more logs that are old enough to tell."""
+    from fraud_worker.conversion_training import train as trained
+    from fraud_worker.event_log import EventLogError
+    from fraud_worker.fitting import TrainingError
+
+    try:
+        manifest = trained(events, out, mature=timedelta(days=mature_days), seed=seed)
+    except (EventLogError, TrainingError) as error:
+        raise _stopped(error) from error
+    figures = manifest.metrics
+    typer.echo(
+        f"conversion model {manifest.version} in {out}: {manifest.trees} trees, AUC {figures['auc']:.4f} on rows they"
+        f" had not seen ({figures['cells_auc']:.4f} by segment and disposition alone), ECE {figures['ece']:.4f}"
+    )
 
 
 @app.command()
@@ -169,6 +195,10 @@ def export(
         float,
         typer.Option(min=0, max=_DAYS_MAX, help="After so many days of silence an approved request counts as honest."),
     ] = 30.0,
+    conversion_mature_days: Annotated[
+        float,
+        typer.Option(min=0, max=_DAYS_MAX, help="Who has not paid again so long after a recycle has not converted."),
+    ] = 90.0,
 ) -> None:
     """Export a live database's risk events as an event log, with what became of the requests."""
     from fraud_worker import export as exporting
@@ -180,6 +210,7 @@ def export(
             from_time=from_time and from_time.replace(tzinfo=UTC),
             to_time=to_time and to_time.replace(tzinfo=UTC),
             mature=timedelta(days=mature_days),
+            conversion_mature=timedelta(days=conversion_mature_days),
         )
     except exporting.ExportError as error:
         raise _stopped(error) from error
@@ -196,6 +227,10 @@ def serve(
     challenger_share: Annotated[
         float, typer.Option(min=0, max=1, help="The share of batches that challengers score.")
     ] = 1.0,
+    conversion: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a model of whether owners pay again; none by default.", metavar="MODEL_DIR"),
+    ] = None,
     await_model: Annotated[
         bool, typer.Option("--await-model", help="Start without a good model, and wait for one in MODEL_DIR.")
     ] = False,
@@ -244,7 +279,7 @@ def serve(
         log_level=log_level,
     )
     try:
-        run(ModelShelf(model, challenger or ()), settings)
+        run(ModelShelf(model, challenger or (), conversion=conversion), settings)
     except (ListenError, ModelRefused) as error:
         raise _stopped(error) from error
 

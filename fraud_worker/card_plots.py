@@ -65,8 +65,36 @@ def quality(path: Path, labels: npt.NDArray[np.int8], scores: Values) -> None:
     _save(figure, path)
 
 
+def conversions(path: Path, labels: npt.NDArray[np.int8], scores: Values, cells: Sequence[str]) -> None:
+    """Calibration with how many rows each bin holds, and what was expected of each cell beside what came."""
+    figure, ((reliability, beside),) = _sheet(1, 2, size=(11, 4.5))
+    edges = np.linspace(0, 1, _RELIABILITY_BINS + 1)
+    _reliability(reliability, labels, scores, edges, "Calibration, bins of equal width", of="share who paid again")
+    frame = (
+        pl.DataFrame({"cell": cells, "label": labels, "score": scores})
+        .group_by("cell")
+        .agg(pl.len(), pl.col("label", "score").mean())
+        .sort("cell", descending=True)
+    )
+    places = np.arange(frame.height)
+    beside.barh(places - 0.2, 100 * frame["score"].to_numpy(), height=0.4, color=_BAR, label="expected")
+    beside.barh(places + 0.2, 100 * frame["label"].to_numpy(), height=0.4, color=_LINE, label="came")
+    names = [f"{name.removeprefix('/')} ({count:,})" for name, count in frame.select("cell", "len").iter_rows()]
+    beside.set_yticks(places, names)
+    beside.set(xlabel="% who paid again", title="By segment and disposition (rows)")
+    beside.legend(loc="best")
+    _save(figure, path)
+
+
 def _reliability(
-    axes: Axes, labels: npt.NDArray[np.int8], scores: Values, edges: Values, title: str, *, logarithmic: bool = False
+    axes: Axes,
+    labels: npt.NDArray[np.int8],
+    scores: Values,
+    edges: Values,
+    title: str,
+    *,
+    logarithmic: bool = False,
+    of: str = "share of abuse",
 ) -> None:
     """Predicted against true share a bin, with a 95 % binomial bar and the number of rows beside each point."""
     bins = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, max(0, len(edges) - 2))
@@ -99,7 +127,7 @@ def _reliability(
         for x, y, number in zip(predicted, high, rows, strict=True):
             axes.annotate(f"{number:,}", (x, y), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.12), xlabel="mean score of the bin (rows above each point)")
-    axes.set(title=title, ylabel="share of abuse, 95 % interval")
+    axes.set(title=title, ylabel=f"{of}, 95 % interval")
     axes.legend(loc="lower right")
 
 

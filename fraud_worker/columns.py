@@ -69,6 +69,23 @@ def checked_matrix(request: RowsRequest, rows_max: int) -> Matrix:
     return values.T
 
 
+QUESTIONS_PER_ROW_MAX: Final = 3
+"""One a disposition."""
+
+
+def check_questions(asked: pb.ConversionColumns, rows: int) -> None:
+    """Raises `RequestRefused` where the columns are not of one length, too long, or name a row that is not there.
+    Dispositions and segments may be news to this worker: of those it knows nothing."""
+    count = len(asked.rows)
+    if count > rows * QUESTIONS_PER_ROW_MAX:
+        raise RequestRefused("conversions.rows", f"must be at most {QUESTIONS_PER_ROW_MAX} for each row")
+    for name, column in (("dispositions", asked.dispositions), ("segments", asked.segments)):
+        if len(column) != count:
+            raise RequestRefused(f"conversions.{name}", f"must hold {count:,} values, one a question")
+    if count and not 0 <= min(asked.rows) <= max(asked.rows) < rows:
+        raise RequestRefused("conversions.rows", f"must lie between 0 and {rows - 1:,}")
+
+
 def _values(columns: pb.FeatureColumns, rows: int) -> Matrix:
     """One line a feature."""
     values = np.full((len(FEATURES), rows), UNKNOWN, dtype="<f8")

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ __all__ = [
     "JudgedRows",
     "StoredEvent",
     "column_type",
+    "converted_rows",
     "feature_matrix",
     "judged_rows",
     "load",
@@ -57,7 +59,8 @@ __all__ = [
     "stored_events",
 ]
 
-_OF_EVENTS: Final = tuple(name for name in COLUMNS if name != "abuse_time")
+_LEARNT_LATER: Final = ("abuse_time", "converted", "converted_time")
+_OF_EVENTS: Final = tuple(name for name in COLUMNS if name not in _LEARNT_LATER)
 
 JUDGED_KINDS: Final = ("RECYCLE", "REACTIVATE")
 """What the server asks a score for."""
@@ -105,6 +108,29 @@ def judged_rows(events: Sequence[Path], history: Sequence[Path] = ()) -> JudgedR
     return JudgedRows(features=features, labels=labels, events=wanted.select("row", *COLUMNS))
 
 
+def converted_rows(events: Sequence[Path], *, mature: timedelta) -> JudgedRows:
+    """The recycles of the logs `events` of which it is known whether the owner paid again within `mature`, 1 or 0:
+    those that old when the logs end, since of younger ones the converted are known first.
+
+    Scratch Postgres and errors are those of `judged_rows`.
+    """
+    log = merged_logs(events, ())
+    end = log["event_time"].max()
+    assert isinstance(end, datetime)
+    wanted = log.filter(
+        pl.col("disposition").is_not_null() & pl.col("converted").is_not_null() & (pl.col("event_time") <= end - mature)
+    )
+    if wanted.is_empty():
+        days = mature / timedelta(days=1)
+        raise EventLogError(
+            f"{', '.join(map(str, events))}: no recycle with disposition and converted is {days:g} days old"
+        )
+    # One that came later came too late to be told from none when it mattered.
+    in_time = pl.col("converted_time").is_null() | (pl.col("converted_time") <= pl.col("event_time") + mature)
+    labels = wanted.select(pl.col("converted") & in_time).to_series().to_numpy().astype(np.int8)
+    return JudgedRows(features=features_in_scratch(log, wanted), labels=labels, events=wanted.select("row", *COLUMNS))
+
+
 def row_to_judge(events: Path, row: int, history: Sequence[Path] = ()) -> tuple[dict[str, Any], Matrix]:
     """The event with number `row` in the log `events` (from 0), and its features as a matrix of one row.
 
@@ -136,7 +162,7 @@ def merged_logs(events: Sequence[Path], history: Sequence[Path]) -> pl.DataFrame
     judged = pl.concat([read_log(path).with_columns(judged=pl.lit(True)) for path in events])
     past = [
         read_log(path)
-        # Of when abuse became known logs of the same events may tell more and less.
+        # Of what became known later logs of the same events may tell more and less.
         .join(judged, on=_OF_EVENTS, how="anti", nulls_equal=True, maintain_order="left")
         .with_columns(judged=pl.lit(False))
         for path in history

@@ -40,11 +40,13 @@ _AFTER_SIGNALS: Final = (
     *("outcome", "label", "label_time", "label_source", "abuse_time"),
     *_HASHES,
     *("recycling_id", "policy_revision", "model_version", "explored", "propensity"),
+    *("disposition", "segment", "converted", "converted_time"),
 )
 COLUMNS: Final = (*_BEFORE_SIGNALS, *SIGNALS, *_AFTER_SIGNALS, "weight")
 """What an export holds, in order. `label_source` says which evidence the label rests on; `abuse_time` since when
 features know of the request's abuse, whatever was found out afterwards; or, on one event for each such time, of the
-account's."""
+account's. `converted`: on the request that took a card, whether its owner has paid again since: 1 as soon as it is
+known, 0 once the time in which it counts is over."""
 
 _OWN_TYPES: Final = {"propensity": pl.Float64, "weight": pl.Float64, "explored": pl.Boolean} | dict.fromkeys(
     _HASHES, pl.String
@@ -75,7 +77,8 @@ SELECT e.event_time, e.kind AS event_kind, e.account_id, e.card_id, c.platform, 
        encode(e.prefix_hash, 'hex') AS prefix_hash, encode(e.profile_hash, 'hex') AS profile_hash,
        encode(e.serial_block, 'hex') AS serial_block, e.recycling_id::text AS recycling_id,
        d.receipt ->> 'policy_revision' AS policy_revision, d.receipt #>> '{{score,model_version}}' AS model_version,
-       (r.decision ->> 'explored')::boolean AS explored, (r.decision ->> 'propensity')::double precision AS propensity
+       (r.decision ->> 'explored')::boolean AS explored, (r.decision ->> 'propensity')::double precision AS propensity,
+       taken.disposition, taken.segment, taken.converted, taken.converted_time
 FROM risk_event AS e
 LEFT JOIN card AS c ON c.account_id = e.account_id AND c.card_id::text = e.card_id
 LEFT JOIN command AS d ON d.account_id = e.account_id AND d.request_id = e.request_id AND e.outcome IS NOT NULL
@@ -89,6 +92,15 @@ LEFT JOIN LATERAL (
   WHERE l.account_id = e.account_id AND l.recycling_id = e.recycling_id AND l.label = 1
     AND coalesce(l.request_id, r.request_id) = d.request_id
 ) AS abuse ON d.request_id IS NOT NULL
+LEFT JOIN LATERAL (
+  SELECT r.disposition, d.receipt #>> '{{card,segment}}' AS segment, paid.first_time AS converted_time,
+         CASE WHEN paid.first_time IS NOT NULL THEN true
+              WHEN e.event_time + $5::interval <= $4 THEN false END AS converted
+  FROM (SELECT min(o.outcome_time) AS first_time FROM outcome AS o
+        WHERE o.account_id = r.account_id AND o.recycling_id = r.recycling_id AND o.kind = 'CONVERSION'
+          AND o.outcome_time <= e.event_time + $5::interval) AS paid
+  WHERE r.state IN ('APPROVED', 'REVERSED') AND r.disposition IS NOT NULL
+) AS taken ON true
 LEFT JOIN of_account
   ON of_account.account_id = e.account_id AND of_account.event_time = e.event_time AND of_account.seq = e.seq
 WHERE {_WITHIN}
@@ -107,21 +119,30 @@ def export(
     from_time: datetime | None = None,
     to_time: datetime | None = None,
     mature: timedelta = timedelta(days=30),
+    conversion_mature: timedelta = timedelta(days=90),
 ) -> int:
     """Writes the events of [`from_time`, `to_time`), in the order of time, as the log `out` (.parquet, .csv, .csv.gz);
-    returns how many. Approved requests of which nothing was said for `mature` count as honest.
+    returns how many. Approved requests of which nothing was said for `mature` count as honest; who has not paid
+    again within `conversion_mature` of a recycle has not converted.
 
     Reads one snapshot through a cursor, so that memory does not grow with the log. Raises `ExportError`.
     """
     if not out.name.endswith(SUFFIXES):
         raise ExportError(f"{out}: a log ends in {', '.join(SUFFIXES)}")
     try:
-        return asyncio.run(_export(database_url, out, from_time, to_time, mature))
+        return asyncio.run(_export(database_url, out, from_time, to_time, mature, conversion_mature))
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
         raise ExportError(f"{type(error).__name__}: {error}") from error
 
 
-async def _export(url: str, out: Path, from_time: datetime | None, to_time: datetime | None, mature: timedelta) -> int:
+async def _export(
+    url: str,
+    out: Path,
+    from_time: datetime | None,
+    to_time: datetime | None,
+    mature: timedelta,
+    conversion_mature: timedelta,
+) -> int:
     connection = await asyncpg.connect(
         url, timeout=CONNECT_TIMEOUT_S, server_settings={"application_name": "fraud-worker export", "jit": "off"}
     )
@@ -135,7 +156,7 @@ async def _export(url: str, out: Path, from_time: datetime | None, to_time: date
             )
             with _writing(out) as write, progress_bars() as progress:
                 bar = progress.add_task("exporting events", total=count)
-                cursor = await connection.cursor(_QUERY, from_time, to_time, mature, now)
+                cursor = await connection.cursor(_QUERY, from_time, to_time, mature, now, conversion_mature)
                 while rows := await cursor.fetch(CHUNK_ROWS):
                     write(_frame(rows))
                     progress.advance(bar, len(rows))
@@ -194,7 +215,7 @@ def _writing_csv(whole: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
             binary.write((",".join(COLUMNS) + "\n").encode())
 
             def write(frame: pl.DataFrame) -> None:
-                text = frame.with_columns(pl.col("label").cast(pl.Int8)).write_csv(
+                text = frame.with_columns(pl.col("label", "converted").cast(pl.Int8)).write_csv(
                     include_header=False, datetime_format="%Y-%m-%dT%H:%M:%S%.6fZ"
                 )
                 binary.write(text.encode())

@@ -40,10 +40,11 @@ def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
 def written(manifest: Mapping[str, Any]) -> bytes:
     """JSON with one line a field, and one a feature's bins: a diff of it can be read."""
     fields = dict(manifest)
-    bins = fields.pop("feature_bins")
+    bins = fields.pop("feature_bins", None)
     lines = [f"  {_json(name)}: {_json(value)}" for name, value in fields.items()]
-    inner = ",\n".join(f"    {_json(name)}: {_json(value)}" for name, value in bins.items())
-    lines.append(f'  "feature_bins": {{\n{inner}\n  }}')
+    if bins is not None:
+        inner = ",\n".join(f"    {_json(name)}: {_json(value)}" for name, value in bins.items())
+        lines.append(f'  "feature_bins": {{\n{inner}\n  }}')
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 

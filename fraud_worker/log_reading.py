@@ -23,6 +23,7 @@ from typing import Any, Final, TextIO, TypeAlias
 
 import polars as pl
 
+from fraud_worker.conversion_inputs import DISPOSITIONS, SEGMENTS
 from fraud_worker.registry import FEATURES
 from migrations.risk_log import HASH_BYTES
 
@@ -57,9 +58,9 @@ _COUNTS: Final = (
     *("amount_minor", "page_views", "failed_logins_24h", "captcha_failures", "form_fill_ms"),
     *("failed_card_entries_24h", "inconsistencies"),
 )
-_FLAGS: Final = ("copy_paste_used", "emulator", "rooted", "vpn", "hosting", "timezone_mismatch", "label")
-_WORDS: Final = {"event_kind": EVENT_KINDS, "outcome": OUTCOMES}
-_TIMES: Final = ("event_time", "label_time", "abuse_time")
+_FLAGS: Final = ("copy_paste_used", "emulator", "rooted", "vpn", "hosting", "timezone_mismatch", "label", "converted")
+_WORDS: Final = {"event_kind": EVENT_KINDS, "outcome": OUTCOMES, "disposition": DISPOSITIONS, "segment": SEGMENTS}
+_TIMES: Final = ("event_time", "label_time", "abuse_time", "converted_time")
 LABEL_DELAY: Final = timedelta(days=30)
 """When a label counts as confirmed that does not say since when it is known."""
 
@@ -72,9 +73,11 @@ COLUMNS: Final = (
     *("outcome", "label", "label_time", "abuse_time"),
     *HASHES,
     *("recycling_id", "policy_revision", "model_version", "weight"),
+    *("disposition", "segment", "converted", "converted_time"),
 )
-"""The columns of a log, in the order in which the simulator writes them. Features ignore the last four: what an event
-belonged to, and how many like it its label stands for in training (1 where nothing is said)."""
+"""The columns of a log, in the order in which the simulator writes them. Features ignore the last eight: what an event
+belonged to, and how many like it its label stands for in training (1 where nothing is said); what became of the card of
+a recycle that was approved, the segment of its account, whether the owner has paid again since, and when."""
 
 _RANGES: Final = {feature.name: (feature.lowest, feature.highest) for feature in FEATURES}
 _FLAG_WORDS: Final = {
@@ -121,7 +124,8 @@ def read_log(path: Path) -> pl.DataFrame:
         for lines, cells in _parts(path):
             for name, column in columns.items():
                 column.add(lines, cells.get(name))
-            _check_label_times(path, lines, columns["event_time"].last, columns["label_time"].last)
+            for name in ("label_time", "converted_time"):
+                _check_later(path, lines, columns["event_time"].last, columns[name].last)
             rows += len(lines)
     except FileNotFoundError:
         raise EventLogError(f"{path}: no such file") from None
@@ -260,12 +264,13 @@ class _Column:
         return parsed
 
 
-def _check_label_times(path: Path, lines: Sequence[int], times: pl.Series, label_times: pl.Series) -> None:
-    early = (label_times < times).fill_null(value=False)
+def _check_later(path: Path, lines: Sequence[int], times: pl.Series, later: pl.Series) -> None:
+    """What became of an event did so after it."""
+    early = (later < times).fill_null(value=False)
     if early.any():
         at = int(early.arg_true()[0])
         raise EventLogError(
-            f"{path}: line {lines[at]}, column label_time: {label_times[at].isoformat()} is before the event"
+            f"{path}: line {lines[at]}, column {later.name}: {later[at].isoformat()} is before the event"
         )
 
 

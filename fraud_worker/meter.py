@@ -21,6 +21,10 @@ _shadow_failures = _meter.create_counter(
     "fraud.shadow.failures", unit="{batch}", description="Batches that a challenger failed to score."
 )
 
+_conversion_failures = _meter.create_counter(
+    "fraud.conversion.failures", unit="{batch}", description="Batches that the conversion model failed to answer."
+)
+
 _ROW = re.compile(r"\[\d+\]$")
 
 
@@ -35,10 +39,15 @@ def count_refused(method: str, reason: str, field: str = "") -> None:
 
 
 def count_load(role: str, *, refused: bool) -> None:
-    """A model was taken into use as champion or challenger, or refused."""
+    """A model was taken into use as champion, challenger or conversion model, or refused."""
     _loads.add(1, {"role": role, "outcome": "REFUSED" if refused else "LOADED"})
 
 
 def count_shadow_failure() -> None:
     """A challenger failed."""
     _shadow_failures.add(1)
+
+
+def count_conversion_failure() -> None:
+    """The conversion model failed."""
+    _conversion_failures.add(1)

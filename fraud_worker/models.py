@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from fraud_worker import meter
+from fraud_worker.conversion import ConversionModel
 from fraud_worker.scorer import Model, ModelRefused
 
 log = logging.getLogger(__name__)
@@ -32,11 +33,23 @@ class RefusedModel:
     time: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
+class AnyModel(Protocol):
+    """What is told of a model of any kind."""
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+        ...
+
+
+M = TypeVar("M", bound=AnyModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel(Generic[M]):
     """A model in use, and since when."""
 
-    model: Model
+    model: M
     time: datetime
 
 
@@ -44,11 +57,13 @@ class LoadedModel:
 class Models:
     """All models of one moment. Immutable, and read once a request, so that no batch sees two of a kind."""
 
-    champion: LoadedModel | None
-    challengers: tuple[LoadedModel, ...] = ()
+    champion: LoadedModel[Model] | None
+    challengers: tuple[LoadedModel[Model], ...] = ()
     refused: tuple[RefusedModel, ...] = ()
     former_champion: Model | None = None
     """The champion before this one, whose scores may still be asked about."""
+    conversion: LoadedModel[ConversionModel] | None = None
+    """The model of whether owners pay again, another kind than the others."""
 
     def all(self) -> list[Model]:
         """Champion, challengers, and the former champion."""
@@ -60,8 +75,8 @@ class Models:
         return next((model for model in self.all() if version in ("", model.version)), None)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Place:
+@dataclass(kw_only=True)
+class _Place(Generic[M]):
     """A model folder as it was last looked at."""
 
     folder: Path
@@ -70,7 +85,7 @@ class _Place:
     taken: Fingerprint | None = None
     """What was last loaded or refused."""
     is_new: bool = True
-    loaded: LoadedModel | None = None
+    loaded: LoadedModel[M] | None = None
     refused: RefusedModel | None = None
 
 
@@ -78,12 +93,20 @@ class ModelShelf:
     """The folders that models are put into, and the models that were taken from them."""
 
     def __init__(
-        self, champion: Path, challengers: Sequence[Path] = (), *, load: Callable[[Path], Model] = Model.load
+        self,
+        champion: Path,
+        challengers: Sequence[Path] = (),
+        *,
+        conversion: Path | None = None,
+        load: Callable[[Path], Model] = Model.load,
     ) -> None:
         self._load = load
+        self._conversion: _Place[ConversionModel] | None = None
+        if conversion is not None:
+            self._conversion = _Place(folder=conversion, role="conversion model")
         self._places = [
-            _Place(folder=champion, role="champion"),
-            *(_Place(folder=folder, role="challenger") for folder in challengers),
+            _Place[Model](folder=champion, role="champion"),
+            *(_Place[Model](folder=folder, role="challenger") for folder in challengers),
         ]
         self._models = Models(champion=None)
 
@@ -101,23 +124,28 @@ class ModelShelf:
         changed = [place for place in self._places if _has_settled(place, at_once)]
         for place in changed:
             _take(place, self._load)
-        if changed:
+        is_other = self._conversion is not None and _has_settled(self._conversion, at_once)
+        if self._conversion is not None and is_other:
+            _take(self._conversion, ConversionModel.load)
+        if changed or is_other:
             self._models = self._of_places()
-        return bool(changed)
+        return bool(changed) or is_other
 
     def _of_places(self) -> Models:
         champion, *challengers = self._places
+        everywhere: list[_Place[Any]] = [*self._places, *([self._conversion] if self._conversion else ())]
         before = self._models.champion
         is_other = before is not None and champion.loaded is not before
         return Models(
             champion=champion.loaded,
             challengers=tuple(place.loaded for place in challengers if place.loaded is not None),
-            refused=tuple(place.refused for place in self._places if place.refused is not None),
+            refused=tuple(place.refused for place in everywhere if place.refused is not None),
+            conversion=self._conversion.loaded if self._conversion else None,
             former_champion=before.model if before is not None and is_other else self._models.former_champion,
         )
 
 
-def _has_settled(place: _Place, at_once: bool) -> bool:
+def _has_settled(place: _Place[Any], at_once: bool) -> bool:
     found = _fingerprint(place.folder)
     was_seen = found == place.seen and not place.is_new
     place.seen, place.is_new = found, False
@@ -134,7 +162,7 @@ def _fingerprint(folder: Path) -> Fingerprint | None:
     return tuple(sorted((name, stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in found))
 
 
-def _take(place: _Place, load: Callable[[Path], Model]) -> None:
+def _take(place: _Place[M], load: Callable[[Path], M]) -> None:
     place.taken = place.seen
     try:
         model = load(place.folder)

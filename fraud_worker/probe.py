@@ -15,18 +15,24 @@ import resource
 import signal
 import subprocess
 import sys
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from fraud_worker import lean, tree_text
-from fraud_worker.registry import FEATURE_NAMES, FEATURES
+from fraud_worker.conversion_inputs import INPUTS as CONVERSION_INPUTS
+from fraud_worker.registry import FEATURES, Feature
 
 TIMEOUT_S: Final = 30.0
 """How long a probe may take; the shipped model's takes a second, on a busy machine several."""
 MEMORY_BYTES_MAX: Final = 8 << 30
 """Of address space, of which libraries take one or two."""
+
+Kind: TypeAlias = Literal["abuse", "conversion"]
+INPUTS: Final[Mapping[Kind, Sequence[Feature]]] = {"abuse": FEATURES, "conversion": CONVERSION_INPUTS}
+"""The columns of each kind of model."""
 
 _ROWS: Final = 64
 _EXPLAINED_ROWS: Final = 8
@@ -38,20 +44,20 @@ class ProbeFailed(Exception):
     """Trees cannot be taken; the message says why."""
 
 
-def rows() -> npt.NDArray[np.float64]:
+def rows(kind: Kind = "abuse") -> npt.NDArray[np.float64]:
     """The rows on which trees are tried: nothing known, everything at its least, at its greatest, and mixtures. They
-    depend on the registry alone."""
-    lowest = np.array([feature.lowest for feature in FEATURES])
-    highest = np.array([feature.highest for feature in FEATURES])
-    row, column = np.mgrid[0 : _ROWS - 3, 0 : len(FEATURES)]
+    depend on the columns alone."""
+    lowest = np.array([column.lowest for column in INPUTS[kind]])
+    highest = np.array([column.highest for column in INPUTS[kind]])
+    row, column = np.mgrid[0 : _ROWS - 3, 0 : len(lowest)]
     # Small values more often than great ones, as in life; each fifth is unknown.
     mixed = lowest + (highest - lowest) * ((row * 29 + column * 17) % 61 / 60) ** 6
     mixed[(row + column) % 5 == 0] = np.nan
-    return np.vstack([np.full(len(FEATURES), np.nan), lowest, highest, mixed])
+    return np.vstack([np.full(len(lowest), np.nan), lowest, highest, mixed])
 
 
-def probed(content: bytes) -> tuple[int, list[float]]:
-    """How many trees `content` holds, and the raw scores they give `rows()`, found in another process.
+def probed(content: bytes, kind: Kind = "abuse") -> tuple[int, list[float]]:
+    """How many trees `content` holds, and the raw scores they give `rows(kind)`, found in another process.
 
     What it returns for can be read and walked by LightGBM in this one. Raises `ProbeFailed`, after `TIMEOUT_S` at the
     latest.
@@ -59,7 +65,7 @@ def probed(content: bytes) -> tuple[int, list[float]]:
     alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "fraud_worker.probe"],
+            [sys.executable, "-m", "fraud_worker.probe", kind],
             input=content,
             capture_output=True,
             timeout=TIMEOUT_S,
@@ -91,23 +97,24 @@ def _main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(TIMEOUT_S), math.ceil(TIMEOUT_S)))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
     with os.fdopen(answer_to, "w") as out:
-        json.dump(_tried(sys.stdin.buffer.read()), out)
+        json.dump(_tried(sys.stdin.buffer.read(), "conversion" if "conversion" in sys.argv else "abuse"), out)
 
 
-def _tried(content: bytes) -> dict[str, Any]:
+def _tried(content: bytes, kind: Kind) -> dict[str, Any]:
+    names = [column.name for column in INPUTS[kind]]
     try:
         text = content.decode()
-        trees = tree_text.read(text, FEATURE_NAMES)
+        trees = tree_text.read(text, names)
     except ValueError as error:
         return {"why": f"it is no LightGBM model: {error}"}
     lean.leave_out_front_ends()
     import lightgbm as lgb
 
-    some = rows()
+    some = rows(kind)
     try:
         booster = lgb.Booster(model_str=text)
         # What LightGBM has in memory, and not only what we think that it read.
-        understood = tree_text.read(booster.model_to_string(), FEATURE_NAMES)
+        understood = tree_text.read(booster.model_to_string(), names)
         raw = np.asarray(booster.predict(some, raw_score=True, num_threads=1))
         parts = np.asarray(booster.predict(some[:_EXPLAINED_ROWS], pred_contrib=True, num_threads=1))
     except (lgb.basic.LightGBMError, ValueError) as error:

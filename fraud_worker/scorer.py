@@ -7,10 +7,10 @@ score a matrix of features. Must not know where rows come from, gRPC, or what fo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import lightgbm as lgb
 import msgspec
@@ -152,17 +152,7 @@ class Model:
     def load(cls, folder: Path) -> Self:
         """The model in `folder`: its manifest is checked, then its trees' hash, then the trees in another process
         (`probe`), and only what passes is parsed in this one. Takes a second or two. Raises `ModelRefused`."""
-        manifest, content = _verified(folder)
-        try:
-            trees, raw = probe.probed(content)
-        except probe.ProbeFailed as error:
-            raise ModelRefused(f"{folder / MODEL_FILE} is refused: {error}") from error
-        if trees != manifest.trees:
-            raise ModelRefused(f"{folder / MANIFEST_FILE} tells of {manifest.trees:,} trees, and there are {trees:,}")
-        told = manifest.self_test
-        if told and not (len(told) == len(raw) and np.allclose(told, raw, rtol=0, atol=SELF_TEST_TOLERANCE)):
-            raise ModelRefused(f"{folder / MODEL_FILE} does not give the scores that its manifest tells of")
-        model = cls(manifest, lgb.Booster(model_str=content.decode()))
+        model = cls(*opened(folder, Manifest, "abuse", _check))
         model.self_test()
         return model
 
@@ -201,12 +191,55 @@ class Model:
             raise ModelRefused(f"model {self.version} does not give probabilities: {probabilities[:3].tolist()}")
 
 
-def _verified(folder: Path) -> tuple[Manifest, bytes]:
+class AnyManifest(Protocol):
+    """What the manifests of all kinds of models say."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def model_sha256(self) -> str: ...
+    @property
+    def feature_registry(self) -> str: ...
+    @property
+    def feature_registry_sha256(self) -> str: ...
+    @property
+    def train_time(self) -> str: ...
+    @property
+    def trees(self) -> int: ...
+    @property
+    def calibration(self) -> Calibration: ...
+    @property
+    def self_test(self) -> Sequence[float]: ...
+
+
+M = TypeVar("M", bound=AnyManifest)
+
+
+def opened(
+    folder: Path, manifest_type: type[M], kind: probe.Kind, check: Callable[[M, Path], None]
+) -> tuple[M, lgb.Booster]:
+    """Manifest and trees of `folder`. The manifest is checked, also by `check`, then the trees' hash, then the trees in
+    another process, and only what passes is parsed in this one. Raises `ModelRefused`."""
+    manifest, content = _verified(folder, manifest_type)
+    check(manifest, folder)
+    try:
+        trees, raw = probe.probed(content, kind)
+    except probe.ProbeFailed as error:
+        raise ModelRefused(f"{folder / MODEL_FILE} is refused: {error}") from error
+    if trees != manifest.trees:
+        raise ModelRefused(f"{folder / MANIFEST_FILE} tells of {manifest.trees:,} trees, and there are {trees:,}")
+    told = manifest.self_test
+    if told and not (len(told) == len(raw) and np.allclose(told, raw, rtol=0, atol=SELF_TEST_TOLERANCE)):
+        raise ModelRefused(f"{folder / MODEL_FILE} does not give the scores that its manifest tells of")
+    return manifest, lgb.Booster(model_str=content.decode())
+
+
+def _verified(folder: Path, manifest_type: type[M]) -> tuple[M, bytes]:
     """Manifest and trees of `folder`: what can be told of them without parsing trees. Raises `ModelRefused`."""
     where = folder / MANIFEST_FILE
     try:
         fields = msgspec.json.decode(where.read_bytes())
-        manifest = msgspec.convert(fields, type=Manifest)
+        manifest = msgspec.convert(fields, type=manifest_type)
         content = (folder / MODEL_FILE).read_bytes()
     except OSError as error:
         raise ModelRefused(f"{folder} is not a model folder: {error.strerror}: {error.filename}") from error
@@ -221,10 +254,6 @@ def _verified(folder: Path) -> tuple[Manifest, bytes]:
         raise ModelRefused(
             f"{folder} follows another feature registry than {REGISTRY_NAME} of this worker: train it again"
         )
-    if tuple(manifest.features) != FEATURE_NAMES:
-        raise ModelRefused(f"{where} contradicts itself: its features are not those of {REGISTRY_NAME}")
-    if not 0 < manifest.thresholds.medium <= manifest.thresholds.high <= 1:
-        raise ModelRefused(f"{where}: the thresholds must satisfy 0 < medium <= high <= 1")
     calibration = manifest.calibration
     if not (0 < calibration.slope <= SLOPE_MAX and abs(calibration.intercept) <= INTERCEPT_MAX):
         raise ModelRefused(
@@ -233,10 +262,18 @@ def _verified(folder: Path) -> tuple[Manifest, bytes]:
         )
     if not _is_aware(manifest.train_time):
         raise ModelRefused(f"{where}: train_time must be a time in ISO 8601 with its offset")
+    return manifest, content
+
+
+def _check(manifest: Manifest, folder: Path) -> None:
+    where = folder / MANIFEST_FILE
+    if tuple(manifest.features) != FEATURE_NAMES:
+        raise ModelRefused(f"{where} contradicts itself: its features are not those of {REGISTRY_NAME}")
+    if not 0 < manifest.thresholds.medium <= manifest.thresholds.high <= 1:
+        raise ModelRefused(f"{where}: the thresholds must satisfy 0 < medium <= high <= 1")
     bins = {**manifest.feature_bins, "score_bins": manifest.score_bins}
     if wrong := next((name for name, each in bins.items() if each is not None and not each.is_sound()), None):
         raise ModelRefused(f"{where}: the bins of {wrong} need ascending edges, and one share more than edges")
-    return manifest, content
 
 
 def _is_aware(time: str) -> bool:

@@ -24,7 +24,8 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from fraud_worker import meter
-from fraud_worker.columns import RequestRefused, checked_matrix
+from fraud_worker.columns import Matrix, RequestRefused, check_questions, checked_matrix
+from fraud_worker.conversion import ConversionModel
 from fraud_worker.explanation import Explanation, explain
 from fraud_worker.measuring import measured, reference_of
 from fraud_worker.models import LoadedModel, Models, RefusedModel
@@ -61,12 +62,27 @@ def score_batch(model: Model, request: pb.ScoreRequest) -> tuple[pb.ScoreRespons
     return answer, rows
 
 
+def convert(model: ConversionModel, asked: pb.ConversionColumns, rows: Matrix) -> pb.Conversions:
+    """What `model` says of checked questions about checked rows."""
+    dispositions = np.array(asked.dispositions, dtype=np.int64)
+    segments = np.array(asked.segments, dtype=np.int64)
+    probabilities = model.probabilities(rows[np.array(asked.rows)], dispositions, segments)
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError("its answers are no probabilities")
+    return pb.Conversions(
+        model_version=model.version,
+        probabilities=probabilities.tolist(),
+        support=model.support(dispositions, segments).tolist(),
+    )
+
+
 class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
     """Scores and explains with the models of the moment."""
 
     def __init__(self, models: Callable[[], Models], shadows: Shadows) -> None:
         self._models = models
         self._shadows = shadows
+        self._failed: set[str] = set()
         self._explaining = 0
         self._explainer = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self._measuring = 0
@@ -86,16 +102,31 @@ class FraudScoringService(pb_grpc.FraudScoringServiceServicer):
             await _abort(context, "Score", grpc.StatusCode.UNAVAILABLE, "MODEL_MISSING", "there is no model yet")
         try:
             response, rows = score_batch(models.champion.model, request)
+            check_questions(request.conversions, len(rows))
         except RequestRefused as error:
             await _refuse(context, "Score", error)
         except Exception:
             await _fail(context, "Score")
         meter.count_scored(len(rows))
+        if models.conversion is not None and request.conversions.rows:
+            self._convert(models.conversion.model, request.conversions, rows, response)
         if models.challengers:
             challengers = [loaded.model for loaded in models.challengers]
             shadow = await self._shadows.scores(challengers, rows, context.time_remaining() or 0.0)
             response.shadow.extend(map(_shadow, shadow))
         return response
+
+    def _convert(
+        self, model: ConversionModel, asked: pb.ConversionColumns, rows: Matrix, response: pb.ScoreResponse
+    ) -> None:
+        """Adds what is known of conversions; without it, the scores are as good."""
+        try:
+            response.conversions.CopyFrom(convert(model, asked, rows))
+        except Exception:
+            meter.count_conversion_failure()
+            if model.version not in self._failed:  # once: it will fail again and again
+                self._failed.add(model.version)
+                log.exception("conversion model %s failed", model.version)
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         """Explanations of the rows, in order; see the contract for the errors."""
@@ -161,10 +192,12 @@ def describe(models: Models) -> pb.GetModelResponse:
     )
     if models.champion is not None:
         description.MergeFrom(_champion(models.champion))
+    if models.conversion is not None:
+        description.conversion_model.CopyFrom(_conversion_model(models.conversion))
     return description
 
 
-def _champion(loaded: LoadedModel) -> pb.GetModelResponse:
+def _champion(loaded: LoadedModel[Model]) -> pb.GetModelResponse:
     manifest = loaded.model.manifest
     return pb.GetModelResponse(
         model_version=loaded.model.version,
@@ -176,6 +209,16 @@ def _champion(loaded: LoadedModel) -> pb.GetModelResponse:
         medium_threshold=manifest.thresholds.medium,
         high_threshold=manifest.thresholds.high,
         features=manifest.features,
+    )
+
+
+def _conversion_model(loaded: LoadedModel[ConversionModel]) -> pb.ConversionModel:
+    manifest = loaded.model.manifest
+    return pb.ConversionModel(
+        model_version=loaded.model.version,
+        model_sha256=manifest.model_sha256,
+        train_time=_timestamp(datetime.fromisoformat(manifest.train_time)),
+        load_time=_timestamp(loaded.time),
     )
 
 

@@ -44,7 +44,7 @@ def train(
     `command` is what the manifest says was run; by default, the command line for these arguments.
     Raises `TrainingError` and `EventLogError`.
     """
-    _make_folder(out)  # before the work, which may take minutes
+    _check_folder(out)  # before the work, which may take minutes
     judged = judged_rows(logs)
     rows = mature(judged, end=max(_end(log) for log in logs), label_delay=timedelta(hours=label_delay_hours))
     if not len(rows):
@@ -60,17 +60,22 @@ def train(
     )
     fields = identity.sealed(msgspec.to_builtins(draft))
     manifest = msgspec.convert(fields, Manifest)
+    out.mkdir(parents=True, exist_ok=True)
     (out / MODEL_FILE).write_bytes(fitted.content)
     (out / MANIFEST_FILE).write_bytes(identity.written(fields))
     model_card.write(out, manifest, fitted, left_out=len(judged) - len(rows))
     return manifest
 
 
-def _make_folder(out: Path) -> None:
+def _check_folder(out: Path) -> None:
+    """That `out` can be written to; leaves nothing, for a log may yet be refused."""
+    new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
+        if new:
+            out.rmdir()
     except OSError as error:
         raise TrainingError(f"{out} cannot be written to: {error.strerror}") from error
 

@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,9 @@ def run(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; when it is taken, a free one.")] = PORT_DEFAULT,
     backtest: Annotated[bool, typer.Option(help="A separate database, whose clock callers may move.")] = False,
     model: Annotated[Path, typer.Option(help="Model directory of the fraud worker.")] = DEFAULT_MODEL,
+    conversion: Annotated[
+        Path | None, typer.Option(help="Directory of a model of whether owners pay again; none by default.")
+    ] = None,
     challenger: Annotated[
         list[Path] | None, typer.Option(help="Directory of a model that scores in shadow; repeatable.")
     ] = None,
@@ -41,6 +45,7 @@ def run(
         backtest=backtest,
         database_url=os.environ.get("DATABASE_URL"),
         model=model.resolve(),
+        conversion=conversion and conversion.resolve(),
         challengers=[folder.resolve() for folder in challenger or ()],
         listen=f"127.0.0.1:{port if _is_free(port) else 0}",
     )
@@ -67,12 +72,15 @@ def run(
 def demo(
     model: Annotated[Path, typer.Option(help="Model directory of the fraud worker.")] = DEFAULT_MODEL,
     seed: Annotated[int, typer.Option(help="Of the story's people and devices.")] = 7,
+    conversion: Annotated[
+        Path | None, typer.Option(help="Directory of a model of whether owners pay again; none by default.")
+    ] = None,
 ) -> None:
     """Tell a story through the public API, show it, verify it, stop everything."""
     from local.demo import tell
 
     with _stopped_by_signals(), _scratch("demo") as folder:
-        settings = _played(folder, model)
+        settings = replace(_played(folder, model), conversion=conversion and conversion.resolve())
         with _started(settings) as stack:
             kept = tell(stack, seed)
     raise typer.Exit(0 if kept else 1)

@@ -43,14 +43,15 @@ class StackError(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How to run the service. `folder` keeps the database and the secret; `database_url` is another Postgres's owner;
-    `challengers` are model folders whose scores decide nothing; `listen` and `worker_listen` are HOST:PORT, port 0 for
-    any. `environment` is added to both processes'."""
+    `conversion` is the folder of a model of conversions; `challengers` are model folders whose scores decide nothing;
+    `listen` and `worker_listen` are HOST:PORT, port 0 for any. `environment` is added to both processes'."""
 
     folder: Path
     backtest: bool = False
     durable: bool = True
     database_url: str | None = None
     model: Path = DEFAULT_MODEL
+    conversion: Path | None = None
     challengers: Sequence[Path] = ()
     listen: str = "127.0.0.1:0"
     worker_listen: str = "127.0.0.1:0"
@@ -157,6 +158,8 @@ class Stack:
         """A fraud worker; ask the result for its address."""
         model = str(self.settings.model)
         arguments = ["fraud_worker", "serve", "--model", model, "--listen", listen, "--reflection"]
+        if self.settings.conversion is not None:
+            arguments += ["--conversion", str(self.settings.conversion)]
         for challenger in self.settings.challengers:
             arguments += ["--challenger", str(challenger)]
         return self._process("fraud worker", arguments, {})

@@ -686,6 +686,23 @@ WHERE NOT coalesce(
          AND (e.create_time < g.create_time OR e.policy_revision = g.policy_revision))
       <= (v.document #>> '{goodwill,account_max}')::bigint, false);
 
+-- name: dispositions_are_best (14)
+-- What became of a card is allowed, and worth as much as any other way that was; and each way's worth is what its parts
+-- come to.
+SELECT r.account_id, r.recycling_id, r.disposition, a.disposition AS other, a.revenue, a.probability, a.cost, a.y
+FROM recycling AS r
+CROSS JOIN json_to_recordset(r.decision -> 'alternatives')
+  AS a (disposition text, revenue double precision, probability double precision, cost double precision,
+        y double precision, allowed boolean, recycling_cost double precision, opportunity_cost double precision,
+        user_damage double precision)
+WHERE (r.disposition IS NOT NULL AND (
+         (a.allowed AND a.y > (
+           SELECT b.y FROM json_to_recordset(r.decision -> 'alternatives') AS b (disposition text, y double precision)
+           WHERE b.disposition = r.disposition))
+         OR (a.disposition = r.disposition AND NOT a.allowed)))
+   OR abs(a.revenue * a.probability - a.cost - a.y) > 1e-9 * greatest(1, abs(a.revenue), a.cost)
+   OR abs(a.recycling_cost + a.opportunity_cost + a.user_damage - a.cost) > 1e-9 * greatest(1, a.cost);
+
 -- name: cards_never_gain (7)
 -- What a card has paid and still owes, over all its generations, is never worth more than was paid for it.
 SELECT c.account_id, c.card_id, c.paid_minor, sum(coalesce(r.max_discount_minor, r.amount)) AS paid_out_minor

@@ -22,8 +22,9 @@ from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
 from opentelemetry import metrics
 
 from server.breaker import Breaker, BreakerOpen, BreakerState
-from server.domain.snapshot import Score, ShadowScore
-from server.engine.ports import Contribution, Explanation, Features, ScoreUnavailable
+from server.domain.recycling import Disposition
+from server.domain.snapshot import SUPPORT_MAX, Conversion, Conversions, Score, ShadowScore
+from server.engine.ports import Contribution, ConversionQuestion, Explanation, Features, ScoreUnavailable
 
 Response = TypeVar("Response")
 
@@ -41,6 +42,12 @@ RAW_SCORE_TOLERANCE = 1e-6
 """How far the contributions' sum may be off the raw score, log odds."""
 
 _LEVEL = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+
+VERSION_CHARACTERS_MAX = 64
+"""What a quote's token has room for."""
+
+_DISPOSITION = {each: pb.Disposition.Value(f"DISPOSITION_{each}") for each in Disposition}
+_SEGMENT = {name.removeprefix("SEGMENT_"): number for name, number in pb.Segment.items()}
 
 UNKNOWN = -1.0
 """What stands for an unknown value on the wire: no feature is negative."""
@@ -71,17 +78,19 @@ class GrpcFraudScorer:
         """Whether scores are asked for."""
         return self._scoring.state
 
-    async def score(self, rows: Sequence[Features]) -> list[Score]:
-        """One score a row, all by the same model. Raises ScoreUnavailable."""
+    async def score(self, rows: Sequence[Features], questions: Sequence[ConversionQuestion] = ()) -> list[Score]:
+        """One score a row, all by the same model, with what a conversion model answers to the row's `questions`, if
+        there is one. Raises ScoreUnavailable."""
         with _unavailable(), self._scoring.attempt():
             request = pb.ScoreRequest(
                 feature_registry=FEATURE_REGISTRY,
                 feature_registry_sha256=FEATURE_REGISTRY_SHA256,
                 row_count=len(rows),
                 columns=columns_of(rows),
+                conversions=_asked(questions) if questions else None,
             )
-            response = await self._stub.Score(request, timeout=self._timeout_s)
-            return _scores(_parsed(response), len(rows))
+            response = _parsed(await self._stub.Score(request, timeout=self._timeout_s))
+            return _scores(response, len(rows), _answers(response.conversions, questions))
 
     async def explain(self, rows: Sequence[Features], model_version: str) -> list[Explanation]:
         """How that model's scores of the rows came about, one a row. Raises ScoreUnavailable."""
@@ -157,7 +166,34 @@ def _heads(rows: int) -> tuple[bytes, ...]:
     return tuple(column[: len(column) - rows * _DOUBLE.size] for column in columns)
 
 
-def _scores(response: pb.ScoreResponse, rows: int) -> list[Score]:
+def _asked(questions: Sequence[ConversionQuestion]) -> pb.ConversionColumns:
+    return pb.ConversionColumns(
+        rows=[question.row for question in questions],
+        dispositions=[_DISPOSITION[question.disposition] for question in questions],
+        segments=[_SEGMENT.get(question.segment or "", pb.SEGMENT_UNSPECIFIED) for question in questions],
+    )
+
+
+def _answers(told: pb.Conversions, questions: Sequence[ConversionQuestion]) -> Mapping[int, Conversions]:
+    """The answers to each row's questions. Of answers that make no sense none is believed; scores may be right all the
+    same."""
+    version = told.model_version
+    if not (
+        len(told.probabilities) == len(told.support) == len(questions)
+        and version.isalnum()
+        and len(version) <= VERSION_CHARACTERS_MAX
+        and all(0 <= probability <= 1 for probability in told.probabilities)  # NaN is neither
+        and all(0 <= support <= SUPPORT_MAX for support in told.support)
+    ):
+        return {}
+    of: dict[int, list[Conversion]] = {}
+    for question, probability, support in zip(questions, told.probabilities, told.support, strict=True):
+        answer = Conversion(disposition=question.disposition, probability=probability, support=support)
+        of.setdefault(question.row, []).append(answer)
+    return {row: Conversions(model_version=version, of=tuple(answers)) for row, answers in of.items()}
+
+
+def _scores(response: pb.ScoreResponse, rows: int, conversions: Mapping[int, Conversions]) -> list[Score]:
     """Believes a worker's answer only when it makes sense; challengers that make none are left out."""
     if not _is_sane(response, rows):
         raise ScoreUnavailable("the worker's answer makes no sense")
@@ -171,8 +207,9 @@ def _scores(response: pb.ScoreResponse, rows: int) -> list[Score]:
             high_threshold=response.high_threshold,
             model_version=response.model_version,
             shadows=shadow,
+            conversions=conversions.get(row),
         )
-        for probability, shadow in zip(response.scores, shadows, strict=True)
+        for row, (probability, shadow) in enumerate(zip(response.scores, shadows, strict=True))
     ]
 
 

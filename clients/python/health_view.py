@@ -45,6 +45,8 @@ def _summary(report: pb.GetModelHealthResponse) -> Table:
     table.add_row("without a score", _share(report.degraded_rows / report.rows) if report.rows else "-")
     table.add_row("calibrated from", report.mature_from_time.ToJsonString())
     table.add_row("calibrated to", report.mature_to_time.ToJsonString())
+    for use in report.conversion_models:
+        table.add_row("conversion model", f"{use.model_version}, heard in {use.rows} decisions")
     return table
 
 

@@ -15,6 +15,7 @@ from typing import IO, Any, Final, cast
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from fraud_worker.simulation.conversion import Fate, fate
 from fraud_worker.simulation.events import Behavior, Device, SimulatedEvent
 
 _TIME: Final = pl.Datetime("us", "UTC")
@@ -54,6 +55,10 @@ LOG_SCHEMA: Final[dict[str, Any]] = {
     "outcome": pl.String,
     "label": pl.Int8,
     "label_time": _TIME,
+    "disposition": pl.String,
+    "segment": pl.String,
+    "converted": pl.Int8,
+    "converted_time": _TIME,
     "family": pl.String,
 }
 """What a simulated log holds: columns of an event log, and the scenario, which readers of event logs ignore."""
@@ -107,6 +112,8 @@ def _frames(events: Iterable[SimulatedEvent]) -> Iterator[pl.DataFrame]:
         columns = _columns(SimulatedEvent._fields, batch)
         columns |= _columns(Device._fields, [event.device or _NO_DEVICE for event in batch])
         columns |= _columns(Behavior._fields, [event.behavior or _NO_BEHAVIOR for event in batch])
+        columns |= _columns(Fate._fields, [fate(event) for event in batch])
+        columns["converted_time"] = columns["converted_time_us"]
         columns["event_time"], columns["label_time"] = columns["time_us"], columns["label_time_us"]
         columns["age"] = [None] * len(batch)
         yield pl.DataFrame(
@@ -120,7 +127,7 @@ def _columns(names: tuple[str, ...], rows: list[Any]) -> dict[str, Any]:
 
 # What a column comes as, where that is not what it is written as.
 _GIVEN: Final[dict[str, Any]] = {
-    **dict.fromkeys(("event_time", "label_time"), pl.Int64),
+    **dict.fromkeys(("event_time", "label_time", "converted_time"), pl.Int64),
     **dict.fromkeys(("copy_paste_used", "emulator", "rooted", "vpn"), pl.Boolean),
 }
 _NO_DEVICE: Final = Device(None)

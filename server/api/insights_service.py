@@ -33,6 +33,9 @@ def report_message(report: HealthReport) -> pb.GetModelHealthResponse:
         degraded_rows=report.degraded_rows,
         models=map(_model_message, report.models),
     )
+    for use in report.conversion_models:
+        heard = message.conversion_models.add(model_version=use.model_version, rows=use.rows)
+        heard.last_time.FromDatetime(use.last_time)
     message.from_time.FromDatetime(report.recent.from_time)
     message.to_time.FromDatetime(report.recent.to_time)
     message.mature_from_time.FromDatetime(report.mature.from_time)

@@ -207,6 +207,7 @@ def decision_message(decision: Decision) -> types_pb2.Decision:
         list_hits=map(_list_hit_message, decision.list_hits),
         explored=decision.explored,
         propensity=decision.propensity,
+        conversion_model_version=decision.conversion_model_version,
     )
 
 
@@ -256,4 +257,11 @@ def _alternative_message(alternative: Alternative) -> types_pb2.Alternative:
         y=alternative.y,
         allowed=alternative.allowed,
         why=alternative.why,
+        recycling_cost=alternative.recycling_cost,
+        opportunity_cost=alternative.opportunity_cost,
+        user_damage=alternative.user_damage,
+        probability_source=names.PROBABILITY_SOURCE.number(alternative.probability_source),  # type: ignore[arg-type]
+        prior=alternative.prior,
+        model_probability=alternative.model_probability,
+        support=alternative.support,
     )

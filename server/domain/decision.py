@@ -33,10 +33,12 @@ from server.domain.elapsed import (
     decide_expire,
     decide_expire_coupon,
 )
+from server.domain.hub import uncertain
 from server.domain.lifecycle import check_bind, check_card_command, decide_activate, decide_bind, decide_void
 from server.domain.quote import QuoteSigner
 from server.domain.reactivate import check_reactivate, decide_reactivate
 from server.domain.recycle import check_recycle, decide_recycle
+from server.domain.recycling import Disposition
 from server.domain.settlement import check_compensate, decide_compensate
 from server.domain.snapshot import Change, Score, Snapshot
 from server.domain.spending import (
@@ -79,6 +81,13 @@ def check(command: Command, snapshot: Snapshot, signer: QuoteSigner) -> None:
             check_close_window(snapshot)
         case ExpireCoupon():
             check_expire_coupon(command, snapshot)
+
+
+def asked_of_model(command: Command, snapshot: Snapshot) -> tuple[Disposition, ...]:
+    """The dispositions of which a conversion model may tell something before `command` is decided."""
+    if not isinstance(command, Recycle) or command.quote_token:  # a quote holds what it was told
+        return ()
+    return uncertain(snapshot.known_card(), snapshot.known_policy())
 
 
 def decide(

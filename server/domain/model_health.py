@@ -85,6 +85,15 @@ class ModelHealth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionModelUse:
+    """A model of conversions: in how many decisions it was heard, and when last."""
+
+    model_version: str
+    rows: int
+    last_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """[from_time, to_time)."""
 
@@ -102,6 +111,7 @@ class HealthReport:
     rows: int
     degraded_rows: int
     models: tuple[ModelHealth, ...]
+    conversion_models: tuple[ConversionModelUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,14 +102,36 @@ class CompensationRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CostRule:
+    """What a disposition costs: `recycling_minor` for the work; `opportunity_basis_points` of the paid value of the
+    unused validity, which is given up with it; `user_damage_minor`, as far as the owner's segment is sensitive."""
+
+    recycling_minor: int = 0
+    opportunity_basis_points: int = 0
+    user_damage_minor: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DispositionRule:
-    """One disposition the policy allows, with the terms of its expected value Y = R * P - C."""
+    """One disposition the policy allows, with the terms of its expected value Y = R * P - C.
+
+    `priors`: P of a segment, where it is another than `probability`. `prior_weight`: P is that the owner pays again, of
+    which a model may know better, and the prior counts as much as so many recyclings; None: no model has a say.
+    `cost_minor` is how older revisions say `cost`, of which they have no parts.
+    """
 
     disposition: Disposition
     revenue_basis: RevenueBasis
     revenue_basis_points: int
     probability: float
-    cost_minor: int
+    cost_minor: int | None = None
+    cost: CostRule | None = None
+    priors: Mapping[str, float] = field(default_factory=dict)
+    prior_weight: int | None = None
+
+    def prior(self, segment: str | None) -> float:
+        """P of a segment's owners, whatever a model says."""
+        return self.priors.get(segment or "", self.probability)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,10 +208,12 @@ class SegmentTerms:
     """What one segment's accounts have beside the plain terms.
 
     `settle_with_recycle`: settled at once, in the LOW band and up to the policy's `instant_settlement_max`. `units`:
-    what `compensation_unit` may name beside the plain unit.
+    what `compensation_unit` may name beside the plain unit. `sensitivity_basis_points`: how much of a disposition's
+    `user_damage_minor` is done to them; all of it to owners of whom nothing is known.
     """
 
     settle_with_recycle: bool = False
+    sensitivity_basis_points: int = BASIS_POINTS
     units: tuple[UnitTerms, ...] = ()
 
 
@@ -336,6 +360,9 @@ class Policy:
         offered = {rule.disposition for rule in self.dispositions}
         if len(offered) != len(self.dispositions):
             raise ValueError("each disposition may be listed once")
+        for each in self.dispositions:
+            if (each.cost is None) is (each.cost_minor is None):
+                raise ValueError(f"{each.disposition}: cost or cost_minor is required, and not both")
         rule = self.compensation
         units = {
             CompensationKind.REFUND: {Unit.COIN},

@@ -9,16 +9,20 @@ from datetime import datetime, timedelta
 
 from server.domain.card import MICROSECOND, Card
 from server.domain.compensation import Terms
-from server.domain.recycling import RecycleReason
+from server.domain.recycling import Disposition, RecycleReason
+from server.domain.snapshot import SUPPORT_MAX, Conversion, Conversions
 
 QUOTE_LIFETIME = timedelta(minutes=5)
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
 class QuoteSigner:
-    """Makes and checks tokens of the form EXPIRY.MAC, where the MAC (HMAC-SHA-256) covers the terms and the expiry.
+    """Makes and checks tokens of the form EXPIRY.MAC, or EXPIRY.MAC.MODEL.TOLD, where TOLD is what the conversion model
+    MODEL said when the alternatives were weighed. The MAC (HMAC-SHA-256) covers that, the expiry, the terms and the
+    disposition.
 
-    The terms themselves are not in the token: whoever redeems it must arrive at the same ones.
+    Terms and disposition are not in the token: whoever redeems it must arrive at the same ones. He can, since the
+    token brings what the model said then, and would not say again: a quote is itself counted among the features.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -27,26 +31,44 @@ class QuoteSigner:
             raise ValueError("the quote key must have at least 16 bytes")
         self._key = key
 
-    def sign(self, card: Card, reason: RecycleReason, revision: str, terms: Terms, expire_time: datetime) -> str:
-        """A token that holds `terms` for `card` until `expire_time`."""
+    def sign(
+        self,
+        card: Card,
+        reason: RecycleReason,
+        revision: str,
+        terms: Terms,
+        disposition: Disposition,
+        conversions: Conversions | None,
+        expire_time: datetime,
+    ) -> str:
+        """A token that holds `terms` and `disposition` for `card` until `expire_time`."""
         expiry_us = (expire_time - _EPOCH) // MICROSECOND
+        told = _told(conversions)
         # A coupon's life begins with the recycle, whenever that is.
         compensation = terms.compensation and replace(terms.compensation, expire_time=None)
         bound = (
             card.account_id, card.card_id, card.version, reason, revision,
-            terms.fee_minor, compensation, expiry_us,
+            terms.fee_minor, compensation, disposition, told, expiry_us,
         )  # fmt: skip
         mac = hmac.digest(self._key, repr(bound).encode(), "sha256")
-        return f"{expiry_us}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+        return f"{expiry_us}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}{told}"
 
     def holds(
-        self, token: str, card: Card, reason: RecycleReason, revision: str, terms: Terms, now: datetime
+        self,
+        token: str,
+        card: Card,
+        reason: RecycleReason,
+        revision: str,
+        terms: Terms,
+        disposition: Disposition,
+        now: datetime,
     ) -> datetime | None:
-        """Until when `token` holds exactly these terms; None when it is forged, expired or for other terms."""
+        """Until when `token` holds exactly these terms and this disposition; None when it is forged, expired or for
+        others."""
         expire_time = _expire_time_of(token)
         if expire_time is None:
             return None
-        expected = self.sign(card, reason, revision, terms, expire_time)
+        expected = self.sign(card, reason, revision, terms, disposition, promised(token), expire_time)
         same = hmac.compare_digest(token.encode(), expected.encode())
         return expire_time if same and now < expire_time else None
 
@@ -59,11 +81,46 @@ class RedeemedQuotes(QuoteSigner):
         super().__init__(bytes(16))
 
     def holds(
-        self, token: str, card: Card, reason: RecycleReason, revision: str, terms: Terms, now: datetime
+        self,
+        token: str,
+        card: Card,
+        reason: RecycleReason,
+        revision: str,
+        terms: Terms,
+        disposition: Disposition,
+        now: datetime,
     ) -> datetime | None:
         """Until when `token` holds; None when it has expired."""
         expire_time = _expire_time_of(token)
         return expire_time if expire_time is not None and now < expire_time else None
+
+
+def promised(token: str) -> Conversions | None:
+    """What the model said when `token` was made, by its own words, which only `holds` checks; None when it was not
+    heard, or this is no token."""
+    _, _, told = token.partition(".")
+    _, _, told = told.partition(".")
+    version, _, rest = told.partition(".")
+    try:
+        return Conversions(model_version=version, of=tuple(map(_conversion, rest.split(",")))) if version else None
+    except ValueError:
+        return None
+
+
+def _told(conversions: Conversions | None) -> str:
+    if conversions is None or not conversions.of:
+        return ""
+    of = ",".join(f"{each.disposition}:{each.probability!r}:{each.support}" for each in conversions.of)
+    return f".{conversions.model_version}.{of}"
+
+
+def _conversion(text: str) -> Conversion:
+    """Raises ValueError. Anybody can write a token, so numbers must not grow without bounds."""
+    disposition, probability, support = text.split(":")
+    told = Conversion(disposition=Disposition(disposition), probability=float(probability), support=int(support))
+    if not (0 <= told.probability <= 1 and 0 <= told.support <= SUPPORT_MAX):
+        raise ValueError(text)
+    return told
 
 
 def _expire_time_of(token: str) -> datetime | None:

@@ -10,15 +10,16 @@ from server.domain.card import DAY, Card, CardEventKind, CardState
 from server.domain.commands import Recycle
 from server.domain.compensation import Terms, terms
 from server.domain.errors import Reason, Refusal
-from server.domain.policy import BASIS_POINTS, Policy, RevenueBasis
+from server.domain.hub import choose, weigh
+from server.domain.policy import Policy
 from server.domain.pricing import SCALE, period_of
-from server.domain.quote import QuoteSigner, quote_expire_time
+from server.domain.quote import QuoteSigner, promised, quote_expire_time
 from server.domain.reactivate import waiting
-from server.domain.recycling import Alternative, Disposition, Recycling, RecyclingState, RiskBand
+from server.domain.recycling import Disposition, Recycling, RecyclingState, RiskBand
 from server.domain.review import Review, ReviewKind, opened
 from server.domain.risk import Action, decision, judge
 from server.domain.settlement import settled
-from server.domain.snapshot import Change, Score, Snapshot
+from server.domain.snapshot import Change, Conversions, Score, Snapshot
 
 
 def check_recycle(command: Recycle, snapshot: Snapshot, signer: QuoteSigner) -> None:
@@ -47,9 +48,7 @@ def check_recycle(command: Recycle, snapshot: Snapshot, signer: QuoteSigner) -> 
             fields=(("compensation_unit", f"must be {policy.compensation.unit} or left out"),),
         )
     price = terms(card, policy, now, command.unit, bonus_basis_points=snapshot.bonus // SCALE)
-    if command.quote_token and not signer.holds(
-        command.quote_token, card, command.reason, snapshot.revision_name, price, now
-    ):
+    if command.quote_token and _quoted_until(command, snapshot, price, signer) is None:
         raise Refusal(Reason.QUOTE_STALE, "the quote has expired, or its terms no longer hold")
 
 
@@ -71,7 +70,9 @@ def decide_recycle(
         explorable_minor=card.paid_minor,
     )
     refused, held = verdict.action is Action.REFUSE, verdict.action is Action.HOLD
-    alternatives = weigh(card, policy, price)
+    conversions = _conversions(command, score)
+    alternatives = weigh(card, policy, price, conversions)
+    is_told = any(each.model_probability is not None for each in alternatives)
     recycling = Recycling(
         recycling_id=None if command.dry_run else recycling_id,
         request_id=command.request_id,
@@ -90,7 +91,14 @@ def decide_recycle(
         settlement_held=verdict.settlement_held,
         platform=policy.platform,
         policy_revision=snapshot.known_revision(),
-        decision=decision(snapshot, score, verdict, alternatives, _earliest(stands_until, price.change_time)),
+        decision=decision(
+            snapshot,
+            score,
+            verdict,
+            alternatives,
+            _earliest(stands_until, price.change_time),
+            conversions.model_version if conversions and is_told else "",
+        ),
         create_time=now,
         version=1,
         hold_until=now + policy.review.hold_days * DAY if held else None,
@@ -101,12 +109,10 @@ def decide_recycle(
     token, expire_time = "", None
     if command.quote and not refused:
         expire_time = quote_expire_time(price, now, stands_until)
-        token = signer.sign(card, command.reason, snapshot.revision_name, price, expire_time)
-    quoted_until = (
-        signer.holds(command.quote_token, card, command.reason, snapshot.revision_name, price, now)
-        if command.quote_token
-        else None
-    )
+        token = signer.sign(
+            card, command.reason, snapshot.revision_name, price, choose(alternatives), conversions, expire_time
+        )
+    quoted_until = _quoted_until(command, snapshot, price, signer) if command.quote_token else None
     return Change(
         now=now,
         card=_card_after(card, recycling, recycling_id, policy),
@@ -122,6 +128,20 @@ def decide_recycle(
         quote_token=token,
         quote_expire_time=expire_time,
     )
+
+
+def _conversions(command: Recycle, score: Score | None) -> Conversions | None:
+    """What is known of conversions: under a quote what was known then, so that it is weighed as it was."""
+    if command.quote_token:
+        return promised(command.quote_token)
+    return None if score is None else score.conversions
+
+
+def _quoted_until(command: Recycle, snapshot: Snapshot, price: Terms, signer: QuoteSigner) -> datetime | None:
+    """Until when the command's token holds what it would be granted now; None when it does not."""
+    card = snapshot.known_card()
+    best = choose(weigh(card, snapshot.known_policy(), price, promised(command.quote_token)))
+    return signer.holds(command.quote_token, card, command.reason, snapshot.revision_name, price, best, snapshot.now)
 
 
 def _settles_at_once(recycling: Recycling, policy: Policy, segment: str | None) -> bool:
@@ -187,34 +207,6 @@ def taken(card: Card, recycling: Recycling, recycling_id: UUID, policy: Policy) 
         version=card.version + 1,
     )
     return gone if cancelled else waiting(gone, recycling, policy)
-
-
-def weigh(card: Card, policy: Policy, price: Terms) -> tuple[Alternative, ...]:
-    """Every disposition with Y = R * P - C in minor units; what the policy's terms rule out for this card says why."""
-    alternatives = []
-    for rule in policy.dispositions:
-        of_face = rule.revenue_basis is RevenueBasis.FACE_VALUE
-        revenue = (card.face_value_minor if of_face else price.base_minor) * rule.revenue_basis_points / BASIS_POINTS
-        why = ""
-        if rule.disposition is not Disposition.CANCEL and policy.renewals_exhausted(card.renewals_used):
-            why = "the card's validity cannot be renewed again"
-        alternatives.append(
-            Alternative(
-                disposition=rule.disposition,
-                revenue=revenue,
-                probability=rule.probability,
-                cost=float(rule.cost_minor),
-                y=revenue * rule.probability - rule.cost_minor,
-                allowed=not why,
-                why=why,
-            )
-        )
-    return tuple(alternatives)
-
-
-def choose(alternatives: tuple[Alternative, ...]) -> Disposition:
-    """The allowed alternative with the greatest Y, the first listed among equals."""
-    return max((a for a in alternatives if a.allowed), key=lambda a: a.y).disposition
 
 
 def _earliest(*times: datetime | None) -> datetime | None:

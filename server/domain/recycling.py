@@ -111,9 +111,21 @@ class Compensation:
     max_discount_minor: int | None = None
 
 
+class ProbabilitySource(StrEnum):
+    """Where the probability that an owner pays again comes from."""
+
+    PRIOR = "PRIOR"  # the policy, for want of a model that knows the case
+    MODEL = "MODEL"  # the model alone
+    BLENDED = "BLENDED"  # both, by how much each knows
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """One disposition with its expected value y = revenue * probability - cost, in minor units."""
+    """One disposition with its expected value y = revenue * probability - cost, in minor units; see `hub`.
+
+    The parts of the cost are None where the policy, an older one, has none. `probability_source` and `prior` are None
+    where no model has a say in the probability; the last two where none was heard.
+    """
 
     disposition: Disposition
     revenue: float
@@ -122,6 +134,13 @@ class Alternative:
     y: float
     allowed: bool
     why: str = ""
+    recycling_cost: float | None = None
+    opportunity_cost: float | None = None
+    user_damage: float | None = None
+    probability_source: ProbabilitySource | None = None
+    prior: float | None = None
+    model_probability: float | None = None
+    support: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +148,7 @@ class Decision:
     """How an answer came about, as callers see it. Times are UTC; `risk_score` is a probability.
 
     `degraded_mode` is None when there was a score. `explored`: let through in spite of the model, as the share
-    `propensity` of such requests is.
+    `propensity` of such requests is. `conversion_model_version`: of the model that had a say in the alternatives.
     """
 
     risk_score: float | None
@@ -145,6 +164,7 @@ class Decision:
     list_hits: tuple[ListHit, ...] = ()
     explored: bool = False
     propensity: float | None = None
+    conversion_model_version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,6 +161,7 @@ def decision(
     verdict: Verdict,
     alternatives: tuple[Alternative, ...],
     valid_until: datetime | None,
+    conversion_model_version: str = "",
 ) -> Decision:
     exploration = verdict.exploration
     return Decision(
@@ -176,4 +177,5 @@ def decision(
         list_hits=snapshot.facts.list_hits,
         explored=exploration is not None,
         propensity=exploration.share_basis_points / BASIS_POINTS if exploration else None,
+        conversion_model_version=conversion_model_version,
     )

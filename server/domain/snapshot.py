@@ -12,7 +12,7 @@ from server.domain.errors import Reason, Refusal
 from server.domain.lists import ListHit
 from server.domain.outcome import OutcomeKind
 from server.domain.policy import Policy
-from server.domain.recycling import Coupon, Decision, Recycling, RiskBand, TransferKind, Unit, Wallet
+from server.domain.recycling import Coupon, Decision, Disposition, Recycling, RiskBand, TransferKind, Unit, Wallet
 from server.domain.redemption import Redemption
 from server.domain.review import Review, ReviewKind, ReviewState
 
@@ -27,11 +27,34 @@ class ShadowScore:
     model_version: str
 
 
+SUPPORT_MAX = 10**9
+"""No model has learnt of more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """How probable a model holds it that the owner pays again after a disposition, and of how many recyclings like it
+    (same segment, same disposition) it has learnt."""
+
+    disposition: Disposition
+    probability: float
+    support: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversions:
+    """What one model says of the dispositions that it was asked about."""
+
+    model_version: str
+    of: tuple[Conversion, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """The worker's answer for one request: a probability, the thresholds of the model that gave it, and its version.
 
     `reason_codes`: what speaks most for abuse, the strongest first; empty where nobody asked, or none was told.
+    `conversions`: None where nobody asked, or no model is there that could tell.
     """
 
     probability: float
@@ -40,6 +63,7 @@ class Score:
     model_version: str
     shadows: tuple[ShadowScore, ...] = ()
     reason_codes: tuple[str, ...] = ()
+    conversions: Conversions | None = None
 
     @property
     def band(self) -> RiskBand:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from server.domain.commands import Command, OwnCommand
-from server.domain.decision import check, decide
+from server.domain.decision import asked_of_model, check, decide
 from server.domain.elapsed import overdue
 from server.domain.errors import Reason, Refusal
 from server.domain.lottery import Lottery
@@ -27,6 +27,7 @@ from server.domain.snapshot import Score
 from server.engine import meter
 from server.engine.ports import (
     Answered,
+    ConversionQuestion,
     Entry,
     Explanation,
     FraudScorer,
@@ -296,11 +297,11 @@ class Engine:
 
     async def _score(self, judged: list[tuple[Ticket, Loaded]]) -> dict[Ticket, Score]:
         """The scores of those that need one; none at all when the worker cannot give them."""
-        rows = [(ticket, found.features) for ticket, found in judged if ticket.command.scored]
+        rows = [(ticket, found) for ticket, found in judged if ticket.command.scored]
         if not rows:
             return {}
         try:
-            scores = await self._scorer.score([features for _, features in rows])
+            scores = await self._scorer.score([found.features for _, found in rows], [*_questions(rows)])
         except ScoreUnavailable as error:
             trace.get_current_span().add_event("score unavailable", {"cause": str(error)})
             meter.count_score_failure(str(error))
@@ -363,6 +364,13 @@ class Engine:
         snapshot = found.snapshot
         lot = self._lottery.lot(command.account_id, command.circumstances.device_hash, snapshot.now)
         return replace(found, snapshot=replace(snapshot, facts=replace(snapshot.facts, lot=lot)))
+
+
+def _questions(rows: Sequence[tuple[Ticket, Loaded]]) -> Iterator[ConversionQuestion]:
+    for row, (ticket, found) in enumerate(rows):
+        for disposition in asked_of_model(ticket.command, found.snapshot):
+            segment = found.snapshot.known_card().segment
+            yield ConversionQuestion(row=row, disposition=disposition, segment=segment)
 
 
 def _overdue(ticket: Ticket, found: Loaded) -> OwnCommand | None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from server.domain.errors import Reason, Refusal
-from server.domain.model_health import HealthQuestion, HealthReport, ModelHealth, Window
+from server.domain.model_health import ConversionModelUse, HealthQuestion, HealthReport, ModelHealth, Window
 from server.engine.ports import HealthMeasurer, JudgedRequest, JudgedStore, ScoreUnavailable
 
 ROWS_MAX = 5_000
@@ -49,6 +49,7 @@ class ModelHealthReporter:
             rows=len(seen),
             degraded_rows=sum(request.score is None for request in seen),
             models=tuple(models),
+            conversion_models=_conversion_models(seen),
         )
 
     async def _window(self, asked: HealthQuestion) -> Window:
@@ -71,6 +72,18 @@ class ModelHealthReporter:
             )
             for version in {**recent, **mature}
         ]
+
+
+def _conversion_models(seen: Sequence[JudgedRequest]) -> tuple[ConversionModelUse, ...]:
+    """The one that was heard last first."""
+    times: dict[str, list[datetime]] = {}
+    for request in seen:
+        if request.conversion_model_version:
+            times.setdefault(request.conversion_model_version, []).append(request.time)
+    return tuple(
+        ConversionModelUse(model_version=version, rows=len(found), last_time=found[0])
+        for version, found in times.items()
+    )
 
 
 def _by_model(requests: Sequence[JudgedRequest]) -> dict[str, list[JudgedRequest]]:

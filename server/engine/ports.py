@@ -15,6 +15,7 @@ from server.domain.lists import EntryDraft, ListEntry
 from server.domain.model_health import Figures, Window
 from server.domain.outcome import NewOutcome, Outcome
 from server.domain.policy import Policy
+from server.domain.recycling import Disposition
 from server.domain.snapshot import Change, Score, Snapshot
 
 Features = Mapping[str, float | int | bool | None]
@@ -202,11 +203,21 @@ class DueWork(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionQuestion:
+    """How probable is it that the owner of row number `row` pays again, should `disposition` become of the card?"""
+
+    row: int
+    disposition: Disposition
+    segment: str | None
+
+
 class FraudScorer(Protocol):
     """The fraud worker."""
 
-    async def score(self, rows: Sequence[Features]) -> list[Score]:
-        """One score a row, all by the same model. Raises ScoreUnavailable."""
+    async def score(self, rows: Sequence[Features], questions: Sequence[ConversionQuestion] = ()) -> list[Score]:
+        """One score a row, all by the same model, with what a conversion model answers to the row's `questions`, if
+        there is one. Raises ScoreUnavailable."""
         ...
 
     async def explain(self, rows: Sequence[Features], model_version: str) -> list[Explanation]:
@@ -251,13 +262,15 @@ class OutcomeStore(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedRequest:
     """One decision on record: what was known of the request, its score (None: there was none), what challengers would
-    have said, and what became of it (1 abuse, 0 honest, None unknown)."""
+    have said, and what became of it (1 abuse, 0 honest, None unknown). `conversion_model_version`: of the model that
+    was heard about conversions, empty where none was."""
 
     time: datetime
     features: Features
     score: Score | None
     shadow: Sequence[Score]
     label: int | None
+    conversion_model_version: str = ""
 
 
 class JudgedStore(Protocol):

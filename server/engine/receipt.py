@@ -29,8 +29,8 @@ def receipt(
 ) -> str:
     """JSON: the moment, what was asked, the snapshot's card, recycling, balances, coupons and reviews, the policy
     revision with its SHA-256 and planned end, the bonus, the list hits, whether no device was named, the feature row,
-    the lot, the score with its thresholds, model version, reason codes and what challengers said, how it came about,
-    where that was asked; what risk made of these, and what was done."""
+    the lot, the score with its thresholds, model version, reason codes, what challengers said and what a model said of
+    conversions, how it came about, where that was asked; what risk made of these, and what was done."""
     snapshot = loaded.snapshot
     body: dict[str, Any] = {
         "now": snapshot.now,

@@ -43,6 +43,10 @@ _reviews = msgspec.json.Decoder(tuple[Review, ...])
 _reason_codes = msgspec.json.Decoder(tuple[str, ...])
 
 
+class _ConversionsOnRecord(msgspec.Struct):
+    model_version: str
+
+
 class _ScoreOnRecord(msgspec.Struct):
     """A score as receipts tell it; whatever else they tell of it is passed over."""
 
@@ -51,6 +55,7 @@ class _ScoreOnRecord(msgspec.Struct):
     high_threshold: float
     model_version: str
     shadows: list[_ScoreOnRecord] = []
+    conversions: _ConversionsOnRecord | None = None
 
 
 _score_on_record = msgspec.json.Decoder(_ScoreOnRecord | None)
@@ -208,6 +213,7 @@ def judged(rows: Iterable[Row]) -> list[JudgedRequest]:
                 score=scored and _score(scored),
                 shadow=tuple(map(_score, scored.shadows)) if scored else (),
                 label=row["label"],
+                conversion_model_version=scored.conversions.model_version if scored and scored.conversions else "",
             )
         )
     return requests

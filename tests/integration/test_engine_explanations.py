@@ -11,7 +11,7 @@ from typing import Any
 from card_recycling.v1 import types_pb2
 
 from server.domain.snapshot import Score, ShadowScore
-from server.engine.ports import Explanation, Features
+from server.engine.ports import ConversionQuestion, Explanation, Features
 from server.engine.suspects import EXPLAINED_MAX
 from tests.integration.world import (
     PATIENCE_S,
@@ -34,7 +34,7 @@ class GatedScorer(FakeScorer):
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     go: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def score(self, rows: Sequence[Features]) -> list[Score]:
+    async def score(self, rows: Sequence[Features], questions: Sequence[ConversionQuestion] = ()) -> list[Score]:
         """As the other, with a shadow."""
         return [replace(score, shadows=(SHADOW,)) for score in await super().score(rows)]
 

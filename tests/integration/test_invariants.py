@@ -672,6 +672,27 @@ VIOLATIONS = {
         "UPDATE recycling SET unit = NULL, amount = NULL, compensation_state = NULL WHERE recycling_id = id(15)",
         {"terms_match_policy", "blocked_when_paid_back"},
     ),
+    "a disposition that was worth less": (
+        """UPDATE recycling SET decision = (decision::jsonb || '{"alternatives": [
+             {"disposition": "VOUCHER", "revenue": 100, "probability": 0.5, "cost": 10, "y": 40, "allowed": true},
+             {"disposition": "CANCEL", "revenue": 50, "probability": 1, "cost": 9, "y": 41, "allowed": true}]}')::json
+           WHERE recycling_id = id(12)""",
+        {"dispositions_are_best"},
+    ),
+    "a disposition that was not allowed": (
+        """UPDATE recycling SET decision = (decision::jsonb || '{"alternatives": [
+             {"disposition": "VOUCHER", "revenue": 100, "probability": 0.5, "cost": 10, "y": 40, "allowed": false}
+           ]}')::json
+           WHERE recycling_id = id(12)""",
+        {"dispositions_are_best"},
+    ),
+    "a cost that is not the sum of its parts": (
+        """UPDATE recycling SET decision = (decision::jsonb || '{"alternatives": [
+             {"disposition": "VOUCHER", "revenue": 100, "probability": 0.5, "cost": 10, "y": 40, "allowed": true,
+              "recycling_cost": 5, "opportunity_cost": 4, "user_damage": 2}]}')::json
+           WHERE recycling_id = id(12)""",
+        {"dispositions_are_best"},
+    ),
     "an amount above the policy's": (
         """UPDATE policy_revision SET document = jsonb_set(document, '{compensation,amount_max}', '2698')
            WHERE platform = 'iqiyi'""",

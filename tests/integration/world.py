@@ -48,6 +48,7 @@ from server.engine.issue import Issuer
 from server.engine.lists import ListKeeper
 from server.engine.ports import (
     Contribution,
+    ConversionQuestion,
     DueKind,
     Explanation,
     Features,
@@ -131,7 +132,7 @@ class FakeScorer:
             raise ScoreUnavailable("told so")
         return [explanation(row) for row in rows]
 
-    async def score(self, rows: Sequence[Features]) -> list[Score]:
+    async def score(self, rows: Sequence[Features], questions: Sequence[ConversionQuestion] = ()) -> list[Score]:
         """See the port."""
         self.batches.append(len(rows))
         if self.down:

@@ -164,6 +164,7 @@ class Quote:
     card: Card
     version: int
     terms: tuple[Any, ...]
+    disposition: str
     until: datetime
 
 
@@ -433,6 +434,8 @@ class Account:
                 raise No("QUOTE_STALE")
             if now >= found[0].until or found[0].terms != self._quoted(terms):
                 raise No("QUOTE_STALE")
+            if found[0].disposition != _disposition(card, self.segment, now):
+                raise No("QUOTE_STALE")
         if command.automatic and score is None:
             raise No("FRAUD_SCORE_UNAVAILABLE")
         # An anomaly is never refused, nor what the service does by itself; it only waits for its payment.
@@ -443,7 +446,7 @@ class Account:
             recycling_id=command.card_id or UUID(int=0),
             card=card,
             state={"APPROVE": "APPROVED", "HOLD": "IN_REVIEW", "REFUSE": "REJECTED"}[action],
-            disposition=_disposition(card, now),
+            disposition=_disposition(card, self.segment, now),
             fee=terms.fee,
             amount=terms.amount,
             cap=terms.cap,
@@ -471,7 +474,7 @@ class Account:
                 self.market.period_ends(rules, now),
             )
             until = min(end for end in ends if end is not None)
-            made = Quote("", card, card.version, self._quoted(terms), until)
+            made = Quote("", card, card.version, self._quoted(terms), recycling.disposition, until)
             return Told({**says, "quote_expire_time": until}, made)
         if command.dry_run:
             return Told(says)
@@ -692,12 +695,16 @@ def _kind(card: Card) -> str:
     return "points" if card.platform == "tencent" else "money"
 
 
-def _disposition(card: Card, now: datetime) -> str:
-    """The better Y on tencent, where a renewed card can only be cancelled."""
+def _disposition(card: Card, segment: str | None, now: datetime) -> str:
+    """The better Y on tencent, where a renewed card can only be cancelled: no model is there, and the segment says how
+    probable it is that its owner pays again, and how much of the damage he takes."""
     if card.platform != "tencent":
         return {"iqiyi": "VOUCHER", "netflix": "CANCEL"}[card.platform]
     worth = base(card, card.unused_at(now))
-    reset, cancel = Fraction(card.face * 6 * 321, 10_000) - 100, Fraction(worth, 10) - 40
+    pays_again = {"MIDDLE": 612, "SENIOR": 123}.get(segment or "", 321)
+    felt = Fraction({"YOUNG": 894, "MIDDLE": 287, "SENIOR": 568}.get(segment or "", 1_000), 1_000)
+    reset = Fraction(card.face * 6 * pays_again, 10_000) - 60 - 40 * felt
+    cancel = Fraction(worth, 10) - 20 - 20 * felt
     return "RESET_VALIDITY" if card.renewals == 0 and reset >= cancel else "CANCEL"
 
 

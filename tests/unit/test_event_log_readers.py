@@ -79,6 +79,7 @@ def test_both_take_the_same_values(tmp_path: Path, column: str) -> None:
 def test_what_both_read_is_what_requests_can_tell() -> None:
     """The replay reads all columns of the log that a request has a place for."""
     assert {*trained.COLUMNS} - {*READ_BY_BOTH} == {
+        *("disposition", "segment", "converted", "converted_time"),
         *(
             "channel",
             "country",

@@ -171,7 +171,7 @@ def test_fourth_platform_may_mix_what_the_three_do() -> None:
     """Points for an issued card, a reset and a voucher to choose from, in a currency of its own."""
     body = document("tencent") | {"platform": "fourth", "currency": "EUR"}
     body["compensation"] |= {"amount_per_day": 7}
-    voucher = {"disposition": "VOUCHER", "cost_minor": 0, "revenue_basis_points": 10_000}
+    voucher = {"disposition": "VOUCHER", "cost": {"recycling_minor": 0}, "revenue_basis_points": 10_000}
     body["dispositions"].append(body["dispositions"][1] | voucher)
     body["reactivation"]["dispositions"] = ["RESET_VALIDITY", "VOUCHER"]
     account = Account(issued("fourth", currency="EUR"), policies={"fourth": parse_policy(json.dumps(body))})

@@ -93,7 +93,8 @@ class Life:
             change = decide(command, snapshot, LOW, recycling_id=uuid.uuid4(), review_id=uuid.uuid4(), signer=SIGNER)
         except Refusal:
             return
-        self.card, self.recycling = change.known_card(), change.recycling or self.recycling
+        assert change.card is not None
+        self.card, self.recycling = change.card, change.recycling or self.recycling
         if (moved := change.transfer) is not None:
             self.wallet = self.wallet.after(moved.platform, moved.unit, moved.amount, moved.coupon)
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from server.domain.card import DAY, Card
 from server.domain.compensation import terms
 from server.domain.errors import Reason
-from server.domain.quote import QuoteSigner
-from server.domain.recycling import RecycleReason
+from server.domain.quote import QuoteSigner, promised
+from server.domain.recycling import Disposition, RecycleReason
+from server.domain.snapshot import Conversion, Conversions
 from tests.builders import (
     HIGH,
     MEDIUM,
@@ -28,10 +29,10 @@ from tests.builders import (
     shipped,
 )
 
-VOLUNTARY = RecycleReason.VOLUNTARY
+VOLUNTARY, VOUCHER = RecycleReason.VOLUNTARY, Disposition.VOUCHER
 CARD = active("iqiyi", unused=18 * DAY)
 TERMS = terms(CARD, shipped("iqiyi"), NOW)
-TOKEN = SIGNER.sign(CARD, VOLUNTARY, "iqiyi@1", TERMS, NOW + DAY)
+TOKEN = SIGNER.sign(CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, None, NOW + DAY)
 
 
 def takeable(platform: str) -> Card:
@@ -43,7 +44,7 @@ def takeable(platform: str) -> Card:
 
 def test_token_holds_its_own_terms() -> None:
     """What was signed is good until its expiry."""
-    assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@1", TERMS, NOW) == NOW + DAY
+    assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, NOW) == NOW + DAY
 
 
 @pytest.mark.parametrize(
@@ -56,13 +57,13 @@ def test_token_holds_its_own_terms() -> None:
 )
 def test_token_binds_account_card_and_version(card: Card) -> None:
     """It is for one card of one account, unchanged since."""
-    assert SIGNER.holds(TOKEN, card, VOLUNTARY, "iqiyi@1", TERMS, NOW) is None
+    assert SIGNER.holds(TOKEN, card, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, NOW) is None
 
 
 def test_token_binds_reason_and_revision() -> None:
     """Another reason or another revision of the policy makes it stale."""
-    assert SIGNER.holds(TOKEN, CARD, RecycleReason.EXPIRED, "iqiyi@1", TERMS, NOW) is None
-    assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@2", TERMS, NOW) is None
+    assert SIGNER.holds(TOKEN, CARD, RecycleReason.EXPIRED, "iqiyi@1", TERMS, VOUCHER, NOW) is None
+    assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@2", TERMS, VOUCHER, NOW) is None
 
 
 def test_token_binds_fee_and_compensation() -> None:
@@ -71,26 +72,26 @@ def test_token_binds_fee_and_compensation() -> None:
     dearer = replace(TERMS, fee_minor=TERMS.fee_minor + 1)
     richer = replace(TERMS, compensation=replace(TERMS.compensation, amount=TERMS.compensation.amount + 1))
     for changed in (dearer, richer, replace(TERMS, compensation=None)):
-        assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@1", changed, NOW) is None
+        assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@1", changed, VOUCHER, NOW) is None
 
 
 def test_token_of_another_key_is_stale() -> None:
     """Only the servers' own key makes tokens."""
-    foreign = QuoteSigner(b"some other quote key").sign(CARD, VOLUNTARY, "iqiyi@1", TERMS, NOW + DAY)
-    assert SIGNER.holds(foreign, CARD, VOLUNTARY, "iqiyi@1", TERMS, NOW) is None
+    foreign = QuoteSigner(b"some other quote key").sign(CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, None, NOW + DAY)
+    assert SIGNER.holds(foreign, CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, NOW) is None
 
 
 def test_expiry_cannot_be_moved() -> None:
     """The expiry in the token is covered by its MAC."""
     expiry, _, mac = TOKEN.partition(".")
     for moved in (f"{int(expiry) + 1}.{mac}", f"0{expiry}.{mac}", f"{expiry}.{mac}="):
-        assert SIGNER.holds(moved, CARD, VOLUNTARY, "iqiyi@1", TERMS, NOW) is None
+        assert SIGNER.holds(moved, CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, NOW) is None
 
 
 def test_expiry_is_exclusive() -> None:
     """Good up to a microsecond before its expiry."""
-    assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@1", TERMS, NOW + DAY - MICROSECOND) is not None
-    assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@1", TERMS, NOW + DAY) is None
+    assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, NOW + DAY - MICROSECOND) is not None
+    assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, NOW + DAY) is None
 
 
 @given(
@@ -100,7 +101,7 @@ def test_expiry_is_exclusive() -> None:
 )
 def test_garbage_is_stale(token: str) -> None:
     """No text but a token of ours passes, and none makes the check fail."""
-    assert SIGNER.holds(token, CARD, VOLUNTARY, "iqiyi@1", TERMS, NOW) is None
+    assert SIGNER.holds(token, CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, NOW) is None
 
 
 def test_forged_token_refuses_the_recycle() -> None:
@@ -113,6 +114,35 @@ def test_key_needs_sixteen_bytes() -> None:
     """A short key is a mistake in the configuration."""
     with pytest.raises(ValueError, match="16"):
         QuoteSigner(b"x" * 15)
+
+
+def test_token_binds_the_disposition() -> None:
+    """What becomes of the card is part of what was quoted."""
+    assert SIGNER.holds(TOKEN, CARD, VOLUNTARY, "iqiyi@1", TERMS, Disposition.CANCEL, NOW) is None
+
+
+CONVERSIONS = Conversions(
+    model_version="0123456789ab",
+    of=(
+        Conversion(disposition=Disposition.RESET_VALIDITY, probability=0.1 + 0.2, support=812),
+        Conversion(disposition=Disposition.CANCEL, probability=1e-7, support=0),
+    ),
+)
+
+
+def test_token_brings_what_the_model_said() -> None:
+    """To the last bit; and no other word passes for it."""
+    token = SIGNER.sign(CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, CONVERSIONS, NOW + DAY)
+    assert promised(token) == CONVERSIONS
+    assert SIGNER.holds(token, CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, NOW) == NOW + DAY
+    for forged in (token.replace("812", "813"), token.replace("0123", "3123"), TOKEN + token[len(TOKEN) :]):
+        assert SIGNER.holds(forged, CARD, VOLUNTARY, "iqiyi@1", TERMS, VOUCHER, NOW) is None
+
+
+@pytest.mark.parametrize("told", ["CANCEL:0.5", "GIFT:0.5:1", "CANCEL:nan:1", "CANCEL:0.5:" + "9" * 900, "", "x,y"])
+def test_senseless_words_in_a_token_are_none(told: str) -> None:
+    """Anybody can write a token; nothing in it makes the check fail."""
+    assert promised(f"1.mac.model.{told}") is None
 
 
 # The quote as a command
@@ -223,6 +253,6 @@ def test_decision_under_a_quote_holds_no_longer_than_it() -> None:
 def test_new_revision_makes_the_quote_stale() -> None:
     """The revision that quoted must be the one that decides, whatever it says."""
     assert document("iqiyi")["fee_basis_points"] == 1_000
-    token = SIGNER.sign(CARD, VOLUNTARY, "iqiyi@0", TERMS, NOW + timedelta(minutes=5))
+    token = SIGNER.sign(CARD, VOLUNTARY, "iqiyi@0", TERMS, VOUCHER, None, NOW + timedelta(minutes=5))
     with refused(Reason.QUOTE_STALE):
         Account(CARD).recycle(quote_token=token)

@@ -13,8 +13,9 @@ from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
 
 from server.breaker import BreakerState
-from server.domain.snapshot import Score, ShadowScore
-from server.engine.ports import Contribution, Explanation, ScoreUnavailable
+from server.domain.recycling import Disposition
+from server.domain.snapshot import Conversion, Conversions, Score, ShadowScore
+from server.engine.ports import Contribution, ConversionQuestion, Explanation, ScoreUnavailable
 from server.scorer import FAILURES_MAX, FEATURE_REGISTRY, FEATURE_REGISTRY_SHA256, PAUSE_S, GrpcFraudScorer
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -319,6 +320,59 @@ async def test_mad_challenger_costs_no_score() -> None:
     assert score.shadows == (
         ShadowScore(model_version="good", probability=0.3, medium_threshold=0.6, high_threshold=0.7),
     )
+
+
+QUESTIONS = (
+    ConversionQuestion(row=1, disposition=Disposition.RESET_VALIDITY, segment="SENIOR"),
+    ConversionQuestion(row=1, disposition=Disposition.CANCEL, segment=None),
+)
+TWO = pb.ScoreResponse(scores=[0.1, 0.2], model_version="m", medium_threshold=0.5, high_threshold=0.9)
+
+
+async def test_answers_about_conversions_reach_their_rows() -> None:
+    """Questions go by columns; each row gets the answers to its own."""
+    worker = Worker()
+    told = pb.Conversions(model_version="c1", probabilities=[0.1, 0.9], support=[5, 0])
+    worker.answer = pb.ScoreResponse(conversions=told)
+    worker.answer.MergeFrom(TWO)
+    async with running(worker, Clock()) as scorer:
+        one, two = await scorer.score([UNKNOWN, UNKNOWN], QUESTIONS)
+    asked = worker.asked[0].conversions
+    assert ([*asked.rows], [*asked.dispositions], [*asked.segments]) == (
+        [1, 1],
+        [pb.DISPOSITION_RESET_VALIDITY, pb.DISPOSITION_CANCEL],
+        [pb.SEGMENT_SENIOR, pb.SEGMENT_UNSPECIFIED],
+    )
+    assert one.conversions is None
+    assert two.conversions == Conversions(
+        model_version="c1",
+        of=(
+            Conversion(disposition=Disposition.RESET_VALIDITY, probability=0.1, support=5),
+            Conversion(disposition=Disposition.CANCEL, probability=0.9, support=0),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "mad",
+    [
+        {},
+        {"model_version": "c1", "probabilities": [0.1], "support": [1]},
+        {"model_version": "c1", "probabilities": [0.1, math.nan], "support": [1, 1]},
+        {"model_version": "c1", "probabilities": [0.1, 1.1], "support": [1, 1]},
+        {"model_version": "c1", "probabilities": [0.1, 0.2], "support": [1, -1]},
+        {"model_version": "c.1", "probabilities": [0.1, 0.2], "support": [1, 1]},
+        {"model_version": "", "probabilities": [0.1, 0.2], "support": [1, 1]},
+    ],
+)
+async def test_mad_answers_about_conversions_cost_no_score(mad: dict[str, Any]) -> None:
+    """What makes no sense, or is not there, is as if nobody had asked."""
+    worker = Worker()
+    worker.answer = pb.ScoreResponse(conversions=pb.Conversions(**mad))
+    worker.answer.MergeFrom(TWO)
+    async with running(worker, Clock()) as scorer:
+        scores = await scorer.score([UNKNOWN, UNKNOWN], QUESTIONS)
+    assert [(score.probability, score.conversions) for score in scores] == [(0.1, None), (0.2, None)]
 
 
 async def test_explanation_of_a_score() -> None:

@@ -76,6 +76,7 @@ class GetModelHealthResponse(message.Message):
     ROWS_FIELD_NUMBER: builtins.int
     DEGRADED_ROWS_FIELD_NUMBER: builtins.int
     MODELS_FIELD_NUMBER: builtins.int
+    CONVERSION_MODELS_FIELD_NUMBER: builtins.int
     rows_max: builtins.int
     """At most so many decisions of each window were looked at, the newest."""
     rows: builtins.int
@@ -102,6 +103,10 @@ class GetModelHealthResponse(message.Message):
     def models(self) -> containers.RepeatedCompositeFieldContainer[ModelHealth]:
         """The models that scored them, the one that scored last first."""
 
+    @builtins.property
+    def conversion_models(self) -> containers.RepeatedCompositeFieldContainer[ConversionModelUse]:
+        """The models that were heard about conversions in the decisions looked at for drift, the one that was heard last first."""
+
     def __init__(
         self,
         *,
@@ -113,10 +118,41 @@ class GetModelHealthResponse(message.Message):
         rows: builtins.int = ...,
         degraded_rows: builtins.int = ...,
         models: abc.Iterable[ModelHealth] | None = ...,
+        conversion_models: abc.Iterable[ConversionModelUse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["from_time", b"from_time", "mature_from_time", b"mature_from_time", "mature_to_time", b"mature_to_time", "to_time", b"to_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["degraded_rows", b"degraded_rows", "from_time", b"from_time", "mature_from_time", b"mature_from_time", "mature_to_time", b"mature_to_time", "models", b"models", "rows", b"rows", "rows_max", b"rows_max", "to_time", b"to_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["conversion_models", b"conversion_models", "degraded_rows", b"degraded_rows", "from_time", b"from_time", "mature_from_time", b"mature_from_time", "mature_to_time", b"mature_to_time", "models", b"models", "rows", b"rows", "rows_max", b"rows_max", "to_time", b"to_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ConversionModelUse(message.Message):
+    """A model of whether owners pay again, as decisions name it."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    ROWS_FIELD_NUMBER: builtins.int
+    LAST_TIME_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version of the model."""
+    rows: builtins.int
+    """Decisions in which it was heard."""
+    @builtins.property
+    def last_time(self) -> timestamp_pb2.Timestamp:
+        """When it was heard last."""
+
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+        rows: builtins.int = ...,
+        last_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["last_time", b"last_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["last_time", b"last_time", "model_version", b"model_version", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

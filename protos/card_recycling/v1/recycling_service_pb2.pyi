@@ -147,8 +147,8 @@ class QuoteRecycleResponse(message.Message):
     QUOTE_TOKEN_FIELD_NUMBER: builtins.int
     QUOTE_EXPIRE_TIME_FIELD_NUMBER: builtins.int
     quote_token: builtins.str
-    """Hand this to `Recycle` to hold it to this fee and compensation, also where that has to wait for a review. Empty when
-    the recycle would be refused.
+    """Hand this to `Recycle` to hold it to this fee, compensation and disposition, also where that has to wait for a review:
+    it is decided upon the same probabilities. Empty when the recycle would be refused.
     """
     @builtins.property
     def recycling(self) -> types_pb2.Recycling:
@@ -198,7 +198,7 @@ class RecycleRequest(message.Message):
     compensation_unit: types_pb2.Unit.ValueType
     """The unit wanted, where the policy leaves a choice; the policy's own unit when left out."""
     quote_token: builtins.str
-    """Token of a quote whose terms must still hold."""
+    """Token of a quote whose terms and disposition must still hold."""
     validate_only: builtins.bool
     """Runs everything but the transfer, and fails whenever the real call would. Counted like an attempt."""
     payout_id: builtins.str

@@ -347,6 +347,33 @@ DEGRADED_MODE_RULES_ONLY: DegradedMode.ValueType  # 2
 DEGRADED_MODE_REJECT: DegradedMode.ValueType  # 3
 """The call fails, FRAUD_SCORE_UNAVAILABLE. In a decision: a DENY entry refused, which needs no score."""
 
+class _ProbabilitySource:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProbabilitySourceEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ProbabilitySource.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    PROBABILITY_SOURCE_UNSPECIFIED: _ProbabilitySource.ValueType  # 0
+    """The probability is the policy's alone, and no model has a say in it."""
+    PROBABILITY_SOURCE_PRIOR: _ProbabilitySource.ValueType  # 1
+    """The policy's prior: no model was heard, or it has learnt from no such recycling."""
+    PROBABILITY_SOURCE_MODEL: _ProbabilitySource.ValueType  # 2
+    """The model alone: the policy gives its prior no weight."""
+    PROBABILITY_SOURCE_BLENDED: _ProbabilitySource.ValueType  # 3
+    """(n * model + k * prior) / (n + k), where n is `support` and k the policy's weight of the prior."""
+
+class ProbabilitySource(_ProbabilitySource, metaclass=_ProbabilitySourceEnumTypeWrapper):
+    """Where the probability that an owner pays again comes from."""
+
+PROBABILITY_SOURCE_UNSPECIFIED: ProbabilitySource.ValueType  # 0
+"""The probability is the policy's alone, and no model has a say in it."""
+PROBABILITY_SOURCE_PRIOR: ProbabilitySource.ValueType  # 1
+"""The policy's prior: no model was heard, or it has learnt from no such recycling."""
+PROBABILITY_SOURCE_MODEL: ProbabilitySource.ValueType  # 2
+"""The model alone: the policy gives its prior no weight."""
+PROBABILITY_SOURCE_BLENDED: ProbabilitySource.ValueType  # 3
+"""(n * model + k * prior) / (n + k), where n is `support` and k the policy's weight of the prior."""
+
 class _ListKind:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -846,7 +873,9 @@ class Compensation(message.Message):
 
 @typing.final
 class Alternative(message.Message):
-    """One thing that could become of the card, with its expected value Y = revenue x probability - cost, in minor units."""
+    """One thing that could become of the card, with its expected value Y = revenue x probability - cost, in minor units. In
+    a quote it is what the recycle will be decided upon, if it redeems the quote.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -857,6 +886,13 @@ class Alternative(message.Message):
     Y_FIELD_NUMBER: builtins.int
     ALLOWED_FIELD_NUMBER: builtins.int
     WHY_FIELD_NUMBER: builtins.int
+    RECYCLING_COST_FIELD_NUMBER: builtins.int
+    OPPORTUNITY_COST_FIELD_NUMBER: builtins.int
+    USER_DAMAGE_FIELD_NUMBER: builtins.int
+    PROBABILITY_SOURCE_FIELD_NUMBER: builtins.int
+    PRIOR_FIELD_NUMBER: builtins.int
+    MODEL_PROBABILITY_FIELD_NUMBER: builtins.int
+    SUPPORT_FIELD_NUMBER: builtins.int
     disposition: Disposition.ValueType
     """The disposition valued."""
     revenue: builtins.float
@@ -871,6 +907,22 @@ class Alternative(message.Message):
     """Whether the policy allows it for this card."""
     why: builtins.str
     """Why it is not allowed; empty when it is."""
+    recycling_cost: builtins.float
+    """Part of the cost: the work, minor units. Absent where the policy, an older one, tells the cost only as a whole."""
+    opportunity_cost: builtins.float
+    """Part of the cost: the revenue given up with the unused validity, minor units. Absent like `recycling_cost`."""
+    user_damage: builtins.float
+    """Part of the cost: what owners who leave for it cost, by how sensitive the account's segment is, minor units. Absent
+    like `recycling_cost`.
+    """
+    probability_source: ProbabilitySource.ValueType
+    """Where `probability` comes from."""
+    prior: builtins.float
+    """What the policy holds probable for the account's segment, 0 to 1. Absent where no model has a say."""
+    model_probability: builtins.float
+    """What the conversion model holds probable, 0 to 1. Absent where none was heard."""
+    support: builtins.int
+    """Of how many recyclings of this segment and disposition the model has learnt. Absent like `model_probability`."""
     def __init__(
         self,
         *,
@@ -881,12 +933,42 @@ class Alternative(message.Message):
         y: builtins.float = ...,
         allowed: builtins.bool = ...,
         why: builtins.str = ...,
+        recycling_cost: builtins.float | None = ...,
+        opportunity_cost: builtins.float | None = ...,
+        user_damage: builtins.float | None = ...,
+        probability_source: ProbabilitySource.ValueType = ...,
+        prior: builtins.float | None = ...,
+        model_probability: builtins.float | None = ...,
+        support: builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_model_probability", b"_model_probability", "_opportunity_cost", b"_opportunity_cost", "_prior", b"_prior", "_recycling_cost", b"_recycling_cost", "_support", b"_support", "_user_damage", b"_user_damage", "model_probability", b"model_probability", "opportunity_cost", b"opportunity_cost", "prior", b"prior", "recycling_cost", b"recycling_cost", "support", b"support", "user_damage", b"user_damage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["allowed", b"allowed", "cost", b"cost", "disposition", b"disposition", "probability", b"probability", "revenue", b"revenue", "why", b"why", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_model_probability", b"_model_probability", "_opportunity_cost", b"_opportunity_cost", "_prior", b"_prior", "_recycling_cost", b"_recycling_cost", "_support", b"_support", "_user_damage", b"_user_damage", "allowed", b"allowed", "cost", b"cost", "disposition", b"disposition", "model_probability", b"model_probability", "opportunity_cost", b"opportunity_cost", "prior", b"prior", "probability", b"probability", "probability_source", b"probability_source", "recycling_cost", b"recycling_cost", "revenue", b"revenue", "support", b"support", "user_damage", b"user_damage", "why", b"why", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__model_probability: _TypeAlias = typing.Literal["model_probability"]  # noqa: Y015
+    _WhichOneofArgType__model_probability: _TypeAlias = typing.Literal["_model_probability", b"_model_probability"]  # noqa: Y015
+    _WhichOneofReturnType__opportunity_cost: _TypeAlias = typing.Literal["opportunity_cost"]  # noqa: Y015
+    _WhichOneofArgType__opportunity_cost: _TypeAlias = typing.Literal["_opportunity_cost", b"_opportunity_cost"]  # noqa: Y015
+    _WhichOneofReturnType__prior: _TypeAlias = typing.Literal["prior"]  # noqa: Y015
+    _WhichOneofArgType__prior: _TypeAlias = typing.Literal["_prior", b"_prior"]  # noqa: Y015
+    _WhichOneofReturnType__recycling_cost: _TypeAlias = typing.Literal["recycling_cost"]  # noqa: Y015
+    _WhichOneofArgType__recycling_cost: _TypeAlias = typing.Literal["_recycling_cost", b"_recycling_cost"]  # noqa: Y015
+    _WhichOneofReturnType__support: _TypeAlias = typing.Literal["support"]  # noqa: Y015
+    _WhichOneofArgType__support: _TypeAlias = typing.Literal["_support", b"_support"]  # noqa: Y015
+    _WhichOneofReturnType__user_damage: _TypeAlias = typing.Literal["user_damage"]  # noqa: Y015
+    _WhichOneofArgType__user_damage: _TypeAlias = typing.Literal["_user_damage", b"_user_damage"]  # noqa: Y015
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__model_probability) -> _WhichOneofReturnType__model_probability | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__opportunity_cost) -> _WhichOneofReturnType__opportunity_cost | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prior) -> _WhichOneofReturnType__prior | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recycling_cost) -> _WhichOneofReturnType__recycling_cost | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__support) -> _WhichOneofReturnType__support | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__user_damage) -> _WhichOneofReturnType__user_damage | None: ...
 
 @typing.final
 class Decision(message.Message):
@@ -906,6 +988,7 @@ class Decision(message.Message):
     LIST_HITS_FIELD_NUMBER: builtins.int
     EXPLORED_FIELD_NUMBER: builtins.int
     PROPENSITY_FIELD_NUMBER: builtins.int
+    CONVERSION_MODEL_VERSION_FIELD_NUMBER: builtins.int
     risk_score: builtins.float
     """Probability of abuse, 0 to 1. Absent when there was no score."""
     risk_band: RiskBand.ValueType
@@ -924,6 +1007,8 @@ class Decision(message.Message):
     """
     propensity: builtins.float
     """The share of such requests that is let through, 0 to 1. Absent unless `explored`."""
+    conversion_model_version: builtins.str
+    """Version of the model that had a say in the probabilities of `alternatives`. Empty when none had."""
     @builtins.property
     def reason_codes(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """What bore on the answer, also where something else outweighed it, and how a hold ended. Empty when nothing did.
@@ -940,7 +1025,7 @@ class Decision(message.Message):
     @builtins.property
     def valid_until(self) -> timestamp_pb2.Timestamp:
         """The next moment at which time alone changes fee, compensation or the card's state, or a window ends. Absent: none is
-        known. Which disposition is best may change before, where their values are close.
+        known. Which disposition is best may change before, where their values are close, unless a quote holds it.
         """
 
     @builtins.property
@@ -962,10 +1047,11 @@ class Decision(message.Message):
         list_hits: abc.Iterable[ListHit] | None = ...,
         explored: builtins.bool = ...,
         propensity: builtins.float | None = ...,
+        conversion_model_version: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["_propensity", b"_propensity", "_risk_score", b"_risk_score", "propensity", b"propensity", "risk_score", b"risk_score", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["_propensity", b"_propensity", "_risk_score", b"_risk_score", "alternatives", b"alternatives", "degraded", b"degraded", "degraded_mode", b"degraded_mode", "explored", b"explored", "list_hits", b"list_hits", "model_version", b"model_version", "policy_revision", b"policy_revision", "propensity", b"propensity", "reason_codes", b"reason_codes", "risk_band", b"risk_band", "risk_score", b"risk_score", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_propensity", b"_propensity", "_risk_score", b"_risk_score", "alternatives", b"alternatives", "conversion_model_version", b"conversion_model_version", "degraded", b"degraded", "degraded_mode", b"degraded_mode", "explored", b"explored", "list_hits", b"list_hits", "model_version", b"model_version", "policy_revision", b"policy_revision", "propensity", b"propensity", "reason_codes", b"reason_codes", "risk_band", b"risk_band", "risk_score", b"risk_score", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__propensity: _TypeAlias = typing.Literal["propensity"]  # noqa: Y015
     _WhichOneofArgType__propensity: _TypeAlias = typing.Literal["_propensity", b"_propensity"]  # noqa: Y015

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
+from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 import builtins as builtins
 import sys
 import typing as typing
@@ -18,6 +19,60 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: descriptor.FileDescriptor
+
+class _Disposition:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DispositionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Disposition.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    DISPOSITION_UNSPECIFIED: _Disposition.ValueType  # 0
+    """Not stated."""
+    DISPOSITION_CANCEL: _Disposition.ValueType  # 1
+    """The card ends at once."""
+    DISPOSITION_RESET_VALIDITY: _Disposition.ValueType  # 2
+    """The card waits, and can be reactivated with its full duration."""
+    DISPOSITION_VOUCHER: _Disposition.ValueType  # 3
+    """The card waits, and can be reactivated as it was."""
+
+class Disposition(_Disposition, metaclass=_DispositionEnumTypeWrapper):
+    """What may become of a card."""
+
+DISPOSITION_UNSPECIFIED: Disposition.ValueType  # 0
+"""Not stated."""
+DISPOSITION_CANCEL: Disposition.ValueType  # 1
+"""The card ends at once."""
+DISPOSITION_RESET_VALIDITY: Disposition.ValueType  # 2
+"""The card waits, and can be reactivated with its full duration."""
+DISPOSITION_VOUCHER: Disposition.ValueType  # 3
+"""The card waits, and can be reactivated as it was."""
+
+class _Segment:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SegmentEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Segment.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    SEGMENT_UNSPECIFIED: _Segment.ValueType  # 0
+    """Unknown, or none of the others."""
+    SEGMENT_YOUNG: _Segment.ValueType  # 1
+    """18 to 25 years old."""
+    SEGMENT_MIDDLE: _Segment.ValueType  # 2
+    """30 to 45 years old."""
+    SEGMENT_SENIOR: _Segment.ValueType  # 3
+    """50 years old and older."""
+
+class Segment(_Segment, metaclass=_SegmentEnumTypeWrapper):
+    """Which owners an account's is one of."""
+
+SEGMENT_UNSPECIFIED: Segment.ValueType  # 0
+"""Unknown, or none of the others."""
+SEGMENT_YOUNG: Segment.ValueType  # 1
+"""18 to 25 years old."""
+SEGMENT_MIDDLE: Segment.ValueType  # 2
+"""30 to 45 years old."""
+SEGMENT_SENIOR: Segment.ValueType  # 3
+"""50 years old and older."""
 
 @typing.final
 class FeatureColumns(message.Message):
@@ -363,6 +418,72 @@ class FeatureColumns(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class ConversionColumns(message.Message):
+    """Asks how probable it is that the owner pays again, for some rows and dispositions, by columns: a question a place."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    DISPOSITIONS_FIELD_NUMBER: builtins.int
+    SEGMENTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def rows(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The row that the question is about, from 0."""
+
+    @builtins.property
+    def dispositions(self) -> containers.RepeatedScalarFieldContainer[Disposition.ValueType]:
+        """What would become of its card."""
+
+    @builtins.property
+    def segments(self) -> containers.RepeatedScalarFieldContainer[Segment.ValueType]:
+        """Whose card it is."""
+
+    def __init__(
+        self,
+        *,
+        rows: abc.Iterable[builtins.int] | None = ...,
+        dispositions: abc.Iterable[Disposition.ValueType] | None = ...,
+        segments: abc.Iterable[Segment.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["dispositions", b"dispositions", "rows", b"rows", "segments", b"segments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Conversions(message.Message):
+    """What the conversion model says, a probability a question, in order."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    PROBABILITIES_FIELD_NUMBER: builtins.int
+    SUPPORT_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version of the model."""
+    @builtins.property
+    def probabilities(self) -> containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Calibrated probability that the owner pays again, 0 to 1."""
+
+    @builtins.property
+    def support(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Of how many recyclings of the same segment and disposition the model has learnt."""
+
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+        probabilities: abc.Iterable[builtins.float] | None = ...,
+        support: abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["model_version", b"model_version", "probabilities", b"probabilities", "support", b"support"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class ScoreRequest(message.Message):
     """Asks for scores."""
 
@@ -372,6 +493,7 @@ class ScoreRequest(message.Message):
     FEATURE_REGISTRY_SHA256_FIELD_NUMBER: builtins.int
     ROW_COUNT_FIELD_NUMBER: builtins.int
     COLUMNS_FIELD_NUMBER: builtins.int
+    CONVERSIONS_FIELD_NUMBER: builtins.int
     feature_registry: builtins.str
     """Name of the feature registry that the columns follow, e.g. "v2"."""
     feature_registry_sha256: builtins.str
@@ -382,6 +504,10 @@ class ScoreRequest(message.Message):
     def columns(self) -> FeatureColumns:
         """What is known of them."""
 
+    @builtins.property
+    def conversions(self) -> ConversionColumns:
+        """What is to be known of conversions, at most 3,000 questions."""
+
     def __init__(
         self,
         *,
@@ -389,10 +515,11 @@ class ScoreRequest(message.Message):
         feature_registry_sha256: builtins.str = ...,
         row_count: builtins.int = ...,
         columns: FeatureColumns | None = ...,
+        conversions: ConversionColumns | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["columns", b"columns"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["columns", b"columns", "conversions", b"conversions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["columns", b"columns", "feature_registry", b"feature_registry", "feature_registry_sha256", b"feature_registry_sha256", "row_count", b"row_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["columns", b"columns", "conversions", b"conversions", "feature_registry", b"feature_registry", "feature_registry_sha256", b"feature_registry_sha256", "row_count", b"row_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,6 +534,7 @@ class ScoreResponse(message.Message):
     MEDIUM_THRESHOLD_FIELD_NUMBER: builtins.int
     HIGH_THRESHOLD_FIELD_NUMBER: builtins.int
     SHADOW_FIELD_NUMBER: builtins.int
+    CONVERSIONS_FIELD_NUMBER: builtins.int
     model_version: builtins.str
     """Version of the one model that scored them all."""
     medium_threshold: builtins.float
@@ -421,6 +549,12 @@ class ScoreResponse(message.Message):
     def shadow(self) -> containers.RepeatedCompositeFieldContainer[ShadowScores]:
         """What the challengers would have said. Nothing may depend on it; it is missing where it was not due or not in time."""
 
+    @builtins.property
+    def conversions(self) -> Conversions:
+        """What was asked about conversions. Absent where nothing was, where there is no conversion model, and where it fails:
+        scores do not wait for it to be repaired.
+        """
+
     def __init__(
         self,
         *,
@@ -429,10 +563,11 @@ class ScoreResponse(message.Message):
         medium_threshold: builtins.float = ...,
         high_threshold: builtins.float = ...,
         shadow: abc.Iterable[ShadowScores] | None = ...,
+        conversions: Conversions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["conversions", b"conversions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["high_threshold", b"high_threshold", "medium_threshold", b"medium_threshold", "model_version", b"model_version", "scores", b"scores", "shadow", b"shadow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["conversions", b"conversions", "high_threshold", b"high_threshold", "medium_threshold", b"medium_threshold", "model_version", b"model_version", "scores", b"scores", "shadow", b"shadow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -638,6 +773,7 @@ class GetModelResponse(message.Message):
     LOAD_TIME_FIELD_NUMBER: builtins.int
     CHALLENGERS_FIELD_NUMBER: builtins.int
     REFUSED_FIELD_NUMBER: builtins.int
+    CONVERSION_MODEL_FIELD_NUMBER: builtins.int
     model_version: builtins.str
     """Version: 12 hex digits of a SHA-256 over everything that decides: trees, calibration, thresholds."""
     model_sha256: builtins.str
@@ -670,6 +806,10 @@ class GetModelResponse(message.Message):
     def refused(self) -> containers.RepeatedCompositeFieldContainer[RefusedModel]:
         """What stands in a model folder but is not used; the model from before goes on."""
 
+    @builtins.property
+    def conversion_model(self) -> ConversionModel:
+        """The model that tells conversions. Absent where there is none."""
+
     def __init__(
         self,
         *,
@@ -684,10 +824,47 @@ class GetModelResponse(message.Message):
         load_time: timestamp_pb2.Timestamp | None = ...,
         challengers: abc.Iterable[Challenger] | None = ...,
         refused: abc.Iterable[RefusedModel] | None = ...,
+        conversion_model: ConversionModel | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["conversion_model", b"conversion_model", "load_time", b"load_time", "train_time", b"train_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["challengers", b"challengers", "conversion_model", b"conversion_model", "feature_registry", b"feature_registry", "feature_registry_sha256", b"feature_registry_sha256", "features", b"features", "high_threshold", b"high_threshold", "load_time", b"load_time", "medium_threshold", b"medium_threshold", "model_sha256", b"model_sha256", "model_version", b"model_version", "refused", b"refused", "train_time", b"train_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ConversionModel(message.Message):
+    """A model of how probable it is that owners pay again."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_VERSION_FIELD_NUMBER: builtins.int
+    MODEL_SHA256_FIELD_NUMBER: builtins.int
+    TRAIN_TIME_FIELD_NUMBER: builtins.int
+    LOAD_TIME_FIELD_NUMBER: builtins.int
+    model_version: builtins.str
+    """Version: 12 hex digits of a SHA-256 over everything that it says."""
+    model_sha256: builtins.str
+    """SHA-256 of the model file, hex."""
+    @builtins.property
+    def train_time(self) -> timestamp_pb2.Timestamp:
+        """When it was trained."""
+
+    @builtins.property
+    def load_time(self) -> timestamp_pb2.Timestamp:
+        """When the worker began to use it."""
+
+    def __init__(
+        self,
+        *,
+        model_version: builtins.str = ...,
+        model_sha256: builtins.str = ...,
+        train_time: timestamp_pb2.Timestamp | None = ...,
+        load_time: timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["load_time", b"load_time", "train_time", b"train_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["challengers", b"challengers", "feature_registry", b"feature_registry", "feature_registry_sha256", b"feature_registry_sha256", "features", b"features", "high_threshold", b"high_threshold", "load_time", b"load_time", "medium_threshold", b"medium_threshold", "model_sha256", b"model_sha256", "model_version", b"model_version", "refused", b"refused", "train_time", b"train_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["load_time", b"load_time", "model_sha256", b"model_sha256", "model_version", b"model_version", "train_time", b"train_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
