@@ -175,9 +175,10 @@ def _decided(case: Case, receipt: Receipt, recorded: Message) -> tuple[Change, b
     quotes = RedeemedQuotes()
     check(command, snapshot, quotes)
     told = receipt.effects
-    if told is msgspec.UNSET:  # the ids of new things are in no older receipt; the answer names the recycling
-        named = getattr(recorded, "recycling", None)
-        recycling_id, review_id = UUID(named.recycling_id) if named and named.recycling_id else NOBODY, NOBODY
+    if told is msgspec.UNSET:  # the ids of new things are in no older receipt; the answer names them
+        recycling, redemption = getattr(recorded, "recycling", None), getattr(recorded, "redemption", None)
+        told_id = (recycling and recycling.recycling_id) or (redemption and redemption.redemption_id)
+        recycling_id, review_id = UUID(told_id) if told_id else NOBODY, NOBODY
     else:
         new_id = told.get("redemption_id") or told.get("recycling", {}).get("recycling_id", NOBODY.hex)
         recycling_id = UUID(new_id)
