@@ -895,13 +895,14 @@ VIOLATIONS = {
         {"nothing_from_the_future", "events_have_commands", "validity_follows_events"},
     ),
     "a bonus out of nowhere": (
-        """INSERT INTO price (platform, tier, from_time, until_time, policy_revision, demand, supply, waiting, prior_bonus,
-                              bonus, create_time)
+        """INSERT INTO price (platform, tier, from_time, until_time, policy_revision, demand, supply, waiting,
+                              prior_bonus, bonus, create_time)
            VALUES ('iqiyi', 'BASIC', at(1990), at(1991), 1, 9, 1, 0, 0, 5000000, at(1980))""",
         {"prices_follow_from_markets"},
     ),
     "a recycling of no revision": (
-        "DELETE FROM policy_activation WHERE platform = 'netflix'; DELETE FROM policy_revision WHERE platform = 'netflix'",
+        """DELETE FROM policy_activation WHERE platform = 'netflix';
+           DELETE FROM policy_revision WHERE platform = 'netflix'""",
         {"policies_of_record", "decided_by_the_policy_in_force"},
     ),
     "a server that may change events": (

@@ -45,7 +45,6 @@ METHODS = {
     "Compensate",
     "VoidCard",
     "Redeem",
-    "ExpireCard",
     "Exchange",
     "ResolveReview",
     "LapseHold",
