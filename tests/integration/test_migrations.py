@@ -350,7 +350,7 @@ async def test_index_made_beforehand_is_taken(postgres: EmbeddedPostgres, tmp_pa
     url = postgres.owner_url(database)
     await migrate(url, directory=tmp_path)
     page = (PROJECT_MIGRATIONS.parent / "docs" / "operations.md").read_text()
-    prepared = re.findall(r"CREATE INDEX CONCURRENTLY[^;]*", page)
+    prepared = re.findall(r"^CREATE INDEX CONCURRENTLY[^;]*", page, re.MULTILINE)
     for statement in prepared:
         await execute(url, statement.replace("risk_event_2026q4", "risk_event_default"))
     made = (
