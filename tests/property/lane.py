@@ -28,8 +28,9 @@ from server.domain.recycling import RecycleReason, Unit
 from server.domain.review import ReviewVerdict
 from tests.integration.world import item
 from tests.property import reference
+from tests.property.holdings import Card, Recycling, Review
 from tests.property.operations import AT, Kind, Operation
-from tests.property.reference import Account, Card, Recycling, Review
+from tests.property.reference import Account
 
 SIGNALS: dict[str, dict[str, bool]] = {"LOW": {}, "MEDIUM": {"emulator": True}, "HIGH": {"vpn": True}}
 """How a request tells the scorer of the tests what to say."""

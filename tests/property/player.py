@@ -26,11 +26,12 @@ from server.engine.engine import Engine
 from server.engine.queue import Outcome
 from server.replay.decision import ANSWERS
 from tests.integration.world import START, World
+from tests.property.holdings import Card, Quote, Recycling, Told
 from tests.property.lane import Asked, Lane
 from tests.property.market import Market
 from tests.property.operations import Kind, Move, Operation, Round, Sweep
 from tests.property.records import expected_facts, recorded_facts
-from tests.property.reference import Account, Card, No, Quote, Recycling, Told
+from tests.property.reference import Account, No
 from tests.property.scoped import ScopedInvariants
 from tests.property.service import Service, unrecorded
 
