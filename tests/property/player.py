@@ -84,6 +84,9 @@ class Player:
                 continue
             try:
                 now = await self._move(lanes, step.move, now)
+                at_boundary = [lane for lane in lanes if lane.boundary]
+                if len(at_boundary) == 1:  # readers see at once what nobody has recorded; of all accounts it takes long
+                    await self._check_stands(at_boundary, now)
                 await self._serve(lanes, step, now)
                 await self._round(lanes, step, now)
             except AssertionError as error:
