@@ -185,14 +185,20 @@ class Lane:
         def takes(card: Card) -> bool:
             if kind is Kind.VOID and operation.way % 2:
                 return card.taken_by is not None
+            if kind is Kind.BIND and operation.way % 2 and not card.devices:
+                return False
             return card.taken_by is None and card.state_at(now) in (
                 {"ISSUED"} if kind is Kind.ACTIVATE else reference.TAKES[card.platform]
             )
 
+        def waits(review: Review) -> bool:
+            claimed = review.claim_until is not None or self.boundary != "claim"
+            return review.state == "OPEN" and claimed
+
         return (
             choose(account.cards.values(), takes),
             choose(account.recyclings.values(), lambda each: each.state == "APPROVED"),
-            choose(account.reviews, lambda each: each.state == "OPEN"),
+            choose(account.reviews, waits),
         )
 
     def _circumstances(self, operation: Operation) -> Circumstances:
