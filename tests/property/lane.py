@@ -28,8 +28,9 @@ from server.domain.recycling import RecycleReason, Unit
 from server.domain.review import ReviewVerdict
 from tests.integration.world import item
 from tests.property import reference
+from tests.property.holdings import Card, Recycling, Review
 from tests.property.operations import AT, Kind, Operation
-from tests.property.reference import Account, Card, Recycling, Review
+from tests.property.reference import Account
 
 SIGNALS: dict[str, dict[str, bool]] = {"LOW": {}, "MEDIUM": {"emulator": True}, "HIGH": {"vpn": True}}
 """How a request tells the scorer of the tests what to say."""
@@ -184,14 +185,20 @@ class Lane:
         def takes(card: Card) -> bool:
             if kind is Kind.VOID and operation.way % 2:
                 return card.taken_by is not None
+            if kind is Kind.BIND and operation.way % 2 and not card.devices:
+                return False
             return card.taken_by is None and card.state_at(now) in (
                 {"ISSUED"} if kind is Kind.ACTIVATE else reference.TAKES[card.platform]
             )
 
+        def waits(review: Review) -> bool:
+            claimed = review.claim_until is not None or self.boundary != "claim"
+            return review.state == "OPEN" and claimed
+
         return (
             choose(account.cards.values(), takes),
             choose(account.recyclings.values(), lambda each: each.state == "APPROVED"),
-            choose(account.reviews, lambda each: each.state == "OPEN"),
+            choose(account.reviews, waits),
         )
 
     def _circumstances(self, operation: Operation) -> Circumstances:

@@ -45,7 +45,7 @@ WEIGHTS = {
     Kind.NOTHING: 0,  # only shrinking puts it there
     Kind.ISSUE: 4,
     Kind.ACTIVATE: 3,
-    Kind.BIND: 1,
+    Kind.BIND: 2,
     Kind.QUOTE: 2,
     Kind.RECYCLE: 5,
     Kind.REDEEM_QUOTE: 2,
@@ -53,7 +53,7 @@ WEIGHTS = {
     Kind.REACTIVATE: 5,
     Kind.VOID: 1,
     Kind.RESOLVE: 3,
-    Kind.CLAIM: 2,
+    Kind.CLAIM: 3,
     Kind.LAPSE: 1,
     Kind.LIST: 1,
     Kind.AGAIN: 2,

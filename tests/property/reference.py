@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
@@ -26,203 +25,38 @@ from server.domain.commands import (
     Resolve,
     Void,
 )
+from tests.property.holdings import (
+    DAY,
+    POINT,
+    POINT_RATE,
+    Card,
+    Quote,
+    Recycling,
+    Review,
+    Terms,
+    Told,
+    base,
+    best_disposition,
+    card_says,
+    price,
+    price_steps,
+    recycling_says,
+    value_kind,
+)
 from tests.property.market import Market
-from tests.property.rules import POINT_SHARE_MAX, TIERS, Rules, best_discount, best_money, best_points
+from tests.property.rules import Rules, best_discount, best_money, best_points
 
-US = timedelta(microseconds=1)
-DAY = timedelta(days=1)
 REASONS = {"netflix": "EXPIRED", "iqiyi": "VOLUNTARY", "tencent": "SYSTEM_ANOMALY"}
 TAKES = {"netflix": {"EXPIRED"}, "iqiyi": {"ISSUED", "ACTIVE"}, "tencent": {"ISSUED", "ACTIVE"}}
-UNITS = {"netflix": "COUPON", "iqiyi": "COIN", "tencent": "GROWTH_POINT"}
-POINT = "GROWTH_POINT"
+UNITS = {"netflix": "COUPON", "iqiyi": "COIN", "tencent": POINT}
 LEASE = timedelta(minutes=15)
 FACE_A_DAY = 2
 """Cards of tencent, whose points are worth something, have so much of face value a day at least."""
 QUOTE_LIFE = timedelta(minutes=5)
-POINT_RATE = Fraction(10_000, POINT_SHARE_MAX)
-"""What a point that was taken in place of coins counts in coins, at most."""
 
 
 class No(Exception):
     """The service must refuse, for this reason."""
-
-
-@dataclass
-class Card:
-    """A card. `bound` ends its ISSUED or ACTIVE time by itself, None never; `expired`: whether that has happened."""
-
-    card_id: UUID
-    platform: str
-    tier: str
-    face: int
-    paid: int
-    days: int
-    bound: datetime | None
-    state: str = "ISSUED"
-    activated: bool = False
-    generation: int = 1
-    renewals: int = 0
-    version: int = 1
-    taken_by: Recycling | None = None
-    hold: Review | None = None
-    expired: bool = False
-    devices: list[bytes] = field(default_factory=list)
-
-    def pass_time(self, now: datetime) -> None:
-        """What its own bounds do to a card that is not held. It waits for a reactivation no longer than it can come."""
-        if self.hold is not None:
-            return
-        if self.state in ("ISSUED", "ACTIVE") and self.bound is not None and self.bound <= now and not self.expired:
-            self.expired, self.version = True, self.version + 1
-        if self.state == "RECYCLED" and self.taken_by is not None and self.taken_by.window_end <= now:
-            self.state, self.version = "VOID", self.version + 1
-
-    def state_at(self, now: datetime) -> str:
-        """Its state; while it is held, that in which the hold found it."""
-        moment = self.hold.created if self.hold else now
-        running = self.state in ("ISSUED", "ACTIVE") and self.bound is not None
-        return "EXPIRED" if running and self.bound is not None and self.bound <= moment else self.state
-
-    def unused_at(self, now: datetime) -> timedelta:
-        """Validity not yet run: all of an ISSUED card's, the rest of an ACTIVE one's."""
-        state = self.state_at(now)
-        if state == "ISSUED":
-            return self.days * DAY
-        moment = self.hold.created if self.hold else now
-        return self.bound - moment if state == "ACTIVE" and self.bound is not None else timedelta(0)
-
-    def release(self, moment: datetime) -> None:
-        """Ends its hold: what of its time was running has stood still."""
-        assert self.hold is not None
-        if self.state in ("ISSUED", "ACTIVE") and self.bound is not None and self.bound > self.hold.created:
-            self.bound += moment - self.hold.created
-        self.hold = None
-        self.version += 1
-
-
-@dataclass
-class Recycling:
-    """What became of one recycle, by the `rules` of its moment. `cap` and `coupon_until`: of a coupon."""
-
-    recycling_id: UUID
-    card: Card
-    state: str
-    disposition: str
-    fee: int
-    amount: int
-    cap: int
-    owed: str
-    settlement_held: bool
-    created: datetime
-    unused: timedelta
-    rules: Rules
-    unit: str
-    coupon_until: datetime | None
-    moved: timedelta = timedelta(0)
-    charged_back: bool = False
-
-    @property
-    def window_end(self) -> datetime:
-        """Up to when its card can come back."""
-        return self.created + self.rules.window[TIERS.index(self.card.tier)] + self.moved
-
-    def has_coupon(self, now: datetime) -> bool:
-        """Whether its coupon, once paid, is still good."""
-        return self.coupon_until is not None and now < self.coupon_until
-
-    @property
-    def value(self) -> Fraction:
-        """What it pays, in the money or the points of V."""
-        return Fraction(self.cap or self.amount) * (POINT_RATE if _in_other_unit(self) else 1)
-
-    def reject(self) -> None:
-        """Nothing is taken and nothing owed."""
-        self.state, self.disposition, self.fee, self.amount, self.cap, self.owed = "REJECTED", "", 0, 0, 0, ""
-        self.coupon_until = None
-        self.settlement_held = False
-
-
-@dataclass
-class Review:
-    """What waits for a verdict. `review_id` is learnt from the database: no answer tells it."""
-
-    kind: str
-    recycling: Recycling
-    created: datetime
-    until: datetime | None
-    state: str = "OPEN"
-    review_id: UUID | None = None
-    reviewer: str = ""
-    claim_until: datetime | None = None
-
-
-@dataclass
-class Quote:
-    """Terms that are held until `until`, of a card in one version, by one revision."""
-
-    token: str
-    card: Card
-    version: int
-    terms: tuple[Any, ...]
-    disposition: str
-    until: datetime
-
-
-@dataclass
-class Told:
-    """What an answer must say, by its fields' paths; `made` gets the id of what is new."""
-
-    says: dict[str, Any]
-    made: Recycling | Card | Quote | None = None
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a card's recycle would mean at one moment: `cap` of a coupon."""
-
-    fee: int
-    amount: int
-    cap: int
-    unit: str
-    rules: Rules
-
-
-def base(card: Card, unused: timedelta) -> int:
-    """What was paid for the unused part of its time."""
-    return card.paid * (unused // US) // (card.days * DAY // US)
-
-
-def price(card: Card, now: datetime, rules: Rules, bonus: int, share: int | None = None) -> Terms:
-    """The price by the policies' table. `bonus`: of dynamic pricing, in basis points. `share`: where growth points are
-    wanted in place of coins."""
-    unused, tier = card.unused_at(now), TIERS.index(card.tier)
-    bonus = min(bonus, rules.bonus_max)
-    if card.platform == "iqiyi":
-        worth = base(card, unused)
-        fee = -(-worth * rules.fee[tier] // 10_000)
-        amount = max(0, worth - fee + worth * bonus // 10_000)
-        if share is not None and amount:
-            return Terms(fee, amount * share // 10_000, 0, POINT, rules)
-        return Terms(fee, amount, 0, "COIN", rules)
-    if card.platform == "tencent":
-        points = rules.per_day[tier] * (unused // DAY) * (10_000 + bonus) // 10_000
-        return Terms(0, points if card.renewals == 0 else 0, 0, POINT, rules)
-    cap = card.paid * rules.discount // 10_000
-    return Terms(0, 1 if cap else 0, cap, "COUPON", rules)
-
-
-def price_steps(card: Card, now: datetime, terms: Terms) -> datetime | None:
-    """The first microsecond at which an ACTIVE card's price is another, by its unused time alone."""
-    unused, duration = card.unused_at(now), card.days * DAY
-    if card.state_at(now) != "ACTIVE" or not (terms.fee or terms.amount) or card.platform == "netflix":
-        return None
-    if card.platform == "tencent":
-        return now + unused % DAY + US
-    worth = base(card, unused)
-    if not worth:
-        return None
-    least = -(-worth * (duration // US) // card.paid)
-    return now + unused - least * US + US
 
 
 class Account:
@@ -318,7 +152,7 @@ class Account:
             bound=item.activate_by_time,
         )
         self.trades.append((card.platform, card.tier, "ISSUED", now))
-        return Told({**_card(card, now, ""), "paid_minor": item.paid_minor, "tier": f"TIER_{item.tier}"}, card)
+        return Told({**card_says(card, now, ""), "paid_minor": item.paid_minor, "tier": f"TIER_{item.tier}"}, card)
 
     def worth(self, now: datetime) -> dict[str, Fraction]:
         """V: what the account holds, is owed and can still get of its cards under the best of revisions and bonuses, in
@@ -329,9 +163,9 @@ class Account:
         total["money"] += sum(each.cap for each in self.coupons if each.has_coupon(now))
         for recycling in self.recyclings.values():
             if recycling.state == "APPROVED" and recycling.owed == "PENDING":
-                total[_kind(recycling.card)] += recycling.value
+                total[value_kind(recycling.card)] += recycling.value
         for card in self.cards.values():
-            total[_kind(card)] += self._future(card, now)
+            total[value_kind(card)] += self._future(card, now)
         return total
 
     def _future(self, card: Card, now: datetime) -> Fraction:
@@ -372,7 +206,7 @@ class Account:
         if card.state_at(now) != "ISSUED" or card.hold:
             raise No("CARD_STATE_INVALID")
         card.state, card.activated, card.bound, card.version = "ACTIVE", True, now + card.days * DAY, card.version + 1
-        return Told(_card(card, now))
+        return Told(card_says(card, now))
 
     def _bind(self, command: BindDevice, now: datetime) -> Told:
         card, device = self._card(command.card_id), command.circumstances.device_hash
@@ -386,7 +220,7 @@ class Account:
                 raise No("LIMIT_EXCEEDED")
             card.devices.append(device)
             card.version += 1
-        return Told(_card(card, now))
+        return Told(card_says(card, now))
 
     def _void(self, command: Void, now: datetime) -> Told:
         card = self._card(command.card_id)
@@ -412,7 +246,7 @@ class Account:
             self._close_settlement(taken)
         if card.state != "VOID":
             card.state, card.version = "VOID", card.version + 1
-        return Told(_card(card, now))
+        return Told(card_says(card, now))
 
     # Recycling and back
 
@@ -434,7 +268,7 @@ class Account:
                 raise No("QUOTE_STALE")
             if now >= found[0].until or found[0].terms != self._quoted(terms):
                 raise No("QUOTE_STALE")
-            if found[0].disposition != _disposition(card, self.segment, now):
+            if found[0].disposition != best_disposition(card, self.segment, now):
                 raise No("QUOTE_STALE")
         if command.automatic and score is None:
             raise No("FRAUD_SCORE_UNAVAILABLE")
@@ -448,7 +282,7 @@ class Account:
             recycling_id=command.card_id or UUID(int=0),
             card=card,
             state={"APPROVE": "APPROVED", "HOLD": "IN_REVIEW", "REFUSE": "REJECTED"}[action],
-            disposition=_disposition(card, self.segment, now),
+            disposition=best_disposition(card, self.segment, now),
             fee=terms.fee,
             amount=terms.amount,
             cap=terms.cap,
@@ -466,7 +300,7 @@ class Account:
         at_once = action == "APPROVE" and score == "LOW" and not recycling.settlement_held
         if at_once and recycling.owed and recycling.amount <= instant:
             recycling.owed = "SETTLED"
-        says = {**_recycling(recycling, "recycling."), "recycling.version": 1}
+        says = {**recycling_says(recycling, "recycling."), "recycling.version": 1}
         if command.quote and action != "REFUSE":
             ends = (
                 now + QUOTE_LIFE,
@@ -526,7 +360,7 @@ class Account:
         elif action == "HOLD":
             self._hold(card, Review("REACTIVATE", recycling, now, now + rules.hold))
             recycling.moved += rules.hold
-        return Told({**says, **_card(card, now), **_recycling(recycling, "recycling.")})
+        return Told({**says, **card_says(card, now), **recycling_says(recycling, "recycling.")})
 
     def _check_way_back(self, recycling: Recycling, now: datetime) -> None:
         card = recycling.card
@@ -577,7 +411,7 @@ class Account:
             return Told({})
         recycling.owed = "SETTLED"
         self._pay(recycling)
-        return Told(_recycling(recycling, "recycling."))
+        return Told(recycling_says(recycling, "recycling."))
 
     def _pay(self, recycling: Recycling) -> None:
         if recycling.coupon_until is not None:
@@ -602,8 +436,8 @@ class Account:
         return Told(
             {
                 "review.state": f"REVIEW_STATE_{review.state}",
-                **_recycling(recycling, "recycling."),
-                **_card(recycling.card, now),
+                **recycling_says(recycling, "recycling."),
+                **card_says(recycling.card, now),
             }
         )
 
@@ -687,52 +521,3 @@ class Account:
         for review in self.reviews:
             if review.recycling is recycling and review.kind == "SETTLEMENT" and review.state == "OPEN":
                 review.state = "CLOSED"
-
-
-def _in_other_unit(recycling: Recycling) -> bool:
-    return recycling.card.platform == "iqiyi" and recycling.unit == POINT
-
-
-def _kind(card: Card) -> str:
-    return "points" if card.platform == "tencent" else "money"
-
-
-def _disposition(card: Card, segment: str | None, now: datetime) -> str:
-    """The better Y on tencent, where a renewed card can only be cancelled: no model is there, and the segment says how
-    probable it is that its owner pays again, and how much of the damage he takes."""
-    if card.platform != "tencent":
-        return {"iqiyi": "VOUCHER", "netflix": "CANCEL"}[card.platform]
-    worth = base(card, card.unused_at(now))
-    pays_again = {"MIDDLE": 612, "SENIOR": 123}.get(segment or "", 321)
-    felt = Fraction({"YOUNG": 894, "MIDDLE": 287, "SENIOR": 568}.get(segment or "", 1_000), 1_000)
-    reset = Fraction(card.face * 6 * pays_again, 10_000) - 60 - 40 * felt
-    cancel = Fraction(worth, 10) - 20 - 20 * felt
-    return "RESET_VALIDITY" if card.renewals == 0 and reset >= cancel else "CANCEL"
-
-
-def _card(card: Card, now: datetime, prefix: str = "card.") -> dict[str, Any]:
-    hold = card.hold
-    return {
-        f"{prefix}state": f"CARD_STATE_{card.state_at(now)}",
-        f"{prefix}generation": card.generation,
-        f"{prefix}renewals_used": card.renewals,
-        f"{prefix}etag": f"v{card.version}",
-        f"{prefix}hold_until": hold.until if hold else None,
-        f"{prefix}{'expire_time' if card.activated else 'activate_by_time'}": card.bound,
-    }
-
-
-def _recycling(recycling: Recycling, prefix: str) -> dict[str, Any]:
-    held = recycling.state == "IN_REVIEW"
-    return {
-        f"{prefix}state": f"RECYCLING_STATE_{recycling.state}",
-        f"{prefix}disposition": f"DISPOSITION_{recycling.disposition or 'UNSPECIFIED'}",
-        f"{prefix}fee_minor": recycling.fee,
-        f"{prefix}compensation.amount": recycling.amount,
-        f"{prefix}compensation.unit": f"UNIT_{recycling.unit if recycling.amount else 'UNSPECIFIED'}",
-        f"{prefix}compensation.expire_time": recycling.coupon_until,
-        f"{prefix}compensation.max_discount_minor": recycling.cap,
-        f"{prefix}compensation.state": f"COMPENSATION_STATE_{recycling.owed or 'UNSPECIFIED'}",
-        f"{prefix}settlement_held": recycling.settlement_held,
-        f"{prefix}hold_until": recycling.created + recycling.rules.hold if held else None,
-    }

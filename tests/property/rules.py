@@ -104,7 +104,7 @@ REVISIONS: dict[str, Sequence[Revision]] = {
             replace(
                 _IQIYI,
                 fee=(1200, 500),
-                window=(20 * DAY, 40 * DAY),
+                window=(180 * DAY, 20 * DAY),
                 hold=3 * DAY,
                 devices_max=1,
                 without_device="HOLD",
@@ -114,8 +114,7 @@ REVISIONS: dict[str, Sequence[Revision]] = {
             ),
             {
                 "fee_basis_points": 1200,
-                "tiers": {"PREMIUM": {"fee_basis_points": 500, "window_days": 40}},
-                "reactivation/window_days": 20,
+                "tiers": {"PREMIUM": {"fee_basis_points": 500, "window_days": 20}},
                 "review": {"hold_days": 3},
                 "devices_max": 1,
                 "segments": {
@@ -158,7 +157,7 @@ REVISIONS: dict[str, Sequence[Revision]] = {
             replace(
                 _TENCENT,
                 per_day=(7, 9),
-                window=(30 * DAY, 60 * DAY),
+                window=(180 * DAY, 30 * DAY),
                 devices_max=0,
                 without_device="REFUSE",
                 instant={"SENIOR": 100},
@@ -166,8 +165,7 @@ REVISIONS: dict[str, Sequence[Revision]] = {
             ),
             {
                 "compensation/amount_per_day": 7,
-                "tiers": {"PREMIUM": {"amount_per_day": 9, "window_days": 60}},
-                "reactivation/window_days": 30,
+                "tiers": {"PREMIUM": {"amount_per_day": 9, "window_days": 30}},
                 "devices_max": 0,
                 "segments": {"SENIOR": {"settle_with_recycle": True}},
                 "instant_settlement_max": 100,

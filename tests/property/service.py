@@ -62,6 +62,8 @@ class Service:
 
     async def begin(self) -> None:
         """An empty database, the first revisions in force."""
+        for engine in self._engines:
+            await engine.drain()  # of a sequence that was given up
         await self._world.owner.execute(self._empties)
 
     async def sweep(self) -> None:
