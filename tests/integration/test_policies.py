@@ -140,7 +140,12 @@ async def test_a_pump_is_not_activated(world: World, keeper: PolicyKeeper, polic
     rate = {"unit": "GROWTH_POINT", "to_platform": "iqiyi", "to_unit": "COIN", "give": 1, "get": 1}
     draft = await create(
         keeper,
-        iqiyi(fee_basis_points=200, exchange=[rate | {"spread_basis_points": 0, "amount_max": 1_000_000}], tiers={}),
+        iqiyi(
+            fee_basis_points=200,
+            exchange=[rate | {"spread_basis_points": 0, "amount_max": 1_000_000}],
+            tiers={},
+            pricing=None,
+        ),
     )
     found = await refusal(keeper, activation(draft))
     assert found.reason is Reason.POLICY_PUMPABLE
