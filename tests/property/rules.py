@@ -99,7 +99,7 @@ _NETFLIX = Rules(discount=500, wait=30 * DAY, automatic=True, devices_max=4)
 
 REVISIONS: dict[str, Sequence[Revision]] = {
     "iqiyi": [
-        Revision(_IQIYI),
+        Revision(replace(_IQIYI, devices_max=1), {"devices_max": 1}),
         Revision(
             replace(
                 _IQIYI,
