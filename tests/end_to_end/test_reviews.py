@@ -164,7 +164,7 @@ async def test_reviewer_at_the_command_line(service: Service, suspicious: tuple[
     listed = await recycling("review", "list", "--state", "OPEN", **options)
     assert review.review_id in listed.out
     claimed = await recycling("review", "claim", "--review", review.review_id, **options)
-    assert claimed.code == 0 and "amount minor: 2999" in claimed.out
+    assert claimed.code == 0 and "2,999" in claimed.out
     shown = await recycling("review", "show", review.review_id, "--json", **options)
     etag = json.loads(shown.out)["etag"]
     denied = await recycling("review", "deny", review.review_id, "--etag", etag, "--json", **options)

@@ -38,6 +38,7 @@ SERVICES = {
     "card_recycling.v1.RecyclingService",
     "card_recycling.v1.CardService",
     "card_recycling.v1.ReviewService",
+    "card_recycling.v1.PolicyService",
     "card_recycling.v1.WalletService",
     "card_recycling.v1.InsightsService",
     "grpc.health.v1.Health",

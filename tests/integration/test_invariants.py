@@ -576,7 +576,7 @@ VIOLATIONS = {
         """DELETE FROM posting WHERE recycling_id = id(13);
            DELETE FROM coupon WHERE coupon_id = id(13);
            DELETE FROM coupon_open WHERE coupon_id = id(13);
-           DELETE FROM wallet_balance WHERE account_id = 'a' AND unit = 'COUPON';
+           UPDATE wallet_balance SET amount = amount - 1 WHERE platform = 'netflix' AND unit = 'COUPON';
            UPDATE recycling SET compensation_state = 'PENDING' WHERE recycling_id = id(13)""",
         {"commands_have_effects"},
     ),
@@ -665,7 +665,7 @@ VIOLATIONS = {
     "a coupon that lasts longer": (
         """UPDATE recycling SET coupon_expire_time = at(200000) WHERE recycling_id = id(13);
            UPDATE coupon SET expire_time = at(200000) WHERE coupon_id = id(13);
-           UPDATE coupon_open SET expire_time = at(200000)""",
+           UPDATE coupon_open SET expire_time = at(200000) WHERE coupon_id = id(13)""",
         {"terms_match_policy"},
     ),
     "a compensation that was forgotten": (
@@ -725,7 +725,7 @@ VIOLATIONS = {
            DELETE FROM command WHERE request_id = id(122);
            UPDATE wallet_balance SET amount = 0 WHERE unit = 'COIN';
            UPDATE recycling SET compensation_state = 'BLOCKED' WHERE recycling_id = id(12)""",
-        {"blocked_when_paid_back"},
+        {"blocked_when_paid_back", "wallets_match_postings"},
     ),
     "a block lifted": (
         "UPDATE recycling SET compensation_state = 'PENDING' WHERE recycling_id = id(15)",
@@ -765,8 +765,8 @@ VIOLATIONS = {
         {"amounts_in_range", "compensations_match_postings", "terms_match_policy"},
     ),
     "a payout above the price": (
-        """UPDATE recycling SET max_discount_minor = 1991 WHERE unit = 'COUPON';
-           UPDATE coupon SET max_discount_minor = 1991""",
+        """UPDATE recycling SET max_discount_minor = 1991 WHERE recycling_id = id(13);
+           UPDATE coupon SET max_discount_minor = 1991 WHERE coupon_id = id(13)""",
         {"cards_never_gain", "terms_match_policy"},
     ),
     "a clawback of less": (
@@ -781,7 +781,12 @@ VIOLATIONS = {
     "a posting in another unit": (
         """UPDATE posting SET unit = 'GROWTH_POINT' WHERE unit = 'COIN';
            UPDATE wallet_balance SET unit = 'GROWTH_POINT' WHERE unit = 'COIN'""",
-        {"compensations_match_postings"},
+        {
+            "compensations_match_postings",
+            "goodwill_within_caps",
+            "exchanges_match_rates",
+            "redemptions_match_offers",
+        },
     ),
     "a reversal that kept its coins": (
         """UPDATE recycling SET compensation_state = 'SETTLED' WHERE recycling_id = id(11);
@@ -881,6 +886,8 @@ VIOLATIONS = {
     "a command of tomorrow": (
         "UPDATE command SET create_time = at(500001)",
         {
+            "goodwill_within_caps",
+            "redemptions_match_offers",
             "nothing_from_the_future",
             "events_have_commands",
             "postings_have_commands",
@@ -1060,7 +1067,7 @@ async def test_samples_are_few(fresh_database: FreshDatabase) -> None:
     """However many rows break a rule, all are counted and a few are shown."""
     owner_url, _ = await fresh_database()
     result = (await violated(owner_url, HISTORY, VIOLATIONS["a command of tomorrow"][0]))["nothing_from_the_future"]
-    assert (result.violations, len(result.samples)) == (74, SAMPLES_MAX)
+    assert (result.violations, len(result.samples)) == (77, SAMPLES_MAX)
 
 
 async def test_verify_names_every_rule(fresh_database: FreshDatabase) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -75,6 +76,19 @@ async def judged(world: World, *, days: int, **more: Any) -> list[JudgedRequest]
 # Which decisions
 
 
+@contextlib.asynccontextmanager
+async def told(world: World, recycling: types_pb2.Recycling, name: str, value: object) -> AsyncIterator[None]:
+    """The recycling's receipt tells something else of its score within the block; then what it really was again."""
+    request_id = UUID(recycling.request_id)
+    receipt = await world.owner.fetchval("SELECT receipt FROM command WHERE request_id = $1", request_id)
+    changed = "UPDATE command SET receipt = $1::json WHERE request_id = $2"
+    body = json.loads(receipt)
+    body["score"][name] = value
+    await world.owner.execute(changed, json.dumps(body), request_id)
+    yield
+    await world.owner.execute(changed, receipt, request_id)
+
+
 async def test_receipts_are_the_source(world: World) -> None:
     """A request is told as its receipt has it: features, score, thresholds and model."""
     recycling = await recycled(world, circumstances=circumstances("phone", session_seconds=31.5, vpn=False))
@@ -129,13 +143,8 @@ async def test_challengers_on_record_are_told(world: World) -> None:
     """What challengers said of a request stands in its receipt, and comes with it."""
     recycling = await recycled(world)
     shadows = [{"probability": 0.7, "medium_threshold": 0.4, "high_threshold": 0.9, "model_version": "challenger"}]
-    await world.owner.execute(
-        "UPDATE command SET receipt = jsonb_set(receipt::jsonb, '{score,shadows}', $1::jsonb)::json"
-        " WHERE request_id = $2",
-        json.dumps(shadows),
-        UUID(recycling.request_id),
-    )
-    (request,) = await judged(world, days=1)
+    async with told(world, recycling, "shadows", shadows):
+        (request,) = await judged(world, days=1)
     assert [(each.model_version, each.probability) for each in request.shadow] == [("challenger", 0.7)]
 
 
@@ -162,16 +171,12 @@ async def test_each_model_is_measured_by_itself(world: World) -> None:
     """Requests go to the worker by the model that scored them, the one that scored last first."""
     await recycled(world)
     old = await recycled(world)
-    await world.owner.execute(
-        "UPDATE command SET receipt = jsonb_set(receipt::jsonb, '{score,model_version}', '\"old\"')::json"
-        " WHERE request_id = $1",
-        UUID(old.request_id),
-    )
-    await recycled(world)
-    measurer = Measurer()
-    report = await ModelHealthReporter(world.store, measurer).report(
-        HealthQuestion(from_time=await ago(world, 3), mature_days=0)
-    )
+    async with told(world, old, "model_version", "old"):
+        await recycled(world)
+        measurer = Measurer()
+        report = await ModelHealthReporter(world.store, measurer).report(
+            HealthQuestion(from_time=await ago(world, 3), mature_days=0)
+        )
     assert [(model.model_version, model.rows) for model in report.models] == [("fake", 2), ("old", 1)]
     assert [(len(seen), len(labelled)) for seen, labelled in measurer.asked] == [(2, 2), (1, 1)]
 

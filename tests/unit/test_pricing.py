@@ -99,7 +99,8 @@ def test_no_bonus_goes_beyond_the_policy() -> None:
 @pytest.mark.parametrize(("bonus_max", "sound"), [(800, True), (801, False)])
 def test_a_bonus_beyond_the_fee_is_a_pump(bonus_max: int, sound: bool) -> None:
     """PREMIUM keeps back 8 %; the middle's growth value is worth nothing here, as nothing is given for it."""
-    policy = parse_policy(json.dumps(document("iqiyi") | {"pricing": _pricing(bonus_max)}))
+    alone = document("iqiyi") | {"offers": [], "exchange": []}
+    policy = parse_policy(json.dumps(alone | {"pricing": _pricing(bonus_max)}))
     assert (find_pump([policy]) is None) is sound
 
 

@@ -63,10 +63,10 @@ found AS MATERIALIZED (
            SELECT FROM outcome AS o
            WHERE o.account_id = r.account_id AND o.recycling_id = r.recycling_id AND o.kind = 'CHARGEBACK') AS charged_back,
          -- What the service recycles by itself, it does in spite of risk and reviewers, who may have refused it before.
-         substr(i.request_id::text, 15, 1) = '8' AND i.reason IS NOT NULL AND EXISTS (
-           SELECT FROM recycling AS o
+         CASE WHEN substr(i.request_id::text, 15, 1) = '8' AND i.reason IS NOT NULL THEN (
+           SELECT true FROM recycling AS o
            WHERE o.account_id = c.account_id AND o.card_id = c.card_id AND o.generation = c.generation
-             AND o.state = 'REJECTED') AS refused_before,
+             AND o.state = 'REJECTED' LIMIT 1) END AS refused_before,
          -- Hardly ever is there one, and the card and the recycling tell.
          CASE WHEN i.review_id IS NOT NULL OR c.held_since IS NOT NULL OR r.settlement_held THEN (
            SELECT json_agg(v) FROM review AS v
