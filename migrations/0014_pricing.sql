@@ -21,5 +21,7 @@ CREATE TABLE price (
 GRANT SELECT, INSERT ON price TO recycling_server;
 
 -- What happened lately is counted once a period. Events come in the order of their time, nearly.
+-- squawk-ignore require-concurrent-index-creation -- small, and quickly made
 CREATE INDEX card_event_time ON card_event USING brin (event_time) WITH (autosummarize = on);
+-- squawk-ignore require-concurrent-index-creation -- of the cards that wait alone
 CREATE INDEX card_waiting_by_tier ON card (platform, tier) WHERE state = 'RECYCLED';
