@@ -100,7 +100,7 @@ def _request(number: int) -> recycling_service_pb2.RecycleRequest:
             screen="1080x2400",
             timezone="Asia/Shanghai",
             language="zh-CN",
-            ip=f"2001:{number >> 16:x}:{number & 0xFFFF:x}::1",
+            ip=f"2a01:{number >> 16:x}:{number & 0xFFFF:x}::1",
             network="wifi",
             user_agent=f"Mozilla/5.0 (Linux; Android 14; Build/{draw.randrange(1_000_000)})",
             emulator=False,
