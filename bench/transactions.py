@@ -61,7 +61,13 @@ async def make_script(connection: asyncpg.Connection) -> str:
     decided = await recorded(" ".join(decisions), "recycling WHERE true")
     told = await recorded("kind state generation renewals_used version", "card_event WHERE kind = 'RECYCLED'")
     answered = await recorded("method input_hash response receipt", "command WHERE method = 'Recycle'")
-    card: Row = {**_CHOSEN, **told, "event": told["kind"], "live_recycling_id": _RECYCLING_ID_SQL}
+    card: Row = {
+        **_CHOSEN,
+        **told,
+        "event": told["kind"],
+        "event_state": told["state"],
+        "live_recycling_id": _RECYCLING_ID_SQL,
+    }
     loads: Row = {
         **_CHOSEN,
         "risk_kind": event["kind"],
