@@ -19,7 +19,7 @@ from bench.measure import BenchError, Run, middle_rate, progress, show, summary
 from bench.recycles import BATCH_ITEMS, BATCHES_IN_FLIGHT, UNARY_IN_FLIGHT, RecycleClient
 from bench.scores import ROWS, Scores, features_us_per_row
 from local.stack import PROJECT, Process, Settings, Stack, running
-from server.store.store import SESSION
+from server.store.database import SESSION
 
 ROUNDS = 5
 UNARY_EACH = 2_000

@@ -21,7 +21,7 @@ from bench.cards import Cards
 from bench.measure import BenchError, Run, middle_rate, progress, show, summary
 from local.stack import Settings, Stack, running
 from server.engine.feed import PAGE
-from server.store.store import SESSION
+from server.store.database import SESSION
 
 ROUNDS = 5
 EVENTS = 20_000

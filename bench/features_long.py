@@ -29,7 +29,7 @@ from bench.measure import BenchError, show
 from bench.scores import FEATURES, ROWS
 from migrations.postgres import EmbeddedPostgres
 from migrations.runner import migrate
-from server.store.store import SESSION
+from server.store.database import SESSION
 
 LENGTHS = (10_000, 100_000, 1_000_000, 10_000_000)
 WARM_UP_BATCHES = 20

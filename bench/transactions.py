@@ -19,8 +19,8 @@ import asyncpg
 from bench.cards import ACCOUNT_ID_SQL, CARD_ID_SQL, PLATFORM
 from bench.measure import BenchError, Run
 from migrations.postgres import wheel_binaries
+from server.store.database import SESSION
 from server.store.statements import Statement, statement
-from server.store.store import SESSION
 
 CLIENTS = 16
 WARM_UP_EACH = 10

@@ -254,15 +254,7 @@ def serve(
     Another good model in MODEL_DIR takes the place of the one in use within seconds, on SIGHUP at once; a bad one is
     refused and logged, and the one in use goes on.
     """
-    for option, address, any_port in (("--listen", listen, True), ("--metrics-listen", metrics_listen, False)):
-        if option == "--metrics-listen" and not address:
-            continue
-        if not insecure_plaintext and not is_loopback(address):
-            why = f"{option} {address}: without TLS only a loopback address may be listened on, unless"
-            raise _stopped(f"{why} --insecure-plaintext is given", code=2)
-        if not is_address(address, any_port=any_port):
-            ports = f"the port from {0 if any_port else 1} to {PORT_MAX}"
-            raise _stopped(f"{option} {address}: must be HOST:PORT, {ports}", code=2)
+    _check_addresses(listen, metrics_listen, insecure_plaintext=insecure_plaintext)
     from fraud_worker import lean
 
     lean.leave_out_front_ends()
@@ -282,6 +274,19 @@ def serve(
         run(ModelShelf(model, challenger or (), conversion=conversion), settings)
     except (ListenError, ModelRefused) as error:
         raise _stopped(error) from error
+
+
+def _check_addresses(listen: str, metrics_listen: str, *, insecure_plaintext: bool) -> None:
+    """Stops with a sentence where something cannot be listened on, or must not be."""
+    for option, address, any_port in (("--listen", listen, True), ("--metrics-listen", metrics_listen, False)):
+        if option == "--metrics-listen" and not address:
+            continue
+        if not insecure_plaintext and not is_loopback(address):
+            why = f"{option} {address}: without TLS only a loopback address may be listened on, unless"
+            raise _stopped(f"{why} --insecure-plaintext is given", code=2)
+        if not is_address(address, any_port=any_port):
+            ports = f"the port from {0 if any_port else 1} to {PORT_MAX}"
+            raise _stopped(f"{option} {address}: must be HOST:PORT, {ports}", code=2)
 
 
 @app.command()

@@ -19,7 +19,8 @@ from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from clients.python.client import RecyclingClient, RecyclingError
+from clients.python.client import RecyclingClient
+from clients.python.errors import RecyclingError
 from fraud_worker.simulation.events import Behavior, Device
 from fraud_worker.simulation.world import World
 

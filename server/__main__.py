@@ -14,8 +14,9 @@ import hmac
 import logging
 import signal
 import sys
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -76,6 +77,7 @@ from server.jetstream import JetStreamPublisher
 from server.measurer import GrpcHealthMeasurer
 from server.scorer import GrpcFraudScorer
 from server.store.backtest import PostgresBacktests
+from server.store.database import Database
 from server.store.due import PostgresDue
 from server.store.events import PostgresEvents
 from server.store.policies import PostgresPolicies
@@ -219,8 +221,7 @@ async def serve(config: Config) -> None:
         interceptors=aio_client_interceptors(),  # type: ignore[no-untyped-call]
         options=[("grpc.max_reconnect_backoff_ms", 1000), ("grpc.initial_reconnect_backoff_ms", 100)],
     )
-    events = PostgresEvents(store)
-    feed = EventFeed(events, watchers_max=config.watchers_max)
+    feed = EventFeed(PostgresEvents(store.database), watchers_max=config.watchers_max)
     server, engine, health = assemble(config, store, channel, feed)
     await set_health(health, serving=False)  # until the database was asked
     try:
@@ -236,17 +237,9 @@ async def serve(config: Config) -> None:
     gc.set_threshold(GARBAGE_MIN)
     print(f"server listening on {config.listen.rpartition(':')[0]}:{port}", flush=True)
     background = [
-        asyncio.create_task(watch_health(store, health)),
-        asyncio.create_task(keep_making_prices(PostgresPrices(store))),
-        asyncio.create_task(feed.run()),
+        asyncio.create_task(work)
+        for work in (watch_health(store.database, health), feed.run(), *_chores(config, store, engine, channel, feed))
     ]
-    if config.sweep_every_s > 0:
-        background.append(asyncio.create_task(keep_sweeping(PostgresDue(store), engine, config.sweep_every_s)))
-    if config.nats_servers:
-        background.append(asyncio.create_task(relay(config, feed, events).run()))
-    if config.model_health_every_s > 0:
-        reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
-        background.append(asyncio.create_task(keep_gauges(reporter, ModelGauges(), config.model_health_every_s)))
     await stop.wait()
     log.info("draining")
     feed.close()  # streams end at once, and go on elsewhere
@@ -266,6 +259,20 @@ async def serve(config: Config) -> None:
     log.info("stopped")
 
 
+def _chores(
+    config: Config, store: PostgresStore, engine: Engine, channel: grpc.aio.Channel, feed: EventFeed
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """What the service does of itself, without being called, as far as it is configured."""
+    yield keep_making_prices(PostgresPrices(store))
+    if config.sweep_every_s > 0:
+        yield keep_sweeping(PostgresDue(store.database), engine, config.sweep_every_s)
+    if config.nats_servers:
+        yield relay(config, feed, PostgresEvents(store.database)).run()
+    if config.model_health_every_s > 0:
+        reporter = ModelHealthReporter(store, GrpcHealthMeasurer(channel))
+        yield keep_gauges(reporter, ModelGauges(), config.model_health_every_s)
+
+
 def relay(config: Config, feed: EventFeed, events: PostgresEvents) -> Relay:
     """Publishes the events to NATS, if this server is the one to do it. One relay a stream."""
     publisher = JetStreamPublisher(
@@ -277,14 +284,14 @@ def relay(config: Config, feed: EventFeed, events: PostgresEvents) -> Relay:
     return Relay(config.nats_stream, new_id(), feed, events, publisher)
 
 
-async def watch_health(store: PostgresStore, health: health_aio.HealthServicer) -> None:
+async def watch_health(database: Database, health: health_aio.HealthServicer) -> None:
     """Keeps health in step with the database: SERVING while it answers, and logs each change with its cause. A missing
     worker does not unserve: policies say what happens without a score."""
     cause: str | None = ""
     while True:
         known_cause = cause
         try:
-            await store.check()
+            await database.check()
             cause = None
         except Exception as error:  # whatever it is, the service is not known to work
             cause = f"{type(error).__name__}: {error}"

@@ -9,6 +9,7 @@
 The messages are those of `card_recycling.v1`.
 """
 
-from clients.python.client import CallOptions, FieldViolation, RecyclingClient, RecyclingError, Retries
+from clients.python.client import CallOptions, RecyclingClient
+from clients.python.errors import FieldViolation, RecyclingError, Retries
 
 __all__ = ["CallOptions", "FieldViolation", "RecyclingClient", "RecyclingError", "Retries"]

@@ -15,7 +15,7 @@ import typer
 
 from clients.python import list_commands, policy_cli, review_cli, wallet_commands
 from clients.python.card_terms import DEFAULT_TERMS, CardTerms
-from clients.python.client import RecyclingError
+from clients.python.errors import RecyclingError
 from clients.python.options import Circumstances, Command, Connection, command_of, instant
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
-from clients.python.client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, RecyclingClient, RecyclingError
+from clients.python.client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, RecyclingClient
+from clients.python.errors import RecyclingError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -38,7 +38,8 @@ from card_recycling.v1.types_pb2 import (
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clients.python.card_terms import CardTerms
-from clients.python.client import RecyclingClient, RecyclingError
+from clients.python.client import RecyclingClient
+from clients.python.errors import RecyclingError
 from clients.python.event_log import CardKey, Event
 
 BATCH_MAX = 500

@@ -17,7 +17,7 @@ from server.domain.quote import QuoteSigner, promised, quote_expire_time
 from server.domain.reactivate import waiting
 from server.domain.recycling import Disposition, Recycling, RecyclingState, RiskBand
 from server.domain.review import Review, ReviewKind, opened
-from server.domain.risk import Action, decision, judge
+from server.domain.risk import Action, Verdict, decision, judge
 from server.domain.settlement import settled
 from server.domain.snapshot import Change, Conversions, Score, Snapshot
 
@@ -56,22 +56,9 @@ def decide_recycle(
     command: Recycle, snapshot: Snapshot, score: Score | None, recycling_id: UUID, review_id: UUID, signer: QuoteSigner
 ) -> Change:
     card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
-    price_until = period_of(now, policy.pricing)[1] if policy.pricing else None
-    stands_until = _earliest(card.valid_until(now), snapshot.policy_until, price_until)
-    if command.automatic and score is None:
-        # Nobody waits for it. Without a score each would have to wait for a reviewer.
-        raise Refusal(Reason.FRAUD_SCORE_UNAVAILABLE, "the service recycles by itself when there are scores again")
+    stands_until = _stands_until(snapshot)
     price = terms(card, policy, now, command.unit, bonus_basis_points=snapshot.bonus // SCALE)
-    verdict = judge(
-        score,
-        snapshot.facts,
-        policy,
-        may_refuse=not command.automatic and command.reason not in policy.risk.never_refused_reasons,
-        explorable_minor=card.paid_minor,
-    )
-    if snapshot.refused_before:
-        # Risk refuses nothing that the service does by itself; what it has refused before a person looks at.
-        verdict = replace(verdict, settlement_held=True, reason_codes=(*verdict.reason_codes, "REFUSED_BEFORE"))
+    verdict = _verdict(command, snapshot, score)
     refused, held = verdict.action is Action.REFUSE, verdict.action is Action.HOLD
     conversions = _conversions(command, score)
     alternatives = weigh(card, policy, price, conversions)
@@ -131,6 +118,32 @@ def decide_recycle(
         quote_token=token,
         quote_expire_time=expire_time,
     )
+
+
+def _verdict(command: Recycle, snapshot: Snapshot, score: Score | None) -> Verdict:
+    """What risk says of the request."""
+    if command.automatic and score is None:
+        # Nobody waits for it. Without a score each would have to wait for a reviewer.
+        raise Refusal(Reason.FRAUD_SCORE_UNAVAILABLE, "the service recycles by itself when there are scores again")
+    policy = snapshot.known_policy()
+    verdict = judge(
+        score,
+        snapshot.facts,
+        policy,
+        may_refuse=not command.automatic and command.reason not in policy.risk.never_refused_reasons,
+        explorable_minor=snapshot.known_card().paid_minor,
+    )
+    if snapshot.refused_before:
+        # Risk refuses nothing that the service does by itself; what it has refused before a person looks at.
+        verdict = replace(verdict, settlement_held=True, reason_codes=(*verdict.reason_codes, "REFUSED_BEFORE"))
+    return verdict
+
+
+def _stands_until(snapshot: Snapshot) -> datetime | None:
+    """Until when the same request would be granted the same, as far as the card, its policy and the price go."""
+    card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
+    price_until = period_of(now, policy.pricing)[1] if policy.pricing else None
+    return _earliest(card.valid_until(now), snapshot.policy_until, price_until)
 
 
 def _conversions(command: Recycle, score: Score | None) -> Conversions | None:

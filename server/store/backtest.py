@@ -26,7 +26,7 @@ class PostgresBacktests:
 
     async def policy(self, platform: str, revision: int) -> Policy | None:
         """A revision's rules; None when there is no such, or it cannot be read."""
-        if not await self._store.query("policy", platform, revision):
+        if not await self._store.database.query("policy", platform, revision):
             return None
         try:
             return await self._store.policy(platform, revision)
@@ -37,7 +37,7 @@ class PostgresBacktests:
         self, platform: str, from_time: datetime, before: Position, how_many: int
     ) -> list[RecordedRecycle]:
         """A page of the recycles of all platforms, newest first."""
-        found = await self._store.query("recorded_recycles", platform, from_time, *before, how_many)
+        found = await self._store.database.query("recorded_recycles", platform, from_time, *before, how_many)
         return [
             RecordedRecycle(
                 account_id=row["account_id"],

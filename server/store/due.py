@@ -13,14 +13,14 @@ from datetime import timedelta
 from server.domain.commands import CloseWindow, Command, Expire, ExpireCoupon, Lapse, Recycle
 from server.engine.ports import DueKind
 from server.store import rows
-from server.store.store import PostgresStore
+from server.store.database import Database
 
 
 class PostgresDue:
-    """Due work over the same connections as `store`."""
+    """Due work over the connections of `database`."""
 
-    def __init__(self, store: PostgresStore) -> None:
-        self._query = store.query
+    def __init__(self, database: Database) -> None:
+        self._query = database.query
 
     async def due(self, kind: DueKind, how_many: int) -> Sequence[Command]:
         """The commands that record what is due, the earliest first, reserved."""

@@ -10,29 +10,29 @@ import asyncpg
 
 from server.domain.events import BEGINNING, Event, Position, Redeemed
 from server.engine.event_ports import Claim, EventPage
-from server.store.store import PostgresStore
+from server.store.database import Database
 
 
 class PostgresEvents:
     """Events of one database. Methods raise StoreUnavailable when it cannot be reached."""
 
-    def __init__(self, store: PostgresStore) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._query = database.query
 
     async def after(self, position: Position, how_many: int, account_id: str | None = None) -> EventPage:
         """The first events after a position, of one account where it is named."""
         if account_id is None:
-            return _page(await self._store.query("events_after", *position, how_many))
-        return _page(await self._store.query("events_of_account", *position, how_many, account_id))
+            return _page(await self._query("events_after", *position, how_many))
+        return _page(await self._query("events_of_account", *position, how_many, account_id))
 
     async def newest(self) -> Position:
         """The position of the last event that nothing can come before any more."""
-        found = await self._store.query("events_newest")
+        found = await self._query("events_newest")
         return _position(found[0]) if found else BEGINNING
 
     async def claim(self, relay: str, holder: UUID, lease_s: float) -> Claim:
         """Takes or keeps a relay's lease, if no other holder has it."""
-        (row,) = await self._store.query("relay_claim", relay, holder, lease_s)
+        (row,) = await self._query("relay_claim", relay, holder, lease_s)
         return Claim(
             held=row["held"],
             position=_position(row) if row["xact"] else BEGINNING,
@@ -42,11 +42,11 @@ class PostgresEvents:
 
     async def advance(self, relay: str, holder: UUID, lease_s: float, position: Position) -> bool:
         """Keeps how far a relay has published, and its lease; False when another holds it by now."""
-        return bool(await self._store.query("relay_advance", relay, holder, lease_s, *position))
+        return bool(await self._query("relay_advance", relay, holder, lease_s, *position))
 
     async def release(self, relay: str, holder: UUID) -> None:
         """Lets go of a lease, if it is held."""
-        await self._store.query("relay_release", relay, holder)
+        await self._query("relay_release", relay, holder)
 
 
 def _page(found: Sequence[asyncpg.Record]) -> EventPage:

@@ -21,7 +21,7 @@ class PostgresPolicies:
 
     def __init__(self, store: PostgresStore) -> None:
         self._store = store
-        self._query = store.query
+        self._query = store.database.query
 
     async def now(self) -> datetime:
         """The database's clock."""

@@ -38,8 +38,8 @@ class PostgresReviews:
     """Reviews over the same connections as `store`. A reviewer has at most `claims_max` claimed at once."""
 
     def __init__(self, store: PostgresStore, *, claims_max: int = CLAIMS_MAX) -> None:
-        self._query = store.query
-        self._query_alone = store.query_alone
+        self._query = store.database.query
+        self._query_alone = store.database.query_alone
         self._claims_max = claims_max
         self._waiting_card = store.waiting_card
 

@@ -1,15 +1,10 @@
-"""The engine's Store and the readers' queries over one asyncpg pool. Must not decide anything.
-
-Every statement is one round trip and its own transaction. The pool connects as, or steps down to, the least-privilege
-role `recycling_server`; statements are planned once for index access, since all of them touch few rows of large tables.
-"""
+"""The engine's Store, and what readers ask, as statements of `sql/` over one database. Must not decide anything."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -35,62 +30,19 @@ from server.engine.ports import (
     LoadedItem,
     OutcomeContext,
     PutEntry,
-    StoreUnavailable,
 )
 from server.store import inputs, rows
+from server.store.database import Database, open_database
 from server.store.policy_document import parse_policy
-from server.store.statements import statement
 
 tracer = trace.get_tracer(__name__)
 
-ROLE = "recycling_server"
-STATEMENT_TIMEOUT_S = 10.0
-ACQUIRE_TIMEOUT_S = 2.0
-CHECK_TIMEOUT_S = 2.0
-
-SESSION = {
-    "role": ROLE,
-    "application_name": "card-recycling",
-    "timezone": "UTC",
-    "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
-    "enable_mergejoin": "off",
-    "enable_material": "off",
-    "random_page_cost": "1.0",
-    "jit": "off",
-    "statement_timeout": "15s",
-    "idle_in_transaction_session_timeout": "15s",
-}
-
-_CANNOT_REACH = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.UndefinedTableError,
-    asyncpg.UndefinedFunctionError,
-)
-"""It is down, going down, starting, full, only a standby, does not let us in, or has not been migrated."""
-
-
-class StatementFailed(Exception):
-    """The database refused a statement. Tells where, and no value of any row: what it says may be logged."""
-
-    def __init__(self, error: asyncpg.PostgresError) -> None:
-        place = error.constraint_name or error.table_name or "no constraint"
-        super().__init__(f"{type(error).__name__} ({error.sqlstate}) at {place}")
-
 
 class PostgresStore:
-    """The database. Build it with `connect`; methods raise StoreUnavailable when it cannot be reached."""
+    """What lasts. Methods raise StoreUnavailable when the database cannot be reached."""
 
-    def __init__(self, pool: asyncpg.Pool, *, other_connections: int) -> None:
-        self._pool = pool
-        self._others = asyncio.Semaphore(other_connections)
+    def __init__(self, database: Database) -> None:
+        self.database = database
         self._policies: dict[tuple[str, int], tuple[Policy, str]] = {}
 
     # The engine's port
@@ -98,12 +50,12 @@ class PostgresStore:
     async def answered(self, commands: Sequence[Command]) -> list[Answered | None]:
         """What each command's request id was answered before."""
         requests = [{"account_id": command.account_id, "request_id": command.request_id} for command in commands]
-        return [_answered(row) for row in await self._fetch_beside("answered", request=requests)]
+        return [_answered(row) for row in await self.database.fetch_beside("answered", request=requests)]
 
     async def load(self, commands: Sequence[Command]) -> list[Loaded]:
         """All that the decisions may read, in one round trip."""
         with tracer.start_as_current_span("store.load", attributes=_span("load")):
-            found = await self._fetch("load", command=[inputs.command_row(command) for command in commands])
+            found = await self.database.fetch("load", command=[inputs.command_row(command) for command in commands])
         await self._learn_policies(commands, found)
         names = list(found[0].keys())
         first_feature = names.index("feature_position") + 1
@@ -127,7 +79,7 @@ class PostgresStore:
         dry = {position for position, entry in enumerate(entries) if entry.command.dry_run}
         with tracer.start_as_current_span("store.record", attributes=_span("record")):
             try:
-                claimed = await self._fetch("record", **inputs.entry_rows(entries))
+                claimed = await self.database.fetch("record", **inputs.entry_rows(entries))
             except asyncpg.DeadlockDetectedError:  # everyone in it lost a race
                 return set()
         return dry | {row["position"] for row in claimed}
@@ -144,7 +96,7 @@ class PostgresStore:
             for item in items
         ]
         with tracer.start_as_current_span("store.load", attributes=_span("issue_load")):
-            found = await self._fetch_beside("issue_load", item=item_rows)
+            found = await self.database.fetch_beside("issue_load", item=item_rows)
         policies: list[tuple[Policy | None, str]] = []
         for item, row in zip(items, found, strict=True):
             revision = row["policy_revision"]
@@ -186,13 +138,13 @@ class PostgresStore:
             for entry in entries
         ]
         with tracer.start_as_current_span("store.record", attributes=_span("issue_record")):
-            return {row["card_id"] for row in await self._fetch_beside("issue_record", card=card_rows)}
+            return {row["card_id"] for row in await self.database.fetch_beside("issue_record", card=card_rows)}
 
     # What readers ask
 
     async def card(self, account_id: str, card_id: UUID) -> tuple[Card, datetime] | None:
         """A card and the moment it was read at; None when the account has no such card."""
-        found = await self._query("card", account_id, card_id)
+        found = await self.database.query("card", account_id, card_id)
         if not found:
             return None
         (row,) = found
@@ -200,7 +152,7 @@ class PostgresStore:
 
     async def cards(self, account_id: str, before: tuple[datetime, UUID], how_many: int) -> list[tuple[Card, datetime]]:
         """A page of an account's cards, newest first, issued before `before`."""
-        found = await self._query("cards", account_id, *before, how_many)
+        found = await self.database.query("cards", account_id, *before, how_many)
         return [(await self.waiting_card(row["card"], row["recycling"], row["segment"]), row["now"]) for row in found]
 
     async def waiting_card(self, card: rows.Row, recycling: rows.Row | None, segment: str | None) -> Card:
@@ -214,17 +166,17 @@ class PostgresStore:
 
     async def recycling(self, account_id: str, recycling_id: UUID) -> Recycling | None:
         """A recycling as it stands; None when the account has no such."""
-        found = await self._query("recycling", account_id, recycling_id)
+        found = await self.database.query("recycling", account_id, recycling_id)
         return rows.recycling(found[0]["recycling"]).at(found[0]["now"]) if found else None
 
     async def recyclings(self, account_id: str, before: tuple[datetime, UUID], how_many: int) -> list[Recycling]:
         """A page of an account's recyclings, newest first, made before `before`."""
-        found = await self._query("recyclings", account_id, *before, how_many)
+        found = await self.database.query("recyclings", account_id, *before, how_many)
         return [rows.recycling(row["recycling"]).at(row["now"]) for row in found]
 
     async def wallet(self, account_id: str) -> Wallet:
         """What an account holds."""
-        (found,) = await self._query("wallet", account_id)
+        (found,) = await self.database.query("wallet", account_id)
         return rows.wallet(account_id, found["balances"], found["coupons"])
 
     # The lists
@@ -232,7 +184,7 @@ class PostgresStore:
     async def put_entry(self, draft: EntryDraft, entry_id: UUID) -> PutEntry:
         """Adds an entry, unless it expires too early, or another than the wanted one is in force."""
         subject = draft.subject
-        (found,) = await self._query(
+        (found,) = await self.database.query(
             "list_put", entry_id, draft.list, subject.kind, subject.key, draft.expire_time, draft.actor, draft.reason,
             draft.etag,
         )  # fmt: skip
@@ -240,7 +192,7 @@ class PostgresStore:
 
     async def delete_entry(self, entry_id: UUID, end_id: UUID, actor: str, reason: str) -> DeletedEntry | None:
         """Ends an entry in force; None when there is none of this id."""
-        found = await self._query("list_delete", entry_id, end_id, actor, reason)
+        found = await self.database.query("list_delete", entry_id, end_id, actor, reason)
         if not found:
             return None
         return DeletedEntry(entry=rows.list_entry(dict(found[0])), ended=found[0]["next_time"] is not None)
@@ -248,25 +200,16 @@ class PostgresStore:
     async def entries(self, wanted: ListFilter, before: tuple[datetime, UUID], how_many: int) -> list[ListEntry]:
         """A page of list entries, newest first, put before `before`."""
         key = None if wanted.subject is None else wanted.subject.key
-        found = await self._query(
+        found = await self.database.query(
             "list_entries", wanted.list, wanted.subject_kind, key, wanted.active_only, *before, how_many
         )
         return [rows.list_entry(dict(row)) for row in found]
-
-    async def query(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
-        """The rows of a statement that neither loads nor records commands."""
-        return await self._query(name, *arguments)
-
-    async def query_alone(self, what: str, name: str, *arguments: Any) -> list[asyncpg.Record]:
-        """As `query`, but on all servers only one at a time of those that name the same `what`: each sees what the one
-        before it did. Two round trips."""
-        return await self._run_beside(statement(name).text, *arguments, alone=what)
 
     # What became of recyclings
 
     async def load_outcome(self, told: NewOutcome) -> OutcomeContext | None:
         """What is known of the recycling that `told` names."""
-        found = await self._query("outcome_load", told.account_id, told.recycling_id, told.kind, told.time)
+        found = await self.database.query("outcome_load", told.account_id, told.recycling_id, told.kind, told.time)
         if not found:
             return None
         return OutcomeContext(
@@ -280,15 +223,15 @@ class PostgresStore:
         """Keeps an outcome, once."""
         arguments = (account_id, told.recycling_id, told.kind, told.time)
         if told.time is not None:
-            await self._query("outcome_record", *arguments)
+            await self.database.query("outcome_record", *arguments)
         else:
-            await self.query_alone(f"outcomes of {told.recycling_id}", "outcome_record", *arguments)
+            await self.database.query_alone(f"outcomes of {told.recycling_id}", "outcome_record", *arguments)
 
     # How models fare
 
     async def now(self) -> datetime:
         """The database's clock."""
-        (found,) = await self._query("now")
+        (found,) = await self.database.query("now")
         moment: datetime = found["now"]
         return moment
 
@@ -296,7 +239,7 @@ class PostgresStore:
         self, window: Window, platform: str | None, rows_max: int, *, mature: timedelta | None = None
     ) -> list[JudgedRequest]:
         """The newest decisions of a window, with labels where `mature` is given."""
-        found = await self._query("judged", window.from_time, window.to_time, platform, rows_max, mature)
+        found = await self.database.query("judged", window.from_time, window.to_time, platform, rows_max, mature)
         # Megabytes of JSON: beside the event loop.
         return await asyncio.to_thread(lambda: rows.judged(dict(row) for row in found))
 
@@ -304,74 +247,13 @@ class PostgresStore:
 
     async def move_clock(self, moment: datetime) -> bool:
         """Moves a back-test database's clock forward to `moment`; False where the clock is real."""
-        return bool(await self._query("move_clock", moment))
-
-    async def check(self) -> None:
-        """Returns when the database answers, with our tables and role. Raises StoreUnavailable or StatementFailed."""
-        try:
-            await asyncio.wait_for(self._run(statement("wallet").text, ""), CHECK_TIMEOUT_S)
-        except TimeoutError:
-            raise StoreUnavailable("it takes too long") from None
+        return bool(await self.database.query("move_clock", moment))
 
     async def close(self) -> None:
-        """Closes the pool, when its work is done."""
-        try:
-            await asyncio.wait_for(self._pool.close(), STATEMENT_TIMEOUT_S)
-        except TimeoutError:
-            self._pool.terminate()
+        """Closes the connections, when their work is done."""
+        await self.database.close()
 
     # Inside
-
-    async def _fetch(self, name: str, **row_sets: Sequence[rows.Row]) -> list[asyncpg.Record]:
-        wanted = statement(name)
-        return await self._run(wanted.text, *wanted.arguments(**row_sets))
-
-    async def _fetch_beside(self, name: str, **row_sets: Sequence[rows.Row]) -> list[asyncpg.Record]:
-        wanted = statement(name)
-        return await self._run_beside(wanted.text, *wanted.arguments(**row_sets))
-
-    async def _query(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
-        return await self._run_beside(statement(name).text, *arguments)
-
-    async def _run_beside(self, text: str, *arguments: Any, alone: str | None = None) -> list[asyncpg.Record]:
-        """Readers and issuers share what the engine's batches leave: they cannot starve them of connections."""
-        try:
-            # Not wait_for: in Python 3.11 that may swallow a cancellation, and then a background task never ends.
-            async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
-                await self._others.acquire()
-        except TimeoutError:
-            raise StoreUnavailable("all connections are busy") from None
-        try:
-            return await self._run(text, *arguments, alone=alone)
-        finally:
-            self._others.release()
-
-    async def _run(self, text: str, *arguments: Any, alone: str | None = None) -> list[asyncpg.Record]:
-        try:
-            try:
-                return await self._run_once(text, *arguments, alone=alone)
-            except asyncpg.OutdatedSchemaCacheError:  # a migration has added a column
-                return await self._run_once(text, *arguments, alone=alone)
-        except asyncpg.DeadlockDetectedError:
-            raise
-        except _CANNOT_REACH as error:
-            if isinstance(error, ValueError):  # an InterfaceError too: an argument that cannot be encoded
-                raise
-            raise StoreUnavailable(type(error).__name__) from error
-        except asyncpg.PostgresError as error:
-            raise StatementFailed(error) from None
-
-    async def _run_once(self, text: str, *arguments: Any, alone: str | None) -> list[asyncpg.Record]:
-        fetched: list[asyncpg.Record]
-        async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-            if alone is None:
-                fetched = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
-                return fetched
-            async with connection.transaction():
-                # A statement of its own: the next one then sees what whoever held the lock has committed.
-                await connection.execute(statement("lock").text, alone, timeout=STATEMENT_TIMEOUT_S)
-                fetched = await connection.fetch(text, *arguments, timeout=STATEMENT_TIMEOUT_S)
-                return fetched
 
     def _snapshot(self, command: Command, row: asyncpg.Record, features: Features) -> Snapshot:
         card = rows.card(row["card"], row["segment"]) if row["card"] is not None else None
@@ -426,7 +308,7 @@ class PostgresStore:
         """A revision never changes, so it is read once. Its SHA-256 comes with it, in hexadecimal."""
         key = (platform, revision)
         if key not in self._policies:
-            (found,) = await self._run(statement("policy").text, platform, revision)
+            (found,) = await self.database.query_at_once("policy", platform, revision)
             policy = await asyncio.to_thread(parse_policy, found["document"])
             self._policies[key] = policy, found["document_sha256"].hex()
         return self._policies[key]
@@ -465,26 +347,6 @@ async def connect(url: str, *, connections: int, connections_for_batches: int) -
 
     Connections are made when first needed, so the database may come up later. Raises ValueError for a URL that is none.
     """
-    pool = await asyncpg.create_pool(
-        url,
-        min_size=0,
-        max_size=connections,
-        server_settings=SESSION,
-        statement_cache_size=100,
-        max_cached_statement_lifetime=0,
-        max_cacheable_statement_size=0,
-        init=_refuse_power,
-        reset=_keep_session,
-        timeout=ACQUIRE_TIMEOUT_S,
+    return PostgresStore(
+        await open_database(url, connections=connections, connections_for_batches=connections_for_batches)
     )
-    return PostgresStore(pool, other_connections=connections - connections_for_batches)
-
-
-async def _refuse_power(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """A role that could change append-only tables must not serve."""
-    if too_open := [row["name"] for row in await connection.fetch(statement("privileges").text)]:
-        raise StoreUnavailable(f"its role may change append-only tables: {', '.join(too_open)}")
-
-
-async def _keep_session(connection: asyncpg.Connection) -> None:
-    """Nothing to reset: no statement changes its session. Saves a round trip on every release."""

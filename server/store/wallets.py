@@ -20,7 +20,7 @@ class PostgresWallets:
 
     def __init__(self, store: PostgresStore) -> None:
         self._store = store
-        self._query = store.query
+        self._query = store.database.query
 
     async def postings(self, wanted: PostingFilter, before: tuple[datetime, UUID], how_many: int) -> list[Posting]:
         """A page of an account's postings, newest first, made before a position."""

@@ -22,9 +22,9 @@ from server.domain.errors import Reason, Refusal
 from server.domain.events import BEGINNING, Event, EventFilter, Position
 from server.engine.event_ports import EventLog, EventPage
 from server.engine.feed import EventFeed, Told
+from server.store.database import SESSION
 from server.store.events import PostgresEvents
 from server.store.statements import statement
-from server.store.store import SESSION
 from tests.integration.conftest import MakeWorld
 from tests.integration.world import World, reactivate, recycle, unique, void
 
@@ -108,7 +108,7 @@ def cards_of(events: Sequence[Event]) -> list[uuid.UUID | None]:
 async def test_partners_notices_are_told_in_order(new_world: MakeWorld) -> None:
     """An offer taken is one event of its own, which a watcher can ask for alone, and resume after."""
     world = await new_world()
-    log = PostgresEvents(world.store)
+    log = PostgresEvents(world.store.database)
     account_id = (await world.settled(await world.issue(active=False))).account_id
     for offer_id in ("renewal-coupon", "ad-free-week"):
         command = Redeem(request_id=uuid.uuid4(), account_id=account_id, platform="iqiyi", offer_id=offer_id)
@@ -128,7 +128,7 @@ async def test_partners_notices_are_told_in_order(new_world: MakeWorld) -> None:
 
 async def test_life_of_a_card_is_told(world: World) -> None:
     """Each transition and each transfer of value is one event, with what it left behind."""
-    log = PostgresEvents(world.store)
+    log = PostgresEvents(world.store.database)
     card = await world.issue()
     recycling = await world.settled(card)
     await world.answer(reactivate(recycling))
@@ -155,7 +155,7 @@ async def test_life_of_a_card_is_told(world: World) -> None:
 
 async def test_account_is_read_by_itself(world: World) -> None:
     """An account's events are the same, in the same order, as those of the whole log that are its own."""
-    log = PostgresEvents(world.store)
+    log = PostgresEvents(world.store.database)
     account = unique("busy")
     for _ in range(3):
         await world.settled(await world.issue(account_id=account))
@@ -171,7 +171,7 @@ async def test_account_is_read_by_itself(world: World) -> None:
 
 async def test_late_commit_is_told(sparse_world: World) -> None:
     """A transaction that began earlier and commits later than another is told before it, and neither is told twice."""
-    world, log = sparse_world, PostgresEvents(sparse_world.store)
+    world, log = sparse_world, PostgresEvents(sparse_world.store.database)
     late = await asyncpg.connect(world.owner_url)
     async with fed(log) as feed:
         transaction = late.transaction()
@@ -194,7 +194,7 @@ async def test_late_commit_is_told(sparse_world: World) -> None:
 
 async def test_rolled_back_event_is_never_told(sparse_world: World) -> None:
     """What was not committed leaves no gap that anybody waits for."""
-    world, log = sparse_world, PostgresEvents(sparse_world.store)
+    world, log = sparse_world, PostgresEvents(sparse_world.store.database)
     with contextlib.suppress(ZeroDivisionError):
         async with world.owner.transaction():
             await write(world.owner)
@@ -216,7 +216,7 @@ async def test_any_interleaving_is_told_once_and_in_one_order(
 ) -> None:
     """However transactions begin, write, commit and roll back, every watcher is told what was committed, once, in the
     one order of the log, wherever he resumes."""
-    world, log = sparse_world, PostgresEvents(sparse_world.store)
+    world, log = sparse_world, PostgresEvents(sparse_world.store.database)
     start = (await everything(log))[-1:]
     position = start[0].position if start else BEGINNING
     connections = [await asyncpg.connect(world.owner_url) for _ in range(4)]
@@ -275,7 +275,7 @@ async def test_any_interleaving_is_told_once_and_in_one_order(
 
 async def test_filter_finds_what_fits_and_moves_on_past_the_rest(world: World) -> None:
     """Other events advance the position of a watcher who does not want them."""
-    log = PostgresEvents(world.store)
+    log = PostgresEvents(world.store.database)
     async with fed(log) as feed:
         start = await feed.newest()
         mine = await world.issue()
@@ -323,7 +323,7 @@ class CountingLog:
 
 async def test_slow_watcher_costs_no_memory_and_misses_nothing(sparse_world: World) -> None:
     """One who stops reading falls back behind what is kept, which stays bounded, and is told all the same."""
-    world, log = sparse_world, PostgresEvents(sparse_world.store)
+    world, log = sparse_world, PostgresEvents(sparse_world.store.database)
     async with fed(log, kept=10, page=5) as feed:
         slow = feed.follow(ALL, BEGINNING, quiet_s=QUIET_S)
         assert (await anext(slow)).events == []
@@ -337,7 +337,7 @@ async def test_slow_watcher_costs_no_memory_and_misses_nothing(sparse_world: Wor
 
 async def test_watchers_that_are_up_to_date_share_one_reader(sparse_world: World) -> None:
     """Ten watchers ask the database no more often than one."""
-    world, log = sparse_world, CountingLog(PostgresEvents(sparse_world.store))
+    world, log = sparse_world, CountingLog(PostgresEvents(sparse_world.store.database))
     async with fed(log, poll_s=0.05) as feed:
         start = await feed.newest()
         follows = [feed.follow(ALL, start, quiet_s=PATIENCE_S) for _ in range(10)]
@@ -355,7 +355,7 @@ async def test_watchers_that_are_up_to_date_share_one_reader(sparse_world: World
 
 async def test_nobody_reads_while_nobody_follows(sparse_world: World) -> None:
     """A server without watchers does not ask the database."""
-    log = CountingLog(PostgresEvents(sparse_world.store))
+    log = CountingLog(PostgresEvents(sparse_world.store.database))
     async with fed(log) as feed:
         await told_from(feed, BEGINNING, 0)
         assert not feed._wanted.is_set()
@@ -363,7 +363,7 @@ async def test_nobody_reads_while_nobody_follows(sparse_world: World) -> None:
 
 async def test_too_many_watchers_are_refused(sparse_world: World) -> None:
     """The limit is told as overload, and a place that is left is free again."""
-    async with fed(PostgresEvents(sparse_world.store), watchers_max=1) as feed:
+    async with fed(PostgresEvents(sparse_world.store.database), watchers_max=1) as feed:
         first = feed.follow(ALL, BEGINNING, quiet_s=QUIET_S)
         await anext(first)
         with pytest.raises(Refusal) as refused:
@@ -375,7 +375,7 @@ async def test_too_many_watchers_are_refused(sparse_world: World) -> None:
 
 async def test_drain_ends_every_stream(sparse_world: World) -> None:
     """Waiting watchers are told at once that the server goes down."""
-    async with fed(PostgresEvents(sparse_world.store)) as feed:
+    async with fed(PostgresEvents(sparse_world.store.database)) as feed:
         follow = feed.follow(ALL, BEGINNING, quiet_s=PATIENCE_S)
         await anext(follow)
         waiting = asyncio.create_task(anext(follow))
@@ -388,7 +388,7 @@ async def test_drain_ends_every_stream(sparse_world: World) -> None:
 
 async def test_position_of_a_lost_event_is_an_error(sparse_world: World) -> None:
     """After the database was set back, a watcher who was further on is told so, whether he comes anew or is there."""
-    world, log = sparse_world, PostgresEvents(sparse_world.store)
+    world, log = sparse_world, PostgresEvents(sparse_world.store.database)
     kept = await write(world.owner)
     lost = await write(world.owner)
     async with fed(log) as feed:
@@ -410,7 +410,7 @@ async def test_position_of_a_lost_event_is_an_error(sparse_world: World) -> None
 
 async def test_events_from_a_dump_take_their_places(sparse_world: World) -> None:
     """Rows that name transactions still to come are told once the migrations ran, and so are those after them."""
-    world, log = sparse_world, PostgresEvents(sparse_world.store)
+    world, log = sparse_world, PostgresEvents(sparse_world.store.database)
     old = await write(world.owner)
     brought = await write(world.owner)
     await world.owner.execute(
@@ -433,7 +433,7 @@ async def test_events_of_before_the_migration_are_told(new_world: MakeWorld) -> 
     world = await new_world()
     card = await world.issue()
     await world.answer(recycle(card))
-    events = await everything(PostgresEvents(world.store))
+    events = await everything(PostgresEvents(world.store.database))
     assert [event.kind for event in events] == ["ISSUED", "ACTIVATED", "RECYCLED"]
     assert len({event.position.xact for event in events}) == 3
 

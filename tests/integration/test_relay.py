@@ -63,7 +63,7 @@ class StumblingPublisher:
 @contextlib.asynccontextmanager
 async def relaying(world: World, to: JetStreamPublisher | StumblingPublisher) -> AsyncIterator[asyncio.Task[None]]:
     """A relay with a feed of its own, as a server has them."""
-    log = PostgresEvents(world.store)
+    log = PostgresEvents(world.store.database)
     feed = EventFeed(log, watchers_max=1, poll_s=0.01, page=20)
     reading = asyncio.create_task(feed.run())
     running = asyncio.create_task(Relay(STREAM, uuid.uuid4(), feed, log, to, lease_s=LEASE_S).run())
@@ -79,7 +79,7 @@ async def relaying(world: World, to: JetStreamPublisher | StumblingPublisher) ->
 
 async def recorded(world: World) -> list[str]:
     """The ids of all events on record, in order."""
-    log, ids, position = PostgresEvents(world.store), list[str](), BEGINNING
+    log, ids, position = PostgresEvents(world.store.database), list[str](), BEGINNING
     while found := (await log.after(position, 500)).events:
         ids += [str(event.position.event_id) for event in found]
         position = found[-1].position
@@ -167,7 +167,7 @@ async def test_killed_nats_loses_nothing(new_world: MakeWorld, nats_server: Nats
 async def test_killed_relay_is_followed_by_another(new_world: MakeWorld, nats_server: NatsServer) -> None:
     """One that dies with its lease is followed within seconds; nothing is missing, nothing comes twice."""
     world = await new_world()
-    log = PostgresEvents(world.store)
+    log = PostgresEvents(world.store.database)
     await world.issue_many(40)
     # As one that was killed leaves it: it has published, not noted so, and holds the lease.
     dead = uuid.uuid4()
@@ -184,7 +184,7 @@ async def test_killed_relay_is_followed_by_another(new_world: MakeWorld, nats_se
 async def test_one_relay_works_at_a_time(new_world: MakeWorld, nats_server: NatsServer) -> None:
     """A second one waits; when the first lets go, it goes on where that was."""
     world = await new_world()
-    log = PostgresEvents(world.store)
+    log = PostgresEvents(world.store.database)
     async with relaying(world, publisher(nats_server)):
         await world.issue_many(5)
         await nats_server.holds(STREAM, 5)
@@ -199,7 +199,7 @@ async def test_one_relay_works_at_a_time(new_world: MakeWorld, nats_server: Nats
 async def test_cursor_moves_for_its_holder_alone(new_world: MakeWorld) -> None:
     """Who lost the lease cannot note anything any more, and what waits is told to everybody who asks."""
     world = await new_world()
-    log = PostgresEvents(world.store)
+    log = PostgresEvents(world.store.database)
     await world.issue_many(2)
     first, second = (await log.after(BEGINNING, 2)).events
     old, new = uuid.uuid4(), uuid.uuid4()
@@ -219,7 +219,7 @@ async def test_stream_of_another_make_is_refused(new_world: MakeWorld, nats_serv
     """One that would lose events, or take them twice, gets none."""
     world = await new_world()
     await world.issue_many(1)
-    events = (await PostgresEvents(world.store).after(BEGINNING, 1)).events
+    events = (await PostgresEvents(world.store.database).after(BEGINNING, 1)).events
     async with nats_server.jetstream() as jetstream:
         await jetstream.add_stream(StreamConfig(name=STREAM, subjects=["elsewhere.>"]))
     with pytest.raises(PublishFailed, match="does not take"):

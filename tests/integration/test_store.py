@@ -21,8 +21,8 @@ from server.api.requests import CommandParser
 from server.domain.errors import Reason
 from server.engine.ports import StoreUnavailable
 from server.store import store as store_module
+from server.store.database import SESSION, StatementFailed
 from server.store.statements import statement
-from server.store.store import SESSION
 from tests.conftest import FreshDatabase
 from tests.integration.conftest import MakeWorld
 from tests.integration.world import (
@@ -356,7 +356,7 @@ async def test_role_with_too_much_power_is_not_used(fresh_database: FreshDatabas
     store = await store_module.connect(server_url, connections=3, connections_for_batches=2)
     try:
         with pytest.raises(StoreUnavailable, match="posting"):
-            await store.check()
+            await store.database.check()
         await owner.execute("REVOKE UPDATE (amount) ON posting FROM recycling_server")
         assert await answers(store)
     finally:
@@ -383,8 +383,8 @@ async def test_failed_statement_tells_no_values(new_world: MakeWorld) -> None:
     card = await world.issue()
     command = recycle(card)
     await world.answer(command)
-    with pytest.raises(store_module.StatementFailed) as failed:
-        await world.store._run(
+    with pytest.raises(StatementFailed) as failed:
+        await world.store.database._run(
             "INSERT INTO command SELECT account_id, request_id, method, input_hash, response, receipt, create_time"
             " FROM command WHERE account_id = $1",
             card.account_id,

@@ -302,7 +302,7 @@ from server.engine.engine import Engine
 async def main():
     store = await connect(sys.argv[1], connections=4, connections_for_batches=2)
     engine = Engine(store, FakeScorer(), MessageRenderer(), SIGNER, LOTTERY, uuid.uuid4, batch_max=1)
-    await keep_sweeping(PostgresDue(store), engine, 5.0)
+    await keep_sweeping(PostgresDue(store.database), engine, 5.0)
 
 asyncio.run(main())
 """

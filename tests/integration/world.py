@@ -60,10 +60,11 @@ from server.engine.queue import Outcome
 from server.engine.sweeper import sweep
 from server.replay.audit import audit
 from server.replay.decision import Replay
+from server.store.database import StatementFailed
 from server.store.due import PostgresDue
 from server.store.policy_document import put_policies
 from server.store.reviews import PostgresReviews
-from server.store.store import PostgresStore, StatementFailed, connect
+from server.store.store import PostgresStore, connect
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 POLICIES = Path(__file__).resolve().parents[2] / "policies"
@@ -184,7 +185,7 @@ class World:
     def __post_init__(self) -> None:
         self.engine = self.another_engine()
         self.reviews = PostgresReviews(self.store)
-        self.due = PostgresDue(self.store)
+        self.due = PostgresDue(self.store.database)
         self.issuer = Issuer(self.store, MessageRenderer(), self.new_id)
         self.lists = ListKeeper(self.store, self.new_id)
 
@@ -355,7 +356,7 @@ async def put_documents(server_url: str, *bodies: dict[str, Any]) -> None:
 async def answers(store: PostgresStore) -> bool:
     """Whether the database behind `store` can be served from."""
     try:
-        await store.check()
+        await store.database.check()
     except (StoreUnavailable, StatementFailed):
         return False
     return True
