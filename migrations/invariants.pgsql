@@ -412,6 +412,7 @@ CROSS JOIN LATERAL (
     WHEN 'Recycle' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
     WHEN 'ExpireCard' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
     WHEN 'CloseWindow' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
+    WHEN 'LapseHold' THEN own_request_id(c.method, c.receipt #>> '{input,0}')  -- servers of before had another
   END AS request_id
 ) AS wanted
 WHERE (c.method IN ('ExpireCoupon', 'ExpireCard', 'CloseWindow') OR substr(c.request_id::text, 15, 1) = '8')

@@ -480,6 +480,12 @@ VIOLATIONS = {
            UPDATE card_event SET request_id = own_request_id('ExpireCard', 'x') WHERE request_id = id(180)""",
         {"own_requests_are_derived"},
     ),
+    "an id of the service's own for the end of another hold": (
+        """UPDATE command SET request_id = own_request_id('LapseHold', 'x') WHERE request_id = id(232);
+           UPDATE card_event SET request_id = own_request_id('LapseHold', 'x') WHERE request_id = id(232);
+           UPDATE review SET resolve_request_id = own_request_id('LapseHold', 'x') WHERE resolve_request_id = id(232)""",
+        {"own_requests_are_derived"},
+    ),
     "a generation recycled twice": (
         """DROP INDEX recycling_live;
            UPDATE recycling SET generation = 2, state = 'APPROVED', compensation_state = 'SETTLED'
