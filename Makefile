@@ -48,6 +48,7 @@ properties: setup ## play random lives of accounts: make properties SEQUENCES=10
 
 bench: setup ## measure, one JSON line a figure
 	@$(PYTHON) -m bench
+	@$(PYTHON) -m bench.sweeps
 
 bench-long: setup ## measure features over up to ten million events; takes up to half an hour
 	@$(PYTHON) -m bench.features_long

@@ -33,13 +33,14 @@ class RecycleClient:
         """Closes the channel."""
         await self._channel.close()
 
+    async def recycle_one(self, request: pb.RecycleRequest) -> pb.RecycleResponse:
+        """One unary call."""
+        return await self._stub.Recycle(request, timeout=TIMEOUT_S)
+
     async def recycle(self, requests: Requests) -> tuple[Run, list[pb.RecycleResponse]]:
         """A unary call for each request."""
 
-        async def call(request: pb.RecycleRequest) -> pb.RecycleResponse:
-            return await self._stub.Recycle(request, timeout=TIMEOUT_S)
-
-        return await in_flight(UNARY_IN_FLIGHT, call, requests)
+        return await in_flight(UNARY_IN_FLIGHT, self.recycle_one, requests)
 
     async def recycle_fresh(self, requests: Requests) -> tuple[Run, list[pb.RecycleResponse]]:
         """The same for cards never seen before. Raises BenchError unless nearly all are approved."""

@@ -412,6 +412,7 @@ CROSS JOIN LATERAL (
     WHEN 'Recycle' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
     WHEN 'ExpireCard' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
     WHEN 'CloseWindow' THEN own_request_id(c.method, c.receipt #>> '{card,card_id}', c.receipt #>> '{card,generation}')
+    WHEN 'LapseHold' THEN own_request_id(c.method, c.receipt #>> '{input,0}')  -- servers of before had another
   END AS request_id
 ) AS wanted
 WHERE (c.method IN ('ExpireCoupon', 'ExpireCard', 'CloseWindow') OR substr(c.request_id::text, 15, 1) = '8')
@@ -704,13 +705,83 @@ WHERE (r.disposition IS NOT NULL AND (
    OR abs(a.recycling_cost + a.opportunity_cost + a.user_damage - a.cost) > 1e-9 * greatest(1, a.cost);
 
 -- name: cards_never_gain (7)
--- What a card has paid and still owes, over all its generations, is never worth more than was paid for it.
-SELECT c.account_id, c.card_id, c.paid_minor, sum(coalesce(r.max_discount_minor, r.amount)) AS paid_out_minor
-FROM card AS c
-JOIN recycling AS r USING (account_id, card_id)
-WHERE r.unit IN ('COIN', 'COUPON') AND r.compensation_state IN ('PENDING', 'SETTLED')
-GROUP BY c.account_id, c.card_id, c.paid_minor
-HAVING sum(coalesce(r.max_discount_minor, r.amount)) > c.paid_minor;
+-- What a card has paid and still owes, over all its generations, is never worth more than its price, whatever the unit.
+-- The price is what was paid for it, or its face value where a policy pays by the day. A unit is worth the most that the
+-- exchanges and offers in force at the recycle could make of it, within eight exchanges; a coin is worth 1 at least.
+WITH epoch AS MATERIALIZED (
+  SELECT effective_time AS begin_time, lead(effective_time) OVER (ORDER BY effective_time) AS end_time
+  FROM (SELECT DISTINCT effective_time FROM policy_activation) AS change
+),
+rules AS MATERIALIZED (
+  SELECT e.begin_time, known.platform, p.document
+  FROM epoch AS e
+  CROSS JOIN (SELECT DISTINCT platform FROM policy_activation) AS known
+  CROSS JOIN LATERAL (
+    SELECT revision FROM policy_activation AS a
+    WHERE a.platform = known.platform AND a.effective_time <= e.begin_time
+    ORDER BY a.effective_time DESC, a.activation DESC LIMIT 1
+  ) AS governs
+  JOIN policy_revision AS p ON (p.platform, p.revision) = (known.platform, governs.revision)
+),
+-- From each holding to each other, and to itself at 1; twice as far with each step.
+one AS MATERIALIZED (
+  SELECT begin_time, here, there, max(rate) AS rate
+  FROM (
+    SELECT r.begin_time, ARRAY[r.platform, way ->> 'unit'] AS here, ARRAY[way ->> 'to_platform', way ->> 'to_unit'] AS there,
+           (way ->> 'get')::float8 / (way ->> 'give')::float8
+           * (10000 - coalesce((way ->> 'spread_basis_points')::float8, 0)) / 10000 AS rate
+    FROM rules AS r CROSS JOIN jsonb_path_query(r.document, '$.exchange[*]') AS way
+    UNION ALL
+    SELECT r.begin_time, ARRAY[r.platform, unit], ARRAY[r.platform, unit], 1
+    FROM rules AS r CROSS JOIN unnest(ARRAY['COIN', 'GROWTH_POINT']) AS unit
+  ) AS way
+  GROUP BY begin_time, here, there
+),
+two AS MATERIALIZED (
+  SELECT a.begin_time, a.here, b.there, max(a.rate * b.rate) AS rate
+  FROM one AS a JOIN one AS b ON (b.begin_time, b.here) = (a.begin_time, a.there)
+  GROUP BY a.begin_time, a.here, b.there
+),
+four AS MATERIALIZED (
+  SELECT a.begin_time, a.here, b.there, max(a.rate * b.rate) AS rate
+  FROM two AS a JOIN two AS b ON (b.begin_time, b.here) = (a.begin_time, a.there)
+  GROUP BY a.begin_time, a.here, b.there
+),
+eight AS MATERIALIZED (
+  SELECT a.begin_time, a.here, b.there, max(a.rate * b.rate) AS rate
+  FROM four AS a JOIN four AS b ON (b.begin_time, b.here) = (a.begin_time, a.there)
+  GROUP BY a.begin_time, a.here, b.there
+),
+bought AS MATERIALIZED (
+  SELECT r.begin_time, ARRAY[r.platform, offer ->> 'unit'] AS there,
+         (offer #>> '{benefit,value_minor}')::float8 / (offer ->> 'price')::float8 AS value
+  FROM rules AS r CROSS JOIN jsonb_path_query(r.document, '$.offers[*]') AS offer
+  UNION ALL
+  SELECT begin_time, ARRAY[platform, 'COIN'], 1 FROM rules
+),
+worth AS MATERIALIZED (
+  SELECT w.begin_time, e.end_time, w.here[1] AS platform, w.here[2] AS unit, max(w.rate * b.value) AS value
+  FROM eight AS w
+  JOIN bought AS b ON (b.begin_time, b.there) = (w.begin_time, w.there)
+  JOIN epoch AS e ON e.begin_time = w.begin_time
+  GROUP BY w.begin_time, e.end_time, w.here
+)
+SELECT account_id, card_id, max(price) AS price, sum(paid_out) AS paid_out_minor
+FROM (
+  SELECT c.account_id, c.card_id, coalesce(r.max_discount_minor, r.amount * coalesce(w.value, 0)) AS paid_out,
+         CASE p.document #>> '{compensation,kind}' WHEN 'PER_UNUSED_DAY' THEN c.face_value_minor
+              ELSE c.paid_minor END AS price
+  FROM card AS c
+  JOIN recycling AS r USING (account_id, card_id)
+  LEFT JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
+  LEFT JOIN worth AS w
+    ON (w.platform, w.unit) = (r.platform, r.unit)
+   AND w.begin_time <= r.create_time AND (w.end_time IS NULL OR r.create_time < w.end_time)
+  WHERE r.unit IS NOT NULL AND r.compensation_state IN ('PENDING', 'SETTLED')
+) AS owed
+GROUP BY account_id, card_id
+-- Rates are fractions; what is lost of them in floating point is far less.
+HAVING sum(paid_out) * (1 - 1e-14::float8) > max(price);
 
 -- name: compensations_match_postings (8)
 -- What is settled was posted once in full, what was clawed back was posted back exactly, and nothing else was posted.

@@ -1,7 +1,7 @@
 """The composition root: wires config, telemetry, store, scorer, engine and services; serves; drains. Only wires.
 
 python -m server                         serve until SIGTERM or SIGINT
-python -m server put-policies FOLDER     make the folder's policies the newest revisions, in force at once
+python -m server put-policies FOLDER     make the folder's policies the newest revisions, in force ten seconds later
 python -m server put-policies --if-missing FOLDER   only of platforms that have none
 """
 
@@ -81,7 +81,7 @@ from server.store.database import Database
 from server.store.due import PostgresDue
 from server.store.events import PostgresEvents
 from server.store.policies import PostgresPolicies
-from server.store.policy_document import PolicyInvalid, parse_policy, put_policies, read_document
+from server.store.policy_document import PoliciesChanged, PolicyInvalid, parse_policy, put_policies, read_document
 from server.store.prices import PostgresPrices
 from server.store.reviews import PostgresReviews
 from server.store.store import PostgresStore, connect
@@ -342,7 +342,7 @@ def _main_put_policies(folder: Path, *, if_missing: bool = False) -> int:
         return 2
     try:
         revisions = asyncio.run(put_policies(config.database_url.get_secret_value(), folder, if_missing=if_missing))
-    except (PolicyInvalid, asyncpg.PostgresError, OSError) as error:
+    except (PolicyInvalid, PoliciesChanged, asyncpg.PostgresError, OSError) as error:
         print(f"the policies were not put: {error}", file=sys.stderr)
         return 1
     for platform, revision in revisions.items():

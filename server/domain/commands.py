@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from server.domain.card import Card, VoidReason
 from server.domain.recycling import Priority, RecycleReason, Unit
@@ -338,10 +338,9 @@ class Lapse(OwnCommand):
 
     @classmethod
     def of(cls, review: Review) -> Lapse:
-        """The lapse of `review`: the same command whoever notices it first. Its request id follows from the review's
-        id, which owners of cards never see, so that none can take it beforehand."""
+        """The lapse of `review`: the same command whoever notices it first."""
         return cls(
-            request_id=uuid5(review.review_id, cls.method),
+            request_id=own_request_id(cls.method, review.review_id),
             account_id=review.account_id,
             recycling_id=review.recycling_id,
             review_id=review.review_id,

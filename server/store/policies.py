@@ -76,7 +76,7 @@ class PostgresPolicies:
     async def activate(self, wanted: Activation, effective_time: datetime, set_version: int) -> bool:
         """Activates, unless the policy set has changed; says whether."""
         found = await self._query(
-            "policy_activate", wanted.platform, wanted.revision, effective_time, set_version, wanted.actor,
+            "policy_activate", [wanted.platform], [wanted.revision], [effective_time], set_version, wanted.actor,
             wanted.note or None,
         )  # fmt: skip
         return bool(found)

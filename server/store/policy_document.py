@@ -16,12 +16,20 @@ from jsonschema.exceptions import best_match
 
 from server.domain.policy import Policy
 from server.domain.pump import find_pump
-from server.domain.revision import lingers
+from server.domain.revision import ACTIVATION_LEAD, lingers
 from server.store.statements import statement
 
 
 class PolicyInvalid(ValueError):
     """A policy document breaks its schema, or its parts do not go together."""
+
+
+class PoliciesChanged(Exception):
+    """Others changed the policies meanwhile, time and again."""
+
+
+PUT_ATTEMPTS_MAX = 5
+"""So often policies are put again because others changed what they had been checked with."""
 
 
 def parse_policy(document: str) -> Policy:
@@ -80,39 +88,77 @@ def _documents(folder: Path) -> list[tuple[str, str]]:
 
 
 async def put_policies(url: str, folder: Path, *, if_missing: bool = False) -> dict[str, int]:
-    """Makes every *.json policy of `folder` its platform's newest revision, in force at once, unless it is already (a
-    draft is activated; one that was superseded stays so); returns the revision of each platform. Raises PolicyInvalid
-    before anything is written, also when they, with what else governs or is planned to, would be a money pump.
-    `if_missing`: only of platforms that have no revision yet, so that nothing that was activated since is undone."""
+    """Makes every *.json policy of `folder` its platform's newest revision, and lets it govern from ACTIVATION_LEAD on
+    (a platform's first: for all time), unless it is the newest already (a draft is activated; one that was superseded
+    stays so); returns the revision of each platform. All of them come to govern, or none. `if_missing`: only of
+    platforms that have none that ever governed or is to, so that nothing that was activated since is undone.
+
+    Raises PolicyInvalid before anything is written, also when they, with what else governs or is planned to, would be a
+    money pump; PoliciesChanged when others kept changing the policies.
+    """
     documents = _documents(folder)
     connection = await asyncpg.connect(url, server_settings={"role": "recycling_server"})
     try:
-        async with connection.transaction():
-            await connection.execute(statement("policy_set_claim").text)
-            if if_missing:
-                known = {row["platform"] for row in await connection.fetch(statement("policies_live").text)}
-                documents = [(platform, document) for platform, document in documents if platform not in known]
-            await _refuse_pumps(connection, documents)
-            return {
-                platform: await connection.fetchval(statement("policy_put").text, platform, document, _sha256(document))
-                for platform, document in documents
-            }
+        for _ in range(PUT_ATTEMPTS_MAX):
+            if (put := await _put(connection, documents, if_missing=if_missing)) is not None:
+                return put
     finally:
         await connection.close()
+    raise PoliciesChanged("others keep changing the policies; try again")
 
 
-async def _refuse_pumps(connection: asyncpg.Connection[asyncpg.Record], documents: list[tuple[str, str]]) -> None:
-    """As the activation of one revision is checked, with all others that count."""
+async def _put(
+    connection: asyncpg.Connection[asyncpg.Record], documents: list[tuple[str, str]], *, if_missing: bool
+) -> dict[str, int] | None:
+    """One try, without a transaction of its own: drafts govern nothing, and one statement activates all of them, unless
+    the policies have changed since they were checked. None when they have."""
+    live = await connection.fetch(statement("policies_live").text)
+    governed = {row["platform"] for row in live}
+    if if_missing:
+        documents = [(platform, document) for platform, document in documents if platform not in governed]
+    await _refuse_pumps(connection, documents, live)
+    revisions: dict[str, int] = {}
+    for platform, document in documents:
+        revision = await connection.fetchval(
+            statement("policy_add").text, platform, document, _sha256(document), "", None, None
+        )
+        if revision is None:
+            return None
+        revisions[platform] = revision
+    drafts = []
+    for platform, revision in revisions.items():
+        (made,) = await connection.fetch(statement("policy_revision").text, platform, revision)
+        if made["state"] == "DRAFT":
+            drafts.append(platform)
+    if not drafts:
+        return revisions
+    moment = await connection.fetchval(statement("now").text) + ACTIVATION_LEAD
+    activated = await connection.fetch(
+        statement("policy_activate").text,
+        drafts,
+        [revisions[platform] for platform in drafts],
+        [moment if platform in governed else None for platform in drafts],
+        live[0]["version"],
+        None,
+        None,
+    )
+    return revisions if activated else None
+
+
+async def _refuse_pumps(
+    connection: asyncpg.Connection[asyncpg.Record], documents: list[tuple[str, str]], live: list[asyncpg.Record]
+) -> None:
+    """As the activation of one revision is checked, with all others that count. They take over at one moment, so what
+    they replace counts only by what it leaves behind."""
     governing: list[Policy] = [parse_policy(document) for _, document in documents]
     lingering: list[Policy] = []
     former: list[Policy] = []
     replaced = {platform for platform, document in documents if await _would_govern(connection, platform, document)}
-    now = await connection.fetchval("SELECT service_clock()")
-    for row in await connection.fetch(statement("policies_live").text):
+    now = await connection.fetchval(statement("now").text)
+    for row in live:
         if row["platform"] is None:
             continue
-        text = await connection.fetchval(statement("policy").text, row["platform"], row["revision"])
-        policy = parse_policy(text)
+        policy = parse_policy(await connection.fetchval(statement("policy").text, row["platform"], row["revision"]))
         if row["planned"] or (row["superseded"] is None and policy.platform not in replaced):
             governing.append(policy)
             continue

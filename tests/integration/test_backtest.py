@@ -23,7 +23,7 @@ from server.store.policies import PostgresPolicies
 from server.store.policy_document import parse_policy, read_document
 from tests.builders import document
 from tests.integration.conftest import MakeWorld
-from tests.integration.world import UNMINDED, World, circumstances, compensate, put_documents, reactivate, resolve
+from tests.integration.world import UNMINDED, World, circumstances, compensate, reactivate, resolve
 
 VOUCHER, HELD, REFUSED = DecisionClass.VOUCHER, DecisionClass.HELD, DecisionClass.REFUSED
 
@@ -153,8 +153,7 @@ async def test_revisions_of_the_time_are_kept_apart(world: World) -> None:
     """Decisions of two revisions are each replayed by their own, and the candidate is named by its number."""
     terms: dict[str, Any] = {"active": False, "paid_minor": 3_000, "face_value_minor": 3_000}
     await world.recycled(await world.issue(**terms))
-    await world.move(timedelta(seconds=1))
-    await put_documents(world.server_url, json.loads(iqiyi(fee_basis_points=2_000)))
+    await world.put_in_force(json.loads(iqiyi(fee_basis_points=2_000)))
     await world.recycled(await world.issue(**terms))
     report = await backtest(world, named=("iqiyi", 1))
     total = report.tally.total()

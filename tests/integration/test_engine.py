@@ -34,7 +34,6 @@ from tests.integration.world import (
     item,
     new_account,
     parsed,
-    put_documents,
     quote,
     reactivate,
     reason,
@@ -157,7 +156,7 @@ async def test_limit_fails_alone(new_world: MakeWorld) -> None:
     world = await new_world()
     body = json.loads(await world.owner.fetchval("SELECT document FROM policy_revision WHERE platform = 'iqiyi'"))
     body["compensation"]["amount_max"] = 100
-    await put_documents(world.server_url, body)
+    await world.put_in_force(body)
     dear, cheap = await world.issue(paid_minor=2999), await world.issue(paid_minor=100)
     outcomes = await world.engine.submit([recycle(dear), recycle(cheap)])
     assert reason(outcomes[0]) is Reason.LIMIT_EXCEEDED

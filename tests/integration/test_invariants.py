@@ -480,6 +480,13 @@ VIOLATIONS = {
            UPDATE card_event SET request_id = own_request_id('ExpireCard', 'x') WHERE request_id = id(180)""",
         {"own_requests_are_derived"},
     ),
+    "an id of the service's own for the end of another hold": (
+        """UPDATE command SET request_id = own_request_id('LapseHold', 'x') WHERE request_id = id(232);
+           UPDATE card_event SET request_id = own_request_id('LapseHold', 'x') WHERE request_id = id(232);
+           UPDATE review SET resolve_request_id = own_request_id('LapseHold', 'x')
+           WHERE resolve_request_id = id(232)""",
+        {"own_requests_are_derived"},
+    ),
     "a generation recycled twice": (
         """DROP INDEX recycling_live;
            UPDATE recycling SET generation = 2, state = 'APPROVED', compensation_state = 'SETTLED'
@@ -768,6 +775,29 @@ VIOLATIONS = {
         """UPDATE recycling SET max_discount_minor = 1991 WHERE recycling_id = id(13);
            UPDATE coupon SET max_discount_minor = 1991 WHERE coupon_id = id(13)""",
         {"cards_never_gain", "terms_match_policy"},
+    ),
+    "points that two exchanges make worth more than the price": (
+        """UPDATE policy_revision SET document = document || '{"exchange": [
+             {"unit": "GROWTH_POINT", "to_platform": "iqiyi", "to_unit": "GROWTH_POINT", "give": 10, "get": 110}]}'
+           WHERE platform = 'tencent';
+           UPDATE policy_revision SET document = jsonb_insert(document, '{exchange,0}',
+             '{"unit": "GROWTH_POINT", "to_platform": "iqiyi", "to_unit": "COIN", "give": 1, "get": 1,
+               "spread_basis_points": 400}')
+           WHERE platform = 'iqiyi'""",
+        {"cards_never_gain"},
+    ),
+    "points that an offer makes worth more than the price": (
+        """UPDATE policy_revision SET document = jsonb_set(document, '{offers}',
+             '[{"unit": "GROWTH_POINT", "price": 10, "benefit": {"value_minor": 110}}]')
+           WHERE platform = 'tencent'""",
+        {"cards_never_gain"},
+    ),
+    "nothing, where points are worth more only by a later revision": (
+        """INSERT INTO policy_revision (platform, revision, document, document_sha256, effective_time)
+           SELECT platform, 2, jsonb_set(document, '{offers}',
+             '[{"unit": "GROWTH_POINT", "price": 10, "benefit": {"value_minor": 110}}]'), document_sha256, at(499999)
+           FROM policy_revision WHERE platform = 'tencent'""",
+        set(),
     ),
     "a clawback of less": (
         """UPDATE posting SET amount = sign(amount) * 2697 WHERE request_id = id(131);

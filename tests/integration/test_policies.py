@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from card_recycling.v1 import recycling_service_pb2
 
@@ -20,6 +21,7 @@ from server.store.policy_document import PolicyInvalid, put_policies, read_docum
 from tests.builders import document
 from tests.conftest import FreshDatabase
 from tests.integration.world import (
+    PATIENCE_S,
     World,
     item,
     new_account,
@@ -197,7 +199,7 @@ async def test_two_halves_of_a_pump_cannot_both_be_put(world: World, keeper: Pol
 
 
 async def test_a_policy_file_that_pumps_is_not_put(world: World) -> None:
-    """What is put at once is checked as well."""
+    """What is put is checked as well."""
     body = document("tencent")
     body["compensation"]["renewed_card_earns"] = True
     with pytest.raises(PolicyInvalid, match="way to gain"):
@@ -267,7 +269,7 @@ async def test_a_revision_that_is_not_there_is_not_activated(keeper: PolicyKeepe
 
 
 async def test_a_planned_revision_counts_when_policies_are_put(world: World, keeper: PolicyKeeper) -> None:
-    """What a file puts in force for now is checked with what takes over from it later."""
+    """What a file puts in force until then is checked with what takes over from it later."""
     planned = await create(keeper, iqiyi(exchange=[changed("tencent", 10, 10)]))
     await keeper.activate(activation(planned, effective_time=await world.store.now() + timedelta(days=1)))
     with pytest.raises(PolicyInvalid, match="way to gain"):
@@ -280,7 +282,7 @@ async def test_a_planned_revision_counts_when_policies_are_put(world: World, kee
 
 async def test_a_plan_that_was_replaced_counts_no_more(world: World, keeper: PolicyKeeper) -> None:
     """What another activation of the same moment displaced will never govern, so it stands in nobody's way."""
-    await put_documents(world.server_url, json.loads(iqiyi()), json.loads(tencent()))
+    await world.put_in_force(json.loads(iqiyi()), json.loads(tencent()))
     planned = await create(keeper, iqiyi(exchange=[changed("tencent", 10, 10)]))
     moment = await world.store.now() + timedelta(days=1)
     await keeper.activate(activation(planned, effective_time=moment))
@@ -301,7 +303,7 @@ async def test_a_platform_keeps_its_currency(keeper: PolicyKeeper) -> None:
 async def test_a_draft_is_put_in_force(world: World, keeper: PolicyKeeper, policies: PostgresPolicies) -> None:
     """A file that is a draft already is activated, not passed over."""
     draft = await create(keeper, iqiyi(fee_basis_points=2_000))
-    await put_documents(world.server_url, json.loads(iqiyi(fee_basis_points=2_000)))
+    await world.put_in_force(json.loads(iqiyi(fee_basis_points=2_000)))
     in_force = await policies.in_force("iqiyi")
     assert in_force is not None and in_force.revision == draft.revision
 
@@ -327,7 +329,7 @@ async def test_an_old_server_puts_a_revision_in_force(world: World) -> None:
 
 async def test_cards_below_the_least_price_are_not_issued(world: World) -> None:
     """What a day's compensation may be worth is bounded by it."""
-    await put_documents(world.server_url, document("iqiyi") | {"face_value_per_day_min": 10})
+    await world.put_in_force(document("iqiyi") | {"face_value_per_day_min": 10})
     assert (await world.issue(face_value_minor=300, paid_minor=100, duration_days=30)).face_value_minor == 300
 
     (outcome,) = await world.issuer.issue(
@@ -348,3 +350,51 @@ async def test_what_was_activated_is_not_undone_by_setting_up_again(
     in_force = await policies.in_force("iqiyi")
     assert in_force is not None and in_force.revision == 2
     assert await put_policies(world.server_url, tmp_path, if_missing=True) == {}
+
+
+async def test_what_is_put_governs_only_once_it_can_be_seen(world: World, tmp_path: Path) -> None:
+    """A decision that is made while policies are being put goes by the one it saw, which is the one in force."""
+    card = await world.issue(active=False)
+    (tmp_path / "iqiyi.json").write_text(iqiyi(fee_basis_points=2_000), "utf-8")
+    (tmp_path / "tencent.json").write_text(tencent(), "utf-8")
+    drafting = await asyncpg.connect(world.owner_url)
+    try:
+        await drafting.transaction().start()
+        await drafting.execute(
+            "INSERT INTO policy_revision (platform, revision, document, document_sha256, effective_time)"
+            " VALUES ('tencent', 2, '{}', sha256('x'), 'infinity')"
+        )
+        putting = asyncio.create_task(put_policies(world.server_url, tmp_path))
+        await until_somebody_waits(world, putting)
+        await world.move(timedelta(seconds=1))
+        assert (await world.recycled(card)).decision.policy_revision == "iqiyi@1"
+    finally:
+        await drafting.close()  # undoes the draft, so that who waits goes on
+    assert await putting == {"iqiyi": 2, "tencent": 2}
+    assert "decided_by_the_policy_in_force" not in await world.broken()
+    assert await fee(world) == 300
+    await world.move(ACTIVATION_LEAD)
+    assert await fee(world) == 600
+
+
+async def test_policies_put_twice_at_once_are_put_once(world: World, tmp_path: Path) -> None:
+    """Each who puts a folder is told the same revisions, of a platform that was there and of a new one."""
+    for body in (document("iqiyi") | {"fee_basis_points": 2_000}, document("iqiyi") | {"platform": "fourth"}):
+        (tmp_path / f"{body['platform']}.json").write_text(json.dumps(body | {"offers": [], "exchange": []}), "utf-8")
+    put = await asyncio.gather(*(put_policies(world.server_url, tmp_path) for _ in range(3)))
+    assert put == [{"fourth": 1, "iqiyi": 2}] * 3
+    activations = await world.owner.fetchval("SELECT count(*) FROM policy_activation WHERE platform = 'iqiyi'")
+    assert activations == 2
+
+
+async def until_somebody_waits(world: World, unless: asyncio.Task[Any]) -> None:
+    """Returns once a statement on the world's database waits for another's transaction, or `unless` is done."""
+
+    async def waits() -> None:
+        while not unless.done() and not await world.owner.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)"
+            "               WHERE NOT l.granted AND a.datname = current_database())"
+        ):
+            pass
+
+    await asyncio.wait_for(waits(), PATIENCE_S)

@@ -31,6 +31,7 @@ async def world(fresh_database: FreshDatabase) -> AsyncIterator[World]:
     world = await World.create(await fresh_database())
     body = document("iqiyi")
     await put_documents(world.server_url, body | {"pricing": RULE, "risk": body["risk"] | UNMINDED})
+    await world.move(HOUR)
     yield world
     broken = await world.broken()
     await world.close()

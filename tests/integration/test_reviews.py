@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,7 @@ from card_recycling.v1 import review_service_pb2, types_pb2
 
 from server.api.messages import card_message
 from server.domain.card import VoidReason
-from server.domain.commands import Command, Lapse
+from server.domain.commands import OWN_REQUEST_VERSION, Command, Lapse
 from server.domain.errors import Reason
 from server.domain.outcome import NewOutcome, OutcomeKind
 from server.domain.recycling import CompensationState, Recycling, RecyclingState, Unit
@@ -680,11 +681,30 @@ async def test_reactivation_verdict_against_settlement(world: World) -> None:
     assert (await world.store.wallet(card.account_id)).balances == ()
 
 
-async def test_taken_request_id_of_a_lapse_is_out_of_reach(world: World) -> None:
-    """The id under which a lapse is recorded does not follow from anything that the card's owner is told."""
+async def test_nobody_can_take_the_id_of_a_lapse(new_world: MakeWorld) -> None:
+    """Whatever ids a caller makes of all that reviewers are told, the hold's lapse is recorded."""
+    world = await new_world()
+    card = await world.issue()
+    review = await world.held(card)
+    for told in (review.review_id, review.recycling_id, review.card_id, review.request_id):
+        spare = await world.issue(account_id=card.account_id, active=False)
+        await world.answer(void(spare, VoidReason.REVOKED, request_id=uuid.uuid5(told, Lapse.method)))
+    await world.move(HOLD)
+    assert await world.sweep() == {DueKind.HOLD: 1}
+    (lapse,) = (row for row in (await world.rows_of(card.account_id))["command"] if row["method"] == Lapse.method)
+    assert lapse["create_time"] == review.hold_until
+    assert lapse["request_id"].version == OWN_REQUEST_VERSION  # which callers may not send
+
+
+async def test_servers_of_two_releases_record_one_lapse(world: World) -> None:
+    """One of before, which has another id for it, and one of now at the same time: the hold ends once."""
     review = await world.held(await world.issue())
-    told = [review.recycling_id, review.card_id, review.request_id]
-    assert Lapse.of(review).request_id not in [uuid.uuid5(each, "LapseHold") for each in told]
+    await world.move(HOLD)
+    now = Lapse.of(review)
+    await race(world, [now, replace(now, request_id=uuid.uuid5(review.review_id, Lapse.method))])
+    rows = await world.rows_of(review.account_id)
+    assert len([row for row in rows["command"] if row["method"] == Lapse.method]) == 1
+    assert len([row for row in rows["card_event"] if row["kind"] == "RELEASED"]) == 1
 
 
 async def test_hammered_holds_keep_every_invariant(new_world: MakeWorld) -> None:

@@ -69,9 +69,7 @@ async def test_statement_prepares(as_server: asyncpg.Connection[Any], name: str)
 
 
 # Who replays decisions takes his time, and may want all of them.
-@pytest.mark.parametrize(
-    "name", sorted({*STATEMENTS} - {"decisions", "move_clock", "policy", "policy_put", "privileges"})
-)
+@pytest.mark.parametrize("name", sorted({*STATEMENTS} - {"decisions", "move_clock", "policy", "privileges"}))
 async def test_statement_is_planned_by_index(as_server: asyncpg.Connection[Any], name: str) -> None:
     """Each statement's one plan reaches all large tables by index, whatever their size when it was made."""
     plan = await generic_plan(as_server, name)

@@ -42,6 +42,7 @@ from server.domain.lottery import Lottery
 from server.domain.quote import QuoteSigner
 from server.domain.recycling import RecycleReason
 from server.domain.review import Review, ReviewVerdict
+from server.domain.revision import ACTIVATION_LEAD
 from server.domain.snapshot import Score
 from server.engine.engine import Engine
 from server.engine.issue import Issuer
@@ -294,6 +295,11 @@ class World:
         """Records what time has done, as much as one look finds; how much that was, by kind, where it was any."""
         found = await asyncio.wait_for(sweep(self.due, engine or self.engine), PATIENCE_S)
         return {kind: number for kind, number in found.items() if number}
+
+    async def put_in_force(self, *bodies: dict[str, Any]) -> None:
+        """Makes policies the newest revisions, and moves the clock on to when they govern."""
+        await put_documents(self.server_url, *bodies)
+        await self.move(ACTIVATION_LEAD)
 
     async def add_platform(self, name: str, **risk: Any) -> None:
         """A platform like iqiyi, with other rules of risk; it does not mind requests without a device."""

@@ -23,6 +23,7 @@ from server.domain.commands import (
     Recycle,
     Resolve,
     Void,
+    own_request_id,
 )
 from server.domain.recycling import RecycleReason, Unit
 from server.domain.review import ReviewVerdict
@@ -136,7 +137,7 @@ class Lane:
             case Kind.LAPSE:
                 assert review is not None and review.review_id is not None
                 return Lapse(
-                    request_id=uuid.uuid5(review.review_id, Lapse.method),
+                    request_id=own_request_id(Lapse.method, review.review_id),
                     account_id=self.account.account_id,
                     recycling_id=review.recycling.recycling_id,
                     review_id=review.review_id,

@@ -46,6 +46,7 @@ class Service:
     async def open(cls, world: World, engines: Sequence[Engine]) -> Service:
         """Adds all revisions, the first of each in force; the others are drafts."""
         await put_documents(world.server_url, *(json.loads(REVISIONS[name][0].document(name)) for name in PLATFORMS))
+        await world.owner.execute("UPDATE policy_activation SET effective_time = '-infinity'")  # for each sequence
         keeper = PolicyKeeper(PostgresPolicies(world.store), read_document)
         for platform in PLATFORMS:
             for revision in REVISIONS[platform][1:]:
