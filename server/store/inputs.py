@@ -86,6 +86,8 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
             inputs["risk_event"].append(_risk_event_row(position, entry))
         if entry.command.dry_run:
             continue
+        if isinstance(entry.command, Recycle) and change.transfer is not None:
+            inputs["risk_event"].append(_settlement_row(position, entry, change.transfer))
         inputs["command"].append(_recorded_command_row(position, entry))
         if change.card_event is not None:
             inputs["card"].append(_card_row(position, change))
@@ -162,12 +164,32 @@ def _risk_event_row(position: int, entry: Entry) -> Row:
     }
 
 
+def _settlement_row(position: int, entry: Entry, transfer: Transfer) -> Row:
+    """What is settled with the recycle is the event that Compensate would leave later, which knows no device."""
+    return {
+        **_risk_event_row(position, entry),
+        "kind": Compensate.risk_kind,
+        "reason": None,
+        "device_hash": None,
+        "address_hash": None,
+        "prefix_hash": None,
+        "profile_hash": None,
+        "amount_minor": _settled_amount(transfer),
+        "signals": None,
+        "outcome": None,
+    }
+
+
 def _event_amount(entry: Entry) -> int | None:
-    """What was paid for the card; of a settlement, what was settled, where its unit is like money."""
+    """What was paid for the card; of a settlement, what was settled."""
     if not isinstance(entry.command, Compensate):
         return entry.change.known_card().paid_minor
-    transfer = entry.change.transfer
-    return transfer.amount if transfer is not None and transfer.unit is Unit.COIN else None
+    return None if entry.change.transfer is None else _settled_amount(entry.change.transfer)
+
+
+def _settled_amount(transfer: Transfer) -> int | None:
+    """What was settled, where its unit is like money."""
+    return transfer.amount if transfer.unit is Unit.COIN else None
 
 
 def _reason(command: Command) -> str | None:

@@ -48,7 +48,9 @@ async def lived(fresh_database: FreshDatabase) -> AsyncIterator[World]:
     draw = random.Random(7)
     recorder = OutcomeRecorder(world.store)
     for hour in range(ROUNDS):
-        cards = await world.issue_many(4, external_serial=None)
+        # The young are settled with the recycle.
+        segment = "YOUNG" if hour % 12 == 0 else None
+        cards = await world.issue_many(4, external_serial=None, segment=segment)
         for place, card in enumerate(cards):
             await world.answer(activate(card, circumstances=theirs(draw, hour, place)))
         await world.move(timedelta(minutes=20))
@@ -77,7 +79,7 @@ async def lived(fresh_database: FreshDatabase) -> AsyncIterator[World]:
                 returned = types_pb2.Recycling(account_id=card.account_id, recycling_id=str(live["recycling_id"]))
                 await world.answer(reactivate(returned, circumstances=theirs(draw, hour, place)))
                 await world.move(timedelta(minutes=1))
-                another = await world.issue(account_id=card.account_id)
+                another = await world.issue(account_id=card.account_id, segment=segment)
                 await world.recycled(another, circumstances=theirs(draw, hour, place))
     await investigated(world, draw)
     await world.move(timedelta(days=2))
@@ -172,6 +174,8 @@ async def test_export_trains_on_the_rows_that_were_scored(lived: World, log: Pat
     assert differing == set()
     confirmed = [row[FEATURE_NAMES.index(name)] for row in judged.values() for name in FEATURE_NAMES if "abuse" in name]
     assert np.nanmax(confirmed) >= 1
+    shares = [row[FEATURE_NAMES.index("account_bonus_share_30d")] for row in judged.values()]
+    assert np.nanmax(shares) > 0
 
 
 async def receipts_of(world: World) -> dict[tuple[str, str], list[float]]:

@@ -1,7 +1,8 @@
 -- Records a batch of decided commands in one transaction. Each claims its account, whose version must be as read; once
 -- all are claimed (which may mean waiting for locks) each decision must still be valid. A command that is not claimed
 -- in time writes nothing, but for the account's version. Returns the positions claimed.
--- `position` joins the inputs. A risk event with `unclaimed` belongs to a dry run, which claims nothing.
+-- `position` joins the inputs. A risk event with `unclaimed` belongs to a dry run, which claims nothing. What a recycle
+-- settles at once comes after it.
 WITH input AS (
   SELECT * FROM :command(position integer, account_id text, account_version bigint, valid_until timestamptz,
                          request_id uuid, method text, input_hash bytea, response bytea, receipt json, now timestamptz)
@@ -196,7 +197,7 @@ risk AS (
                    outcome text, now timestamptz) AS i
   LEFT JOIN claimed ON claimed.position = i.position
   WHERE i.unclaimed OR claimed.position IS NOT NULL
-  ORDER BY i.position
+  ORDER BY i.position, i.kind = 'COMPENSATE'
 ),
 outcome_told AS (
   INSERT INTO outcome (account_id, recycling_id, kind, outcome_time, record_time, platform, policy_revision,
