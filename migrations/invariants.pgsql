@@ -503,14 +503,16 @@ WHERE NOT coalesce(c.create_time = p.create_time AND c.method = ANY (
 
 -- name: events_name_commands (4)
 -- Each event that names a command was left by it, at its moment, and no two of a kind by the same. A recycle that was
--- settled at once leaves what it settled, too.
+-- settled at once leaves what it settled, too. AUTO_RECYCLE is the service's own.
 SELECT e.account_id, e.seq, e.kind, e.event_time, e.request_id, c.method
 FROM (SELECT *, count(*) OVER (PARTITION BY account_id, request_id, kind) AS twins
       FROM risk_event WHERE request_id IS NOT NULL) AS e
 LEFT JOIN command AS c USING (account_id, request_id)
 WHERE (c.method, c.create_time)
       IS DISTINCT FROM
-      (CASE e.kind WHEN 'RECYCLE' THEN 'Recycle' WHEN 'REACTIVATE' THEN 'Reactivate' WHEN 'ACTIVATE' THEN 'ActivateCard'
+      (CASE e.kind WHEN 'RECYCLE' THEN 'Recycle'
+                   WHEN 'AUTO_RECYCLE' THEN CASE WHEN substr(e.request_id::text, 15, 1) = '8' THEN 'Recycle' END
+                   WHEN 'REACTIVATE' THEN 'Reactivate' WHEN 'ACTIVATE' THEN 'ActivateCard'
                    WHEN 'COMPENSATE' THEN CASE c.method WHEN 'Recycle' THEN 'Recycle' ELSE 'Compensate' END
                    WHEN 'ISSUE' THEN 'IssueCards' END, e.event_time)
    OR e.twins > 1;

@@ -45,7 +45,7 @@ def command_row(command: Command) -> Row:
         "card_id": command.card_id,
         "recycling_id": command.recycling_id,
         "review_id": command.review_id,
-        "risk_kind": command.risk_kind,
+        "risk_kind": command.event_kind,
         "reason": _reason(command),
         "device_hash": circumstances.device_hash,
         "address_hash": circumstances.address_hash,
@@ -82,11 +82,11 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
     for position, entry in enumerate(entries):
         change = entry.change
         # A dry run of what is judged counts like an attempt; one of what is not judged does nothing.
-        if entry.command.risk_kind is not None and (entry.command.scored or not entry.command.dry_run):
+        if entry.command.event_kind is not None and (entry.command.scored or not entry.command.dry_run):
             inputs["risk_event"].append(_risk_event_row(position, entry))
         if entry.command.dry_run:
             continue
-        if isinstance(entry.command, Recycle) and change.transfer is not None:
+        if isinstance(entry.command, Recycle) and change.transfer is not None and not entry.command.automatic:
             inputs["risk_event"].append(_settlement_row(position, entry, change.transfer))
         inputs["command"].append(_recorded_command_row(position, entry))
         if change.card_event is not None:
@@ -146,7 +146,7 @@ def _risk_event_row(position: int, entry: Entry) -> Row:
         "position": position,
         "unclaimed": entry.command.dry_run,
         "account_id": entry.command.account_id,
-        "kind": entry.command.risk_kind,
+        "kind": entry.command.event_kind,
         "card_id": str(card.card_id),
         "platform": card.platform,
         "external_serial": card.external_serial,

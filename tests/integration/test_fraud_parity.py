@@ -17,7 +17,7 @@ from fraud_worker.event_log import COLUMNS, feature_matrix, load, read_log
 from fraud_worker.registry import FEATURE_NAMES
 from tests.conftest import FreshDatabase
 from tests.integration.conftest import MakeWorld
-from tests.integration.world import START, World, circumstances, compensate, reactivate
+from tests.integration.world import START, World, circumstances, compensate, quote, reactivate
 
 EXPORT = """
 SELECT e.event_time, e.kind AS event_kind, e.account_id, e.card_id, e.device_hash, e.address_hash, e.prefix_hash,
@@ -143,6 +143,45 @@ async def test_instant_settlement_in_another_unit_has_no_amount(new_world: MakeW
         "SELECT amount_minor FROM risk_event WHERE account_id = $1 AND kind = 'COMPENSATE'", card.account_id
     )
     assert [tuple(row) for row in found] == [(None,)]
+
+
+async def test_what_the_service_recycles_is_no_behaviour_of_the_account(new_world: MakeWorld) -> None:
+    """Ten cards that expired the same night make nobody a machine: the account's own next recycle is judged as that of
+    an account whose cards nobody took. And the service's own count in none of one another's."""
+    world = await new_world()
+    world.scorer.probability = lambda row: 0.9 if (row["account_recycles_24h"] or 0) >= 5 else 0.05
+    expired = [await world.issue("netflix", "asleep", external_serial=f"N-{100 + number}") for number in range(10)]
+    for number in range(10):
+        await world.issue("iqiyi", "without", external_serial=f"I-{100 + number}")
+    await world.move(timedelta(days=60))
+    await world.sweep()
+    for _ in expired[1:]:
+        await world.sweep()
+    made = await world.owner.fetch("SELECT recycling_id, priority FROM recycling WHERE account_id = 'asleep'")
+    assert [row["priority"] for row in made] == ["BULK"] * 10
+    await world.move(timedelta(hours=6))
+    for row in made:
+        owed = types_pb2.Recycling(account_id="asleep", recycling_id=str(row["recycling_id"]))
+        await world.answer(compensate(owed))
+    rows = []
+    for account_id in ("asleep", "without"):
+        card = await world.issue(account_id=account_id)
+        for _ in range(2):
+            await world.answer(quote(card))
+        recycling = await world.recycled(card)
+        assert recycling.state == types_pb2.RECYCLING_STATE_APPROVED
+        rows.append(await features_of(world, recycling))
+    assert rows[0] == rows[1]
+    assert rows[0]["account_recycles_24h"] == 2
+    assert rows[0]["account_gap_seconds"] == 0
+    neighbour = await world.issue("netflix", external_serial="N-150")
+    await world.move(timedelta(days=60))
+    await world.sweep()
+    of_the_service = await world.owner.fetchval(
+        "SELECT recycling_id::text FROM recycling WHERE account_id = $1", neighbour.account_id
+    )
+    row = await features_of(world, types_pb2.Recycling(recycling_id=of_the_service))
+    assert (row["account_recycles_24h"], row["serial_neighbours_24h"]) == (0, 0)
 
 
 async def features_of(world: World, recycling: types_pb2.Recycling) -> dict[str, Any]:
