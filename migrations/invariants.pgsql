@@ -388,14 +388,19 @@ AND NOT coalesce(CASE c.method
     OR EXISTS (SELECT FROM json_array_elements_text(c.receipt #> '{verdict,reason_codes}') AS code
                WHERE code ~ '^DENY_LISTED_|^VELOCITY_|^WITHOUT_DEVICE$')
   -- A card that was VOID already leaves no event: what it blocks then is told by blocked_when_paid_back, and a
-  -- chargeback is an outcome.
+  -- chargeback is an outcome, or for want of a recycling a label of the account.
   WHEN 'VoidCard' THEN
     c.receipt #>> '{card,state}' = 'VOID'
     AND (c.receipt #>> '{recycling,compensation,state}' = 'PENDING'
          OR (c.receipt #>> '{input,1}' = 'CHARGEBACK'
-             AND EXISTS (SELECT FROM outcome AS o
-                         WHERE (o.account_id, o.recycling_id, o.kind, o.outcome_time)
-                             = (c.account_id, (c.receipt #>> '{recycling,recycling_id}')::uuid, 'CHARGEBACK', c.create_time))))
+             AND CASE WHEN c.receipt #>> '{recycling,recycling_id}' IS NULL
+                 THEN EXISTS (SELECT FROM risk_label AS l
+                              WHERE (l.account_id, l.label, l.source) = (c.account_id, 1, 'chargeback')
+                                AND l.recycling_id IS NULL AND l.label_time >= c.create_time)
+                 ELSE EXISTS (SELECT FROM outcome AS o
+                              WHERE (o.account_id, o.recycling_id, o.kind, o.outcome_time)
+                                  = (c.account_id, (c.receipt #>> '{recycling,recycling_id}')::uuid, 'CHARGEBACK',
+                                     c.create_time)) END))
   -- A device that was bound already stays so.
   WHEN 'BindDevice' THEN
     (c.receipt #> '{card,bound_devices}')::jsonb ? encode(decode(c.receipt #>> '{input,1}', 'hex'), 'base64')

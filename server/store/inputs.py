@@ -112,10 +112,10 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
             inputs["redemption"].append(_redemption_row(position, change.redemption))
         if isinstance(entry.command, Grant) and change.recycling is not None:
             inputs["goodwill"].append(_goodwill_row(position, entry.command, change.recycling))
-        if change.outcome is not None and change.recycling is not None:
+        if change.outcome is not None:
             # Not the card's live recycling: a card that is held for one, or freed of it by this very change, has none.
-            row = {"position": position, "recycling_id": change.recycling.recycling_id, "kind": change.outcome}
-            inputs["outcome"].append(row)
+            recycling_id = None if change.recycling is None else change.recycling.recycling_id
+            inputs["outcome"].append({"position": position, "recycling_id": recycling_id, "kind": change.outcome})
     # Two servers that lock the same accounts must do so in the same order.
     inputs["command"].sort(key=itemgetter("account_id"))
     return inputs
