@@ -62,7 +62,7 @@ __all__ = [
 _LEARNT_LATER: Final = ("abuse_time", "converted", "converted_time")
 _OF_EVENTS: Final = tuple(name for name in COLUMNS if name not in _LEARNT_LATER)
 
-JUDGED_KINDS: Final = ("RECYCLE", "REACTIVATE")
+JUDGED_KINDS: Final = ("RECYCLE", "AUTO_RECYCLE", "REACTIVATE")
 """What the server asks a score for."""
 
 
@@ -143,7 +143,7 @@ def row_to_judge(events: Path, row: int, history: Sequence[Path] = ()) -> tuple[
         raise EventLogError(f"{events}: there is no row {row}; rows go from 0 to {log['judged'].sum() - 1}")
     event = wanted.row(0, named=True)
     if event["label"] is None and event["event_kind"] not in JUDGED_KINDS:
-        kinds = " and ".join(JUDGED_KINDS)
+        kinds = ", ".join(JUDGED_KINDS)
         raise EventLogError(
             f"{events}: row {row} is of kind {event['event_kind']} and has no label; judged are {kinds}"
         )

@@ -27,7 +27,7 @@ from fraud_worker.conversion_inputs import DISPOSITIONS, SEGMENTS
 from fraud_worker.registry import FEATURES
 from migrations.risk_log import HASH_BYTES
 
-EVENT_KINDS: Final = ("ISSUE", "ACTIVATE", "RECYCLE", "REACTIVATE", "COMPENSATE", "COMPLAINT")
+EVENT_KINDS: Final = ("ISSUE", "ACTIVATE", "RECYCLE", "AUTO_RECYCLE", "REACTIVATE", "COMPENSATE", "COMPLAINT")
 
 OUTCOMES: Final = ("APPROVED", "REJECTED", "IN_REVIEW")
 TIERS: Final = ("BASIC", "PREMIUM")

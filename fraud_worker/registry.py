@@ -213,6 +213,7 @@ Registry `{name}`, {count} features. This page is made by `fraud-worker features
 - Flooding never helps: counts read first-seen pairs or events of one kind alone, and a reached cap is a feature.
   Who adds more than 20 accounts to a device can hide others from `linked_confirmed_abuse_30d`, and shows in
   `device_accounts_*` for it.
+- What the service recycles by itself (AUTO_RECYCLE) is judged, and is no recycle attempt of its account.
 - Abuse is confirmed from the moment its label became known. A log's label without `label_time` counts 30 days after its
   event.
 

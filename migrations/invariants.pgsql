@@ -388,14 +388,19 @@ AND NOT coalesce(CASE c.method
     OR EXISTS (SELECT FROM json_array_elements_text(c.receipt #> '{verdict,reason_codes}') AS code
                WHERE code ~ '^DENY_LISTED_|^VELOCITY_|^WITHOUT_DEVICE$')
   -- A card that was VOID already leaves no event: what it blocks then is told by blocked_when_paid_back, and a
-  -- chargeback is an outcome.
+  -- chargeback is an outcome, or for want of a recycling a label of the account.
   WHEN 'VoidCard' THEN
     c.receipt #>> '{card,state}' = 'VOID'
     AND (c.receipt #>> '{recycling,compensation,state}' = 'PENDING'
          OR (c.receipt #>> '{input,1}' = 'CHARGEBACK'
-             AND EXISTS (SELECT FROM outcome AS o
-                         WHERE (o.account_id, o.recycling_id, o.kind, o.outcome_time)
-                             = (c.account_id, (c.receipt #>> '{recycling,recycling_id}')::uuid, 'CHARGEBACK', c.create_time))))
+             AND CASE WHEN c.receipt #>> '{recycling,recycling_id}' IS NULL
+                 THEN EXISTS (SELECT FROM risk_label AS l
+                              WHERE (l.account_id, l.label, l.source) = (c.account_id, 1, 'chargeback')
+                                AND l.recycling_id IS NULL AND l.label_time >= c.create_time)
+                 ELSE EXISTS (SELECT FROM outcome AS o
+                              WHERE (o.account_id, o.recycling_id, o.kind, o.outcome_time)
+                                  = (c.account_id, (c.receipt #>> '{recycling,recycling_id}')::uuid, 'CHARGEBACK',
+                                     c.create_time)) END))
   -- A device that was bound already stays so.
   WHEN 'BindDevice' THEN
     (c.receipt #> '{card,bound_devices}')::jsonb ? encode(decode(c.receipt #>> '{input,1}', 'hex'), 'base64')
@@ -503,15 +508,19 @@ WHERE NOT coalesce(c.create_time = p.create_time AND c.method = ANY (
                     WHEN 'EXCHANGE' THEN ARRAY['Exchange'] WHEN 'GOODWILL' THEN ARRAY['Compensate'] END), false);
 
 -- name: events_name_commands (4)
--- Each event that names a command was left by it, at its moment, and no two by the same.
+-- Each event that names a command was left by it, at its moment, and no two of a kind by the same. A recycle that was
+-- settled at once leaves what it settled, too. AUTO_RECYCLE is the service's own.
 SELECT e.account_id, e.seq, e.kind, e.event_time, e.request_id, c.method
-FROM (SELECT *, count(*) OVER (PARTITION BY account_id, request_id) AS twins
+FROM (SELECT *, count(*) OVER (PARTITION BY account_id, request_id, kind) AS twins
       FROM risk_event WHERE request_id IS NOT NULL) AS e
 LEFT JOIN command AS c USING (account_id, request_id)
 WHERE (c.method, c.create_time)
       IS DISTINCT FROM
-      (CASE e.kind WHEN 'RECYCLE' THEN 'Recycle' WHEN 'REACTIVATE' THEN 'Reactivate' WHEN 'ACTIVATE' THEN 'ActivateCard'
-                   WHEN 'COMPENSATE' THEN 'Compensate' WHEN 'ISSUE' THEN 'IssueCards' END, e.event_time)
+      (CASE e.kind WHEN 'RECYCLE' THEN 'Recycle'
+                   WHEN 'AUTO_RECYCLE' THEN CASE WHEN substr(e.request_id::text, 15, 1) = '8' THEN 'Recycle' END
+                   WHEN 'REACTIVATE' THEN 'Reactivate' WHEN 'ACTIVATE' THEN 'ActivateCard'
+                   WHEN 'COMPENSATE' THEN CASE c.method WHEN 'Recycle' THEN 'Recycle' ELSE 'Compensate' END
+                   WHEN 'ISSUE' THEN 'IssueCards' END, e.event_time)
    OR e.twins > 1;
 
 -- name: amounts_in_range (6)

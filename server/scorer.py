@@ -188,7 +188,7 @@ def _answers(told: pb.Conversions, questions: Sequence[ConversionQuestion]) -> M
         return {}
     of: dict[int, list[Conversion]] = {}
     for question, probability, support in zip(questions, told.probabilities, told.support, strict=True):
-        answer = Conversion(disposition=question.disposition, probability=probability, support=support)
+        answer = Conversion(disposition=question.disposition, probability=_plain(probability), support=support)
         of.setdefault(question.row, []).append(answer)
     return {row: Conversions(model_version=version, of=tuple(answers)) for row, answers in of.items()}
 
@@ -202,7 +202,7 @@ def _scores(response: pb.ScoreResponse, rows: int, conversions: Mapping[int, Con
         shadows = list(zip(*map(_shadow_scores, sane), strict=True))
     return [
         Score(
-            probability=probability,
+            probability=_plain(probability),
             medium_threshold=response.medium_threshold,
             high_threshold=response.high_threshold,
             model_version=response.model_version,
@@ -216,13 +216,18 @@ def _scores(response: pb.ScoreResponse, rows: int, conversions: Mapping[int, Con
 def _shadow_scores(shadow: pb.ShadowScores) -> list[ShadowScore]:
     return [
         ShadowScore(
-            probability=probability,
+            probability=_plain(probability),
             medium_threshold=shadow.medium_threshold,
             high_threshold=shadow.high_threshold,
             model_version=shadow.model_version,
         )
         for probability in shadow.scores
     ]
+
+
+def _plain(number: float) -> float:
+    """-0.0 is 0.0: equal numbers are recorded alike, whoever computed them."""
+    return number + 0.0
 
 
 def _is_sane(scored: pb.ScoreResponse | pb.ShadowScores, rows: int) -> bool:
@@ -244,15 +249,15 @@ def _explanations(response: pb.ExplainResponse, rows: int, model_version: str) -
 
 def _explanation(message: pb.Explanation) -> Explanation:
     return Explanation(
-        raw_score=message.raw_score,
-        base_value=message.base_value,
-        probability=message.probability,
+        raw_score=_plain(message.raw_score),
+        base_value=_plain(message.base_value),
+        probability=_plain(message.probability),
         contributions=tuple(
             Contribution(
                 feature=part.feature,
                 reason_code=part.reason_code,
-                value=part.value if part.HasField("value") else None,
-                contribution=part.contribution,
+                value=_plain(part.value) if part.HasField("value") else None,
+                contribution=_plain(part.contribution),
                 sentence=part.sentence,
             )
             for part in message.contributions

@@ -160,7 +160,7 @@ class Account:
             facts=self.facts,
             reviews=reviews,
             refused_before=isinstance(command, Recycle) and command.automatic and self._has_refused(card),
-            charged_back=recycling is not None and recycling.recycling_id in self.charged_back,
+            charged_back=(recycling.recycling_id if recycling else command.card_id) in self.charged_back,
         )
 
     def _has_refused(self, card: Card | None) -> bool:
@@ -188,9 +188,11 @@ class Account:
         if change.recycling is not None and change.recycling_changed:
             assert change.recycling.recycling_id is not None
             self.recyclings[change.recycling.recycling_id] = change.recycling
-        if change.outcome is OutcomeKind.CHARGEBACK and change.recycling is not None:
-            assert change.recycling.recycling_id is not None
-            self.charged_back.add(change.recycling.recycling_id)
+        if change.outcome is OutcomeKind.CHARGEBACK:
+            self.charged_back.add(change.known_card().card_id)
+            if change.recycling is not None:
+                assert change.recycling.recycling_id is not None
+                self.charged_back.add(change.recycling.recycling_id)
         self.reviews |= {review.review_id: review for review in change.reviews}
         if (transfer := change.transfer) is not None:
             self.wallet = self.wallet.after(transfer.platform, transfer.unit, transfer.amount, transfer.coupon)

@@ -21,7 +21,7 @@ from card_recycling.v1.types_pb2 import Behavior, Device, RecycleReason, Tier
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-KINDS = ("ISSUE", "ACTIVATE", "RECYCLE", "REACTIVATE", "COMPENSATE", "COMPLAINT")
+KINDS = ("ISSUE", "ACTIVATE", "RECYCLE", "AUTO_RECYCLE", "REACTIVATE", "COMPENSATE", "COMPLAINT")
 
 CardKey: TypeAlias = tuple[str, str]
 """The log's card id; where there is none, an empty one and the account."""

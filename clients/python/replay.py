@@ -24,6 +24,7 @@ from card_recycling.v1.recycling_service_pb2 import (
     RecycleRequest,
 )
 from card_recycling.v1.types_pb2 import (
+    COMPENSATION_STATE_SETTLED,
     RECYCLE_REASON_VOLUNTARY,
     SEGMENT_MIDDLE,
     SEGMENT_SENIOR,
@@ -181,6 +182,8 @@ class _Driver:
     recycling_ids: dict[CardKey, str] = field(default_factory=dict)
     paid_minor: dict[CardKey, int] = field(init=False)
     serials: dict[CardKey, str] = field(init=False)
+    settled: set[CardKey] = field(default_factory=set)
+    """Whose last recycle was settled at once."""
     serials_sent: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -307,6 +310,9 @@ class _Driver:
         if isinstance(answer, RecyclingError):
             return _failed(event, answer)
         self.recycling_ids[event.card] = answer.recycling_id
+        self.settled.discard(event.card)
+        if answer.compensation.state == COMPENSATION_STATE_SETTLED:
+            self.settled.add(event.card)
         state = RecyclingState.Name(answer.state).removeprefix("RECYCLING_STATE_")
         if state == "APPROVED" and not event.card[0]:
             del self.card_ids[event.card]  # the account's next event is about another card
@@ -334,6 +340,9 @@ class _Driver:
     async def _compensate(self, event: Event) -> Outcome:
         if event.card not in self.recycling_ids:
             return Outcome(event=event, name="NOTHING_TO_CALL")
+        if event.card in self.settled:
+            self.settled.remove(event.card)  # a second settlement is the server's to refuse
+            return Outcome(event=event, name="DONE")
         request = CompensateRequest(
             request_id=self._id(event, "compensate"),
             account_id=event.account_id,

@@ -161,5 +161,5 @@ async def _abort(context: Context, refusal: Refusal) -> bytes:
     span = trace.get_current_span().get_span_context()
     if refusal.reason is Reason.INTERNAL and span.is_valid:
         trailing.append(("trace-id", trace.format_trace_id(span.trace_id)))
-    await context.abort(errors.CODES[refusal.reason], refusal.message, tuple(trailing))
+    await context.abort(errors.CODES[refusal.reason], status.message, tuple(trailing))
     raise AssertionError("abort raises")

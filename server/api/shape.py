@@ -8,16 +8,12 @@ from protovalidate import ViolationPb
 
 from server.domain.errors import Reason, Refusal
 
-FIELDS_REPORTED_MAX = 20
-
 
 def check_shape(message: Message) -> None:
     """Raises Refusal FIELD_INVALID naming the fields at fault."""
     violations = protovalidate.collect_violations(message)
     if violations:
-        fields = tuple(
-            (_field(violation.proto), violation.proto.message) for violation in violations[:FIELDS_REPORTED_MAX]
-        )
+        fields = tuple((_field(violation.proto), violation.proto.message) for violation in violations)
         raise Refusal(Reason.FIELD_INVALID, "; ".join(f"{field}: {text}" for field, text in fields), fields=fields)
 
 

@@ -43,7 +43,7 @@ class Command:
 
     method: ClassVar[str]
     risk_kind: ClassVar[str | None] = None
-    """The kind of risk event that the command leaves; None leaves none."""
+    """The kind of risk event that the command leaves when a caller asks for it; None leaves none."""
     scored: ClassVar[bool] = False
     """Whether the command is decided upon a risk score."""
     reads_lists: ClassVar[bool] = False
@@ -62,6 +62,11 @@ class Command:
     def priority(self) -> Priority:
         """How pressing it is. Whoever calls waits for the answer."""
         return Priority.PERSON
+
+    @property
+    def event_kind(self) -> str | None:
+        """The kind of risk event that it leaves; None leaves none."""
+        return self.risk_kind
 
     @property
     def without_device(self) -> bool:
@@ -111,6 +116,11 @@ class Recycle(Command):
         if self.automatic:
             return Priority.BULK
         return Priority.ANOMALY if self.reason is RecycleReason.SYSTEM_ANOMALY else Priority.PERSON
+
+    @property
+    def event_kind(self) -> str | None:
+        """What the service does by itself is nothing that the account did, so no feature counts it."""
+        return "AUTO_RECYCLE" if self.automatic else self.risk_kind
 
     @property
     def without_device(self) -> bool:

@@ -67,7 +67,8 @@ def decide_bind(command: BindDevice, snapshot: Snapshot) -> Change:
 
 def decide_void(command: Void, snapshot: Snapshot) -> Change:
     """The card ended, if it has not before. With it ends what it was held for: a recycle in review is rejected, a
-    reactivation is off. A chargeback speaks against the recycling, whenever it comes."""
+    reactivation is off. A chargeback speaks against the recycling, whenever it comes; against the account, where
+    there is none."""
     card, recycling, now = snapshot.known_card(), snapshot.recycling, snapshot.now
     already_void, hold = card.state is CardState.VOID, snapshot.hold()
     ended = replace(
@@ -98,16 +99,16 @@ def decide_void(command: Void, snapshot: Snapshot) -> Change:
         recycling_changed=changed is not None,
         reviews=tuple(review.ended(ReviewState.CLOSED, now) for review in closed),
         valid_until=card.hold_until,
-        outcome=OutcomeKind.CHARGEBACK if recycling and command.reason is VoidReason.CHARGEBACK else None,
+        outcome=OutcomeKind.CHARGEBACK if command.reason is VoidReason.CHARGEBACK else None,
     )
 
 
 def _adds_to_void(command: Void, snapshot: Snapshot) -> bool:
-    """Whether the command changes or tells anything of a card that has ended: by a recycle, or paid back before.
+    """Whether the command changes or tells anything of a card that has ended: by a recycle, or voided before.
 
     A chargeback is told once; whether it comes before or after a refund is for the payer's bank to choose.
     """
-    told = command.reason is VoidReason.CHARGEBACK and snapshot.recycling is not None and not snapshot.charged_back
+    told = command.reason is VoidReason.CHARGEBACK and not snapshot.charged_back
     return told or _blocks_pending(command, snapshot)
 
 

@@ -90,8 +90,9 @@ class Snapshot:
     """All that a decision may read, as of `now`. `policy` is the recycling's own where the command names one,
     else the one in force; it has the terms of the card's tier. `recycling` is the one named, or the live one of the
     card, or the one it is held for. `reviews`: the card's open ones, and the one named. `charged_back`: whether a
-    chargeback of `recycling` was told already; looked up only where the card is VOID. `refused_before`: whether risk or
-    a reviewer has refused to take the card in its generation; looked up only for what the service does by itself.
+    chargeback of `recycling`, or without one of the card, was told already; looked up only where the card is VOID.
+    `refused_before`: whether risk or a reviewer has refused to take the card in its generation; looked up only for what
+    the service does by itself.
     `policy_until`: when another revision takes over from the one in force; None when none is planned. `bonus`: what
     dynamic pricing adds now, in millionths of a basis point. `redemption`: the one named. `used_30d`: how often the
     account has taken the offer named in 30 days, or how much goodwill it was granted."""
@@ -173,7 +174,8 @@ class Change:
     """What follows from one command: how things stand afterwards, and what of that must be written.
 
     It must be recorded before `valid_until`. `refused` says that risk refused it, `held` that it waits for a verdict.
-    `reviews` are those that begin or end with it. `outcome` is what the command tells of `recycling`. `bound_device` is
+    `reviews` are those that begin or end with it. `outcome` is what the command tells of `recycling`, or
+    without one of the account. `bound_device` is
     new on the card. `in_return`: what comes into the wallet for `transfer`. There is no card where only the wallet
     changes.
     """

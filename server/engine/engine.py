@@ -281,7 +281,7 @@ class Engine:
                 continue
             if not command.scored:  # of others the lists are counted with what they were decided
                 meter.count_list_hits(found.snapshot.facts.list_hits)
-            counted = command.risk_kind is not None and found.snapshot.card is not None
+            counted = command.event_kind is not None and found.snapshot.card is not None
             try:
                 if ticket not in held_up:
                     check(command, found.snapshot, self._signer)

@@ -45,7 +45,7 @@ def command_row(command: Command) -> Row:
         "card_id": command.card_id,
         "recycling_id": command.recycling_id,
         "review_id": command.review_id,
-        "risk_kind": command.risk_kind,
+        "risk_kind": command.event_kind,
         "reason": _reason(command),
         "device_hash": circumstances.device_hash,
         "address_hash": circumstances.address_hash,
@@ -82,10 +82,12 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
     for position, entry in enumerate(entries):
         change = entry.change
         # A dry run of what is judged counts like an attempt; one of what is not judged does nothing.
-        if entry.command.risk_kind is not None and (entry.command.scored or not entry.command.dry_run):
+        if entry.command.event_kind is not None and (entry.command.scored or not entry.command.dry_run):
             inputs["risk_event"].append(_risk_event_row(position, entry))
         if entry.command.dry_run:
             continue
+        if isinstance(entry.command, Recycle) and change.transfer is not None and not entry.command.automatic:
+            inputs["risk_event"].append(_settlement_row(position, entry, change.transfer))
         inputs["command"].append(_recorded_command_row(position, entry))
         if change.card_event is not None:
             inputs["card"].append(_card_row(position, change))
@@ -110,10 +112,10 @@ def entry_rows(entries: Sequence[Entry]) -> dict[str, list[Row]]:
             inputs["redemption"].append(_redemption_row(position, change.redemption))
         if isinstance(entry.command, Grant) and change.recycling is not None:
             inputs["goodwill"].append(_goodwill_row(position, entry.command, change.recycling))
-        if change.outcome is not None and change.recycling is not None:
+        if change.outcome is not None:
             # Not the card's live recycling: a card that is held for one, or freed of it by this very change, has none.
-            row = {"position": position, "recycling_id": change.recycling.recycling_id, "kind": change.outcome}
-            inputs["outcome"].append(row)
+            recycling_id = None if change.recycling is None else change.recycling.recycling_id
+            inputs["outcome"].append({"position": position, "recycling_id": recycling_id, "kind": change.outcome})
     # Two servers that lock the same accounts must do so in the same order.
     inputs["command"].sort(key=itemgetter("account_id"))
     return inputs
@@ -144,7 +146,7 @@ def _risk_event_row(position: int, entry: Entry) -> Row:
         "position": position,
         "unclaimed": entry.command.dry_run,
         "account_id": entry.command.account_id,
-        "kind": entry.command.risk_kind,
+        "kind": entry.command.event_kind,
         "card_id": str(card.card_id),
         "platform": card.platform,
         "external_serial": card.external_serial,
@@ -162,12 +164,32 @@ def _risk_event_row(position: int, entry: Entry) -> Row:
     }
 
 
+def _settlement_row(position: int, entry: Entry, transfer: Transfer) -> Row:
+    """What is settled with the recycle is the event that Compensate would leave later, which knows no device."""
+    return {
+        **_risk_event_row(position, entry),
+        "kind": Compensate.risk_kind,
+        "reason": None,
+        "device_hash": None,
+        "address_hash": None,
+        "prefix_hash": None,
+        "profile_hash": None,
+        "amount_minor": _settled_amount(transfer),
+        "signals": None,
+        "outcome": None,
+    }
+
+
 def _event_amount(entry: Entry) -> int | None:
-    """What was paid for the card; of a settlement, what was settled, where its unit is like money."""
+    """What was paid for the card; of a settlement, what was settled."""
     if not isinstance(entry.command, Compensate):
         return entry.change.known_card().paid_minor
-    transfer = entry.change.transfer
-    return transfer.amount if transfer is not None and transfer.unit is Unit.COIN else None
+    return None if entry.change.transfer is None else _settled_amount(entry.change.transfer)
+
+
+def _settled_amount(transfer: Transfer) -> int | None:
+    """What was settled, where its unit is like money."""
+    return transfer.amount if transfer.unit is Unit.COIN else None
 
 
 def _reason(command: Command) -> str | None:

@@ -115,6 +115,17 @@ async def test_a_pump_is_refused_with_its_steps(rules: Rules) -> None:
     )
 
 
+@pytest.mark.parametrize("echoed", ["x", "规", "\ud800", "%\n"])
+async def test_wrong_documents_are_told_of_however_long(rules: Rules, echoed: str) -> None:
+    """What is wrong with a document is told with an echo of it, which must not outgrow what clients take."""
+    many = 60_000 // len(json.dumps(echoed))
+    error = await refused(lambda: rules.create(devices_max=echoed * many))
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_INVALID")
+    (violation,) = error.field_violations
+    assert violation.field == "document"
+    assert violation.description.startswith("$.devices_max: '") and violation.description.endswith("of type 'integer'")
+
+
 async def test_who_has_not_seen_the_newest_changes_nothing(rules: Rules) -> None:
     """An etag of before a revision or an activation is ETAG_MISMATCH."""
     first = await rules.create()

@@ -47,8 +47,11 @@ async def lived(fresh_database: FreshDatabase) -> AsyncIterator[World]:
     world = await World.create(await fresh_database())
     draw = random.Random(7)
     recorder = OutcomeRecorder(world.store)
+    await asleep(world, recorder)
     for hour in range(ROUNDS):
-        cards = await world.issue_many(4, external_serial=None)
+        # The young are settled with the recycle.
+        segment = "YOUNG" if hour % 12 == 0 else None
+        cards = await world.issue_many(4, external_serial=None, segment=segment)
         for place, card in enumerate(cards):
             await world.answer(activate(card, circumstances=theirs(draw, hour, place)))
         await world.move(timedelta(minutes=20))
@@ -77,7 +80,7 @@ async def lived(fresh_database: FreshDatabase) -> AsyncIterator[World]:
                 returned = types_pb2.Recycling(account_id=card.account_id, recycling_id=str(live["recycling_id"]))
                 await world.answer(reactivate(returned, circumstances=theirs(draw, hour, place)))
                 await world.move(timedelta(minutes=1))
-                another = await world.issue(account_id=card.account_id)
+                another = await world.issue(account_id=card.account_id, segment=segment)
                 await world.recycled(another, circumstances=theirs(draw, hour, place))
     await investigated(world, draw)
     await world.move(timedelta(days=2))
@@ -86,6 +89,21 @@ async def lived(fresh_database: FreshDatabase) -> AsyncIterator[World]:
     broken = await world.broken()
     await world.close()
     assert not broken
+
+
+async def asleep(world: World, recorder: OutcomeRecorder) -> None:
+    """Whose expired cards the service recycles by itself; of one of them a fraud is found, before the rest of them."""
+    cards = [await world.issue("netflix", "asleep", duration_days=1) for _ in range(2)]
+    cards += [await world.issue("netflix", "asleep", duration_days=2) for _ in range(2)]
+    for days in (31, 1):
+        await world.move(timedelta(days=days))
+        for _ in cards:
+            await world.sweep()
+        found = await world.owner.fetchval(
+            "SELECT recycling_id FROM recycling WHERE account_id = 'asleep' ORDER BY create_time, recycling_id LIMIT 1"
+        )
+        told = NewOutcome(account_id="asleep", recycling_id=found, kind=OutcomeKind.CONFIRMED_FRAUD, time=None)
+        await recorder.record(told)
 
 
 async def investigated(world: World, draw: random.Random) -> None:
@@ -172,6 +190,8 @@ async def test_export_trains_on_the_rows_that_were_scored(lived: World, log: Pat
     assert differing == set()
     confirmed = [row[FEATURE_NAMES.index(name)] for row in judged.values() for name in FEATURE_NAMES if "abuse" in name]
     assert np.nanmax(confirmed) >= 1
+    shares = [row[FEATURE_NAMES.index("account_bonus_share_30d")] for row in judged.values()]
+    assert np.nanmax(shares) > 0
 
 
 async def receipts_of(world: World) -> dict[tuple[str, str], list[float]]:
@@ -239,6 +259,15 @@ async def test_finding_labels_a_reactivation_and_is_known_once(lived: World, log
     assert frame["abuse_time"].drop_nulls().len() == known
 
 
+async def test_what_the_service_recycled_is_labelled(log: Path) -> None:
+    """What became of a card that the service took by itself is told of that, though no feature counts it."""
+    frame = pl.read_parquet(log).filter(pl.col("account_id") == "asleep", pl.col("outcome").is_not_null())
+    assert frame["event_kind"].to_list() == ["AUTO_RECYCLE"] * 4
+    assert frame["label_source"].value_counts(sort=True).rows() == [("SILENCE", 3), ("CONFIRMED_FRAUD", 1)]
+    assert frame["abuse_time"].null_count() == 3
+    assert frame["disposition"].null_count() == 0
+
+
 async def test_dry_runs_are_history_only(log: Path) -> None:
     """A quote is an event that features count, and has neither label nor attribution."""
     frame = pl.read_parquet(log).filter(pl.col("event_kind") == "RECYCLE", pl.col("recycling_id").is_null())
@@ -269,7 +298,7 @@ async def test_csv_is_the_same_log(lived: World, log: Path, open_folder: Path) -
 async def test_window_is_half_open(lived: World, log: Path, open_folder: Path) -> None:
     """Only events from --from on and before --to are written."""
     file = open_folder / "window.parquet"
-    first, last = START + timedelta(hours=5), START + timedelta(hours=6)
+    first, last = START + timedelta(days=32, hours=5), START + timedelta(days=32, hours=6)
     window = ("--from", f"{first:%Y-%m-%dT%H:%M:%S}", "--to", f"{last:%Y-%m-%dT%H:%M:%S}")
     await worker("export", "--out", str(file), *window, DATABASE_URL=lived.server_url)
     times = pl.read_parquet(log)["event_time"]

@@ -57,7 +57,8 @@ class Measurer:
 async def recycled(world: World, platform: str = "iqiyi", **more: Any) -> types_pb2.Recycling:
     """A recycling at the first hour of a day of its own, which has passed."""
     await world.move(HOUR)
-    recycling = await world.recycled(await world.issue(platform), **more)
+    card = await world.issue(platform, segment=more.pop("segment", None))
+    recycling = await world.recycled(card, **more)
     await world.move(DAY - HOUR)
     return recycling
 
@@ -117,6 +118,20 @@ async def test_reactivations_are_judged_requests(world: World) -> None:
     await world.answer(reactivate(recycling))
     await world.move(DAY)
     assert len(await judged(world, days=2)) == 2
+
+
+async def test_request_that_was_settled_at_once_is_one_decision(world: World) -> None:
+    """It leaves two risk events, and was decided once."""
+    recycling = await recycled(world, segment="YOUNG")
+    assert recycling.compensation.state == types_pb2.COMPENSATION_STATE_SETTLED
+    told = NewOutcome(
+        account_id=recycling.account_id,
+        recycling_id=UUID(recycling.recycling_id),
+        kind=OutcomeKind.CONFIRMED_FRAUD,
+        time=None,
+    )
+    await OutcomeRecorder(world.store).record(told)
+    assert [each.label for each in await judged(world, days=1, mature=DAY)] == [1]
 
 
 async def test_platform_is_the_cards(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +18,7 @@ from server.domain.recycling import RecyclingState
 from server.domain.review import ReviewVerdict
 from server.engine.outcomes import OutcomeRecorder
 from server.engine.ports import OutcomeContext
-from tests.integration.world import World, compensate, quote, reactivate, reason, resolve, void, voided
+from tests.integration.world import World, circumstances, compensate, quote, reactivate, reason, resolve, void, voided
 
 DAY = timedelta(days=1)
 MATURE = timedelta(days=30)
@@ -197,7 +198,8 @@ async def test_abuse_becomes_known_once(world: World) -> None:
 
 
 async def test_void_for_a_chargeback_is_an_outcome(world: World) -> None:
-    """VoidCard(CHARGEBACK) tells the outcome of the card's live recycling; a refund, or no recycling, none."""
+    """VoidCard(CHARGEBACK) tells the outcome of the card's live recycling; a refund none. Without a recycling there is
+    none that it could be told of."""
     refunded, recycling = await recycled(world), await recycled(world)
     idle = await world.issue()
     for account, why in (
@@ -208,6 +210,45 @@ async def test_void_for_a_chargeback_is_an_outcome(world: World) -> None:
         await world.answer(void(account, why))  # type: ignore[arg-type]
     assert await label(world, recycling) == (1, "CHARGEBACK", 2 * DAY)
     assert [await world.count("outcome", each.account_id) for each in (recycling, refunded, idle)] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("ended", ["no", "refunded", "given back"])
+async def test_chargeback_without_a_recycling_labels_the_account(world: World, ended: str) -> None:
+    """What speaks against no recycling speaks against its account: features of its later requests, and of others on its
+    device, know of it, and its requests of which nothing else is known are abuse. It is told once."""
+    card = await world.issue()
+    recycling = await world.recycled(await world.issue(account_id=card.account_id), circumstances=circumstances(ended))
+    await world.move(2 * DAY)
+    if ended == "refunded":
+        await world.answer(void(card, VoidReason.REFUNDED))
+    if ended == "given back":
+        await world.answer(reactivate(await world.recycled(card)))
+    engines = [world.another_engine() for _ in range(3)]
+    found = await asyncio.gather(*(engine.submit([void(card, VoidReason.CHARGEBACK)]) for engine in engines))
+    assert sorted(str(reason(outcome)) for (outcome,) in found) == ["CARD_STATE_INVALID", "CARD_STATE_INVALID", "None"]
+    known = await world.owner.fetch(
+        "SELECT label, source, recycling_id, request_id, label_time FROM risk_label WHERE account_id = $1",
+        card.account_id,
+    )
+    assert [tuple(row) for row in known] == [(1, "chargeback", None, None, await world.store.now())]
+    assert await world.count("outcome", card.account_id) == 0
+    assert await label(world, recycling) == (1, "ACCOUNT", 2 * DAY)
+    await world.move(DAY)
+    later = await world.recycled(await world.issue(account_id=card.account_id), circumstances=circumstances(ended))
+    other = await world.recycled(await world.issue(), circumstances=circumstances(ended))
+    counts = [await features_of(world, each) for each in (later, other)]
+    assert [(row["account_confirmed_abuse"], row["device_confirmed_abuse"]) for row in counts] == [(1, 0), (0, 1)]
+
+
+async def features_of(world: World, recycling: types_pb2.Recycling) -> dict[str, Any]:
+    """What was known of the request that made `recycling`."""
+    found: str = await world.owner.fetchval(
+        "SELECT receipt -> 'features' FROM command WHERE account_id = $1 AND request_id = $2",
+        recycling.account_id,
+        UUID(recycling.request_id),
+    )
+    features: dict[str, Any] = json.loads(found)
+    return features
 
 
 @pytest.mark.parametrize("ended", ["recycled", "settled", "refunded"])

@@ -39,6 +39,7 @@ class Card:
     taken_by: Recycling | None = None
     hold: Review | None = None
     expired: bool = False
+    charged_back: bool = False
     devices: list[bytes] = field(default_factory=list)
 
     def pass_time(self, now: datetime) -> None:

@@ -56,6 +56,10 @@ async def recorded_facts(
         found |= {("unswept", row["coupon_id"]) for row in rest if row["coupon_id"] not in (left or ())}
     told = await owner.fetch("SELECT recycling_id FROM outcome WHERE account_id = ANY ($1)", account_ids)
     found |= {("charged back", row["recycling_id"]) for row in told}
+    query = (
+        "SELECT account_id, count(*) FROM risk_label WHERE account_id = ANY ($1) AND recycling_id IS NULL GROUP BY 1"
+    )
+    found |= {("accused", *row) for row in await owner.fetch(query, account_ids)}
     return found
 
 
@@ -70,6 +74,8 @@ def expected_facts(account: Account, now: datetime) -> Iterable[tuple[Any, ...]]
         yield ("recycling", each.recycling_id, each.state, each.fee, owed, each.settlement_held, each.moved)
         if each.charged_back:
             yield ("charged back", each.recycling_id)
+    if account.accused:
+        yield ("accused", account.account_id, account.accused)
     yield from (("review", review.review_id, review.state) for review in account.reviews)
     held = account.wallet + Counter({("netflix", "COUPON"): sum(each.has_coupon(now) for each in account.coupons)})
     yield from (("wallet", account.account_id, *key, amount) for key, amount in held.items() if amount)

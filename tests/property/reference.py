@@ -76,6 +76,8 @@ class Account:
         """By platform and unit, but for coupons."""
         self.coupons: list[Recycling] = []
         """What has been paid with one, which may have expired."""
+        self.accused = 0
+        """How often a chargeback spoke against it, for want of a recycling."""
         self.lists: dict[str, datetime | None] = {}
         self.answers: dict[UUID, tuple[Any, bytes]] = {}
 
@@ -231,12 +233,16 @@ class Account:
             taken = card.hold.recycling
         blocks = taken is not None and taken.state == "APPROVED" and taken.owed == "PENDING"
         blocks = blocks and command.reason in ("REFUNDED", "CHARGEBACK")
-        # What a bank takes back is told once of each recycling, even of a card that has ended.
-        tells = taken is not None and command.reason == "CHARGEBACK" and not taken.charged_back
+        # What a bank takes back is told once of each recycling, or of a card without one, even of one that has ended.
+        tells = command.reason == "CHARGEBACK" and not (card if taken is None else taken).charged_back
         if card.state == "VOID" and not blocks and not tells:
             raise No("CARD_STATE_INVALID")
-        if taken is not None and tells:
-            taken.charged_back = True
+        if tells:
+            card.charged_back = True
+            if taken is None:
+                self.accused += 1
+            else:
+                taken.charged_back = True
         if card.hold is not None:
             if card.hold.kind == "RECYCLE":
                 card.hold.recycling.reject()

@@ -70,7 +70,15 @@ from card_recycling.v1.review_service_pb2 import (
     ReviewEvidence,
     Signal,
 )
-from card_recycling.v1.types_pb2 import Card, Decision, Recycling, RecyclingState, Wallet
+from card_recycling.v1.types_pb2 import (
+    COMPENSATION_STATE_SETTLED,
+    Card,
+    Compensation,
+    Decision,
+    Recycling,
+    RecyclingState,
+    Wallet,
+)
 from card_recycling.v1.wallet_service_pb2 import (
     ExchangeRate,
     ExchangeRequest,
@@ -252,10 +260,12 @@ def _review(review_id: str) -> Review:
 
 def _recycled(request: RecycleRequest) -> Recycling:
     bad = request.device.device_id.startswith("bad")
+    at_once = request.device.device_id == "settled at once"
     return Recycling(
         recycling_id=f"recycling-of-{request.card_id}",
         state=RecyclingState.RECYCLING_STATE_REJECTED if bad else RecyclingState.RECYCLING_STATE_APPROVED,
         decision=Decision(risk_score=0.9 if bad else 0.1, reason_codes=["RISK_HIGH"] if bad else []),
+        compensation=Compensation(state=COMPENSATION_STATE_SETTLED) if at_once else None,
     )
 
 

@@ -113,6 +113,17 @@ async def test_reactivate_and_compensate_name_the_last_recycling(tmp_path: Path)
     assert [call.request.recycling_id for call in service.calls[3:]] == ["recycling-of-card-of-a"] * 2
 
 
+async def test_what_was_settled_with_the_recycle_is_not_settled_again(tmp_path: Path) -> None:
+    """A log tells an instant settlement as an event of its own, which the recycle has done already; a second one is
+    asked for."""
+    service = FakeService()
+    kinds = ("RECYCLE", "COMPENSATE", "COMPENSATE")
+    rows = [f"2026-01-01T00:0{minute}:00Z,{kind},a,c,,settled at once,,,," for minute, kind in enumerate(kinds)]
+    report = await driven(service, log(tmp_path, *rows))
+    assert service.methods()[2:] == ["Recycle", "Compensate"]
+    assert [row["rows"] for row in report["outcomes"] if row["kind"] == "COMPENSATE"] == [2]
+
+
 async def test_account_without_card_ids_gets_a_new_card_after_a_recycle(tmp_path: Path) -> None:
     """Where the log names no cards, each recycle of an account is about another one."""
     service = FakeService()

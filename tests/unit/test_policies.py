@@ -883,12 +883,17 @@ def test_chargeback_of_a_card_that_has_ended_is_told_once(platform: str, settled
             account.void(reason)
 
 
-def test_chargeback_of_an_ended_card_without_a_recycling_tells_nothing() -> None:
-    """There is no request that it could speak against."""
+@pytest.mark.parametrize("before", [None, VoidReason.REFUNDED, VoidReason.REVOKED])
+def test_chargeback_of_a_card_without_a_recycling_is_told_once(before: VoidReason | None) -> None:
+    """It speaks against the account, whatever has ended the card."""
     account = Account(issued("iqiyi"))
-    account.void(VoidReason.REFUNDED)
-    with refused(Reason.CARD_STATE_INVALID):
-        account.void(VoidReason.CHARGEBACK)
+    if before is not None:
+        account.void(before)
+    change = account.void(VoidReason.CHARGEBACK)
+    assert (change.outcome, change.recycling) == (OutcomeKind.CHARGEBACK, None)
+    for reason in VoidReason:
+        with refused(Reason.CARD_STATE_INVALID):
+            account.void(reason)
 
 
 def test_withdrawn_card_keeps_its_compensation() -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 from fraud_scoring.v1 import fraud_scoring_service_pb2 as pb
 from fraud_scoring.v1 import fraud_scoring_service_pb2_grpc
@@ -111,6 +112,28 @@ async def test_sane_answer_becomes_scores() -> None:
         Score(probability=probability, medium_threshold=0.5, high_threshold=0.5, model_version="m")
         for probability in (0.0, 1.0)
     ]
+
+
+async def test_nothing_is_below_zero() -> None:
+    """-0.0 of a worker is 0.0, since what equals it must also be written the same."""
+    worker = Worker()
+    worker.answer = pb.ScoreResponse(
+        scores=[-0.0],
+        model_version="m",
+        medium_threshold=0.5,
+        high_threshold=0.9,
+        shadow=[pb.ShadowScores(model_version="c1", scores=[-0.0], medium_threshold=0.5, high_threshold=0.9)],
+        conversions=pb.Conversions(model_version="c2", probabilities=[-0.0], support=[1]),
+    )
+    part = pb.Contribution(feature="vpn", reason_code="VPN", value=-0.0, contribution=-0.0, sentence="No.")
+    told = pb.Explanation(raw_score=-0.0, base_value=-0.0, probability=-0.0, contributions=[part])
+    worker.explanation = pb.ExplainResponse(model_version="m", explanations=[told])
+    question = ConversionQuestion(row=0, disposition=Disposition.CANCEL, segment=None)
+    async with running(worker, Clock()) as scorer:
+        (score,) = await scorer.score([UNKNOWN], [question])
+        (explanation,) = await scorer.explain([UNKNOWN], "m")
+    assert score.conversions is not None
+    assert b"-0.0" not in msgspec.json.encode((score, explanation))
 
 
 async def test_unknown_features_are_left_out() -> None:

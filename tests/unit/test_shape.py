@@ -16,13 +16,14 @@ from card_recycling.v1 import (
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from migrations.risk_log import TraceHasher
 from server.api import errors, paging
 from server.api.requests import CommandParser
-from server.api.shape import FIELDS_REPORTED_MAX, check_shape
+from server.api.shape import check_shape
 from server.domain.commands import Command, IssueItem
 from server.domain.errors import Reason, Refusal
 from server.store import inputs
@@ -282,14 +283,19 @@ def test_batch_is_not_refused_for_its_items(count: int) -> None:
 
 
 def test_report_of_wrong_fields_is_bounded() -> None:
-    """However much is wrong, so many fields are named and no more."""
+    """However much is wrong, so many fields are named and no more, and the sentence ends with how many are not."""
     message = copy.deepcopy(RECYCLE)
     for path, values in HOSTILE.items():
         if has(message, path):
             put(message, path, values[0])
     with pytest.raises(Refusal) as refused:
         check_shape(message)
-    assert len(refused.value.fields) == FIELDS_REPORTED_MAX
+    status = errors.status(refused.value)
+    bad_request = error_details_pb2.BadRequest()
+    assert status.details[1].Unpack(bad_request)
+    left_out = len(refused.value.fields) - len(bad_request.field_violations)
+    assert 0 < left_out == len(refused.value.fields) - errors.DETAILS_MAX
+    assert status.message.endswith(f" (and {left_out} more)")
 
 
 @pytest.mark.parametrize(

@@ -726,8 +726,10 @@ class Event(message.Message):
     event_id: builtins.str
     """UUID: the same whenever and wherever this event is told."""
     kind: builtins.str
-    """What happened. Of cards: ISSUED, ACTIVATED, RECYCLED, REACTIVATED, VOIDED, HELD, RELEASED. Of values: SETTLEMENT,
-    CLAWBACK, EXPIRY, REDEMPTION, EXCHANGE, GOODWILL. REDEEMED is a partner's notice. There will be more: leave alone what is unknown.
+    """What happened. Of cards: ISSUED, ACTIVATED, BOUND (a device), EXPIRED (its bound has passed), HELD, RELEASED,
+    RECYCLED, REACTIVATED, CLOSED (the time in which it could come back is over), VOIDED. Of values: SETTLEMENT,
+    CLAWBACK, EXPIRY, REDEMPTION, EXCHANGE, GOODWILL. REDEEMED is a partner's notice. There will be more: leave alone
+    what is unknown.
     """
     account_id: builtins.str
     """Whose card or wallet."""

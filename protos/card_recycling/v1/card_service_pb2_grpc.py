@@ -124,8 +124,9 @@ class CardServiceServicer:
     def VoidCard(self, request, context):
         """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it. A
         hold ends with the card: a recycle in review is REJECTED (CARD_VOIDED), a reactivation in review is off. CHARGEBACK
-        is also an outcome of the recycling that has taken the card, or holds it. It may follow when the card is VOID already,
-        by that recycling or by a refund: once; then, and with nothing left to block, it is CARD_STATE_INVALID.
+        is also an outcome of the recycling that has taken the card, or holds it; where there is none, the account's abuse
+        counts as confirmed. It may follow when the card is VOID already: once; then, and with nothing left to block, it is
+        CARD_STATE_INVALID.
         Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -58,8 +58,9 @@ class CardServiceStub:
     VoidCard: grpc.UnaryUnaryMultiCallable[card_service_pb2.VoidCardRequest, card_service_pb2.VoidCardResponse]
     """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it. A
     hold ends with the card: a recycle in review is REJECTED (CARD_VOIDED), a reactivation in review is off. CHARGEBACK
-    is also an outcome of the recycling that has taken the card, or holds it. It may follow when the card is VOID already,
-    by that recycling or by a refund: once; then, and with nothing left to block, it is CARD_STATE_INVALID.
+    is also an outcome of the recycling that has taken the card, or holds it; where there is none, the account's abuse
+    counts as confirmed. It may follow when the card is VOID already: once; then, and with nothing left to block, it is
+    CARD_STATE_INVALID.
     Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
     """
     WatchEvents: grpc.UnaryStreamMultiCallable[card_service_pb2.WatchEventsRequest, card_service_pb2.WatchEventsResponse]
@@ -103,8 +104,9 @@ class CardServiceAsyncStub(CardServiceStub):
     VoidCard: aio.UnaryUnaryMultiCallable[card_service_pb2.VoidCardRequest, card_service_pb2.VoidCardResponse]  # type: ignore[assignment]
     """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it. A
     hold ends with the card: a recycle in review is REJECTED (CARD_VOIDED), a reactivation in review is off. CHARGEBACK
-    is also an outcome of the recycling that has taken the card, or holds it. It may follow when the card is VOID already,
-    by that recycling or by a refund: once; then, and with nothing left to block, it is CARD_STATE_INVALID.
+    is also an outcome of the recycling that has taken the card, or holds it; where there is none, the account's abuse
+    counts as confirmed. It may follow when the card is VOID already: once; then, and with nothing left to block, it is
+    CARD_STATE_INVALID.
     Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
     """
     WatchEvents: aio.UnaryStreamMultiCallable[card_service_pb2.WatchEventsRequest, card_service_pb2.WatchEventsResponse]  # type: ignore[assignment]
@@ -181,8 +183,9 @@ class CardServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[card_service_pb2.VoidCardResponse, abc.Awaitable[card_service_pb2.VoidCardResponse]]:
         """Ends a card that was paid back elsewhere. REFUNDED and CHARGEBACK also block a compensation still pending for it. A
         hold ends with the card: a recycle in review is REJECTED (CARD_VOIDED), a reactivation in review is off. CHARGEBACK
-        is also an outcome of the recycling that has taken the card, or holds it. It may follow when the card is VOID already,
-        by that recycling or by a refund: once; then, and with nothing left to block, it is CARD_STATE_INVALID.
+        is also an outcome of the recycling that has taken the card, or holds it; where there is none, the account's abuse
+        counts as confirmed. It may follow when the card is VOID already: once; then, and with nothing left to block, it is
+        CARD_STATE_INVALID.
         Errors: IDEMPOTENCY_KEY_REUSED, CARD_NOT_FOUND, CARD_STATE_INVALID, ETAG_MISMATCH, CONFLICT_RETRY.
         """
 

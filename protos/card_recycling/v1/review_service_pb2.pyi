@@ -406,7 +406,7 @@ class AccountRequest(message.Message):
     OUTCOME_FIELD_NUMBER: builtins.int
     SAME_DEVICE_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """What it asked for, e.g. RECYCLE."""
+    """What it asked for, e.g. RECYCLE. AUTO_RECYCLE: nobody asked, the service took an expired card by itself."""
     card_id: builtins.str
     """The card, if there was one."""
     outcome: builtins.str

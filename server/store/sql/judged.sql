@@ -14,6 +14,7 @@ LEFT JOIN LATERAL (
   CROSS JOIN LATERAL request_label(e.account_id, e.recycling_id, e.request_id, e.outcome = 'APPROVED', e.event_time,
                                    $5::interval, service_clock()) AS l
   WHERE e.account_id = n.account_id AND e.event_time = n.create_time AND e.request_id = n.request_id
+    AND e.outcome IS NOT NULL
 ) AS known ON $5::interval IS NOT NULL
 WHERE $3::text IS NULL OR n.receipt #>> '{card,platform}' = $3
 ORDER BY n.create_time DESC

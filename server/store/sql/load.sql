@@ -59,9 +59,14 @@ found AS MATERIALIZED (
              WHERE v.subject_kind = s.kind AND v.subject = s.subject ORDER BY v.list DESC, v.version DESC
            ) AS e
            WHERE e.operation = 'PUT' AND (e.expire_time IS NULL OR moment.now < e.expire_time)) END AS list_hits,
-         c.state = 'VOID' AND EXISTS (
+         -- Of a card without a recycling only the command tells; an account has hardly any of those.
+         CASE WHEN c.state = 'VOID' AND r.recycling_id IS NOT NULL THEN EXISTS (
            SELECT FROM outcome AS o
-           WHERE o.account_id = r.account_id AND o.recycling_id = r.recycling_id AND o.kind = 'CHARGEBACK') AS charged_back,
+           WHERE o.account_id = r.account_id AND o.recycling_id = r.recycling_id AND o.kind = 'CHARGEBACK')
+         WHEN c.state = 'VOID' THEN (
+           SELECT true FROM command AS v
+           WHERE v.account_id = c.account_id AND v.method = 'VoidCard' AND v.receipt #>> '{input,0}' = c.card_id::text
+             AND v.receipt #>> '{input,1}' = 'CHARGEBACK' LIMIT 1) END AS charged_back,
          -- What the service recycles by itself, it does in spite of risk and reviewers, who may have refused it before.
          CASE WHEN substr(i.request_id::text, 15, 1) = '8' AND i.reason IS NOT NULL THEN (
            SELECT true FROM recycling AS o

@@ -1,7 +1,8 @@
 -- Records a batch of decided commands in one transaction. Each claims its account, whose version must be as read; once
 -- all are claimed (which may mean waiting for locks) each decision must still be valid. A command that is not claimed
 -- in time writes nothing, but for the account's version. Returns the positions claimed.
--- `position` joins the inputs. A risk event with `unclaimed` belongs to a dry run, which claims nothing.
+-- `position` joins the inputs. A risk event with `unclaimed` belongs to a dry run, which claims nothing. What a recycle
+-- settles at once comes after it.
 WITH input AS (
   SELECT * FROM :command(position integer, account_id text, account_version bigint, valid_until timestamptz,
                          request_id uuid, method text, input_hash bytea, response bytea, receipt json, now timestamptz)
@@ -196,16 +197,27 @@ risk AS (
                    outcome text, now timestamptz) AS i
   LEFT JOIN claimed ON claimed.position = i.position
   WHERE i.unclaimed OR claimed.position IS NOT NULL
-  ORDER BY i.position
+  ORDER BY i.position, i.kind = 'COMPENSATE'
+),
+outcome_input AS (
+  SELECT i.recycling_id, i.kind, claimed.account_id, claimed.now
+  FROM :outcome(position integer, recycling_id uuid, kind text) AS i
+  JOIN claimed ON claimed.position = i.position
+),
+-- What speaks against no recycling is known of the account from now on.
+account_told AS (
+  INSERT INTO risk_label (account_id, label, source, label_time)
+  SELECT i.account_id, 1, 'chargeback', service_clock()
+  FROM outcome_input AS i
+  WHERE i.recycling_id IS NULL AND i.kind = 'CHARGEBACK'
 ),
 outcome_told AS (
   INSERT INTO outcome (account_id, recycling_id, kind, outcome_time, record_time, platform, policy_revision,
                        model_version, risk_score, state)
-  SELECT r.account_id, r.recycling_id, i.kind, claimed.now, service_clock(), r.platform, r.policy_revision,
+  SELECT r.account_id, r.recycling_id, i.kind, i.now, service_clock(), r.platform, r.policy_revision,
          r.decision ->> 'model_version', (r.decision ->> 'risk_score')::double precision, r.state
-  FROM :outcome(position integer, recycling_id uuid, kind text) AS i
-  JOIN claimed ON claimed.position = i.position
-  JOIN recycling AS r ON r.account_id = claimed.account_id AND r.recycling_id = i.recycling_id
+  FROM outcome_input AS i
+  JOIN recycling AS r ON r.account_id = i.account_id AND r.recycling_id = i.recycling_id
   ON CONFLICT DO NOTHING
 )
 SELECT position FROM claimed

@@ -6,7 +6,7 @@ WITH moment AS MATERIALIZED (
 request AS MATERIALIZED (
   SELECT e.device_hash, e.address_hash, look_alike_key(e.profile_hash, e.amount_minor) AS look_alike
   FROM risk_event AS e
-  WHERE e.account_id = $1 AND e.event_time = $3 AND e.request_id = $2
+  WHERE e.account_id = $1 AND e.event_time = $3 AND e.request_id = $2 AND e.outcome IS NOT NULL
 ),
 -- The accounts seen last with the same, from the pairs that are kept for ever (`kind + 0`: so has their index).
 others AS (
