@@ -38,6 +38,8 @@ TIME_LEFT_S_MIN = 0.005
 STALLED_S = 300.0
 """A watcher that takes nothing for so long has to come again."""
 BACKTEST_TIME_KEY = "card-recycling-backtest-time"
+BACKTEST_TIME_MIN, BACKTEST_TIME_END = datetime(1971, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+"""The clock never goes back, so it must not go where cards would end after the last day that there is."""
 
 
 class Clock(Protocol):
@@ -116,6 +118,9 @@ class Guard(grpc.aio.ServerInterceptor):
                     moment = None
                 if moment is None or moment.tzinfo is None:
                     raise _metadata_invalid("must be a time of RFC 3339")
+                if not BACKTEST_TIME_MIN <= moment < BACKTEST_TIME_END:
+                    years = f"{BACKTEST_TIME_MIN.year} to {BACKTEST_TIME_END.year - 1}"
+                    raise _metadata_invalid(f"must lie in the years {years}")
                 if not await self._clock.move_clock(moment):
                     raise _metadata_invalid("this database was not created for back-tests")
                 self._moved_to = max(self._moved_to or moment, moment)

@@ -160,13 +160,17 @@ class CommandParser:
         )
 
     def bind(self, request: card_service_pb2.BindDeviceRequest) -> BindDevice:
-        """BindDevice."""
+        """BindDevice. Raises Refusal where no device is named."""
+        circumstances = self._circumstances(request)
+        if circumstances.device_hash is None:
+            problem = "must name the device"
+            raise Refusal(Reason.FIELD_INVALID, f"device.device_id: {problem}", fields=(("device.device_id", problem),))
         return BindDevice(
             request_id=_request_id(request.request_id),
             account_id=request.account_id,
             card_id=UUID(request.card_id),
             etag=request.etag,
-            circumstances=self._circumstances(request),
+            circumstances=circumstances,
         )
 
     def void(self, request: card_service_pb2.VoidCardRequest) -> Void:
@@ -252,7 +256,7 @@ class CommandParser:
             timezone=device.timezone,
             language=device.language,
         )
-        clock_time = optional_time(device, "clock_time")
+        clock_time = optional_time(device, "clock_time", path="device.clock_time")
         if clock_time is not None:
             signals["clock_skew_seconds"] = clock_skew_seconds(clock_time, self._now())
         return Circumstances(

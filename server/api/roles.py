@@ -9,7 +9,8 @@ from server.api.guard import Context
 from server.domain.errors import Reason, Refusal
 
 AUTHORIZATION = "authorization"
-SCHEME = "Bearer "
+SCHEME = "bearer"
+"""Of whatever case (RFC 9110, 11.1)."""
 
 
 class SupportRole:
@@ -17,13 +18,14 @@ class SupportRole:
     nobody is."""
 
     def __init__(self, key: str) -> None:
-        self._wanted = f"{SCHEME}{key}".encode() if key else b""
+        self._key = key.encode()
 
     def check(self, context: Context) -> None:
         """Raises Refusal METHOD_NOT_ALLOWED for a caller who does not show the key. How much of it was right cannot be
         told from how long that takes."""
         shown = [value for key, value in context.invocation_metadata() or () if key == AUTHORIZATION]
         given = shown[0] if len(shown) == 1 else ""
-        right = hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._wanted)
-        if not self._wanted or not right:
+        scheme, _, key = (given if isinstance(given, str) else given.decode("latin-1")).partition(" ")
+        right = hmac.compare_digest(key.encode(), self._key)
+        if not self._key or scheme.lower() != SCHEME or not right:
             raise Refusal(Reason.METHOD_NOT_ALLOWED, "goodwill is granted by customer care only")

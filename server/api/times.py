@@ -13,14 +13,16 @@ from server.domain.errors import Reason, Refusal
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def optional_time(message: Message, field: str) -> datetime | None:
-    """An optional time. Raises Refusal for nanoseconds that are none; the schema has checked the seconds."""
+def optional_time(message: Message, field: str, *, path: str = "") -> datetime | None:
+    """An optional time; `path` leads to it from the request, where it is not the request's own field. Raises Refusal
+    for nanoseconds that are none; the schema has checked the seconds."""
     if not message.HasField(field):
         return None
     given: Timestamp = getattr(message, field)
     if not 0 <= given.nanos < 1_000_000_000:
         text = "nanos must lie between 0 and 999999999"
-        raise Refusal(Reason.FIELD_INVALID, f"{field}: {text}", fields=((field, text),))
+        path = path or field
+        raise Refusal(Reason.FIELD_INVALID, f"{path}: {text}", fields=((path, text),))
     return _EPOCH + timedelta(seconds=given.seconds, microseconds=given.nanos // 1000)
 
 

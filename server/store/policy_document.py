@@ -28,6 +28,7 @@ class PoliciesChanged(Exception):
     """Others changed the policies meanwhile, time and again."""
 
 
+INTEGER_DIGITS_MAX = 30
 PUT_ATTEMPTS_MAX = 5
 """So often policies are put again because others changed what they had been checked with."""
 
@@ -35,7 +36,7 @@ PUT_ATTEMPTS_MAX = 5
 def parse_policy(document: str) -> Policy:
     """The policy of a JSON document. Raises PolicyInvalid saying what is wrong and where."""
     try:
-        body = json.loads(document, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
+        body = json.loads(document, parse_int=_integer, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
         if (wrong := best_match(_validator().iter_errors(body))) is not None:
             raise wrong
         if body["risk"]["without_score"] == "REFUSE":  # its former name, in revisions that stand for ever
@@ -52,6 +53,13 @@ def parse_policy(document: str) -> Policy:
 def read_document(document: str) -> tuple[str, str]:
     """The platform of a JSON document, and the text that is kept of it. Raises PolicyInvalid."""
     return parse_policy(document).platform, json.dumps(json.loads(document), sort_keys=True)
+
+
+def _integer(digits: str) -> int:
+    """Python's own limit would speak of Python."""
+    if len(digits) > INTEGER_DIGITS_MAX:
+        raise ValueError(f"a number of more than {INTEGER_DIGITS_MAX} digits")
+    return int(digits)
 
 
 def _no_constant(name: str) -> None:

@@ -403,7 +403,7 @@ class BindDeviceRequest(message.Message):
     """When given, the card must still have this etag."""
     @builtins.property
     def device(self) -> types_pb2.Device:
-        """The device to bind; its `device_id` says which. Only a keyed hash of that is kept."""
+        """The device to bind; its `device_id` says which, and must hold more than white space. Only a keyed hash of that is kept."""
 
     @builtins.property
     def behavior(self) -> types_pb2.Behavior:

@@ -94,8 +94,8 @@ class RecyclingServiceServicer:
     """
 
     def QuoteRecycle(self, request, context):
-        """Says what `Recycle` would do now, and gives a token that holds fee and compensation for up to five minutes. Risk and
-        what becomes of the card are judged afresh when it is really recycled. A quote is counted like an attempt.
+        """Says what `Recycle` would do now, and gives a token that holds fee, compensation and disposition for up to five
+        minutes. Risk is judged afresh when the card is really recycled. A quote is counted like an attempt.
         Errors: as `Recycle`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -41,8 +41,8 @@ class RecyclingServiceStub:
     @typing.overload
     def __new__(cls, channel: aio.Channel) -> RecyclingServiceAsyncStub: ...
     QuoteRecycle: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.QuoteRecycleRequest, recycling_service_pb2.QuoteRecycleResponse]
-    """Says what `Recycle` would do now, and gives a token that holds fee and compensation for up to five minutes. Risk and
-    what becomes of the card are judged afresh when it is really recycled. A quote is counted like an attempt.
+    """Says what `Recycle` would do now, and gives a token that holds fee, compensation and disposition for up to five
+    minutes. Risk is judged afresh when the card is really recycled. A quote is counted like an attempt.
     Errors: as `Recycle`.
     """
     Recycle: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.RecycleRequest, recycling_service_pb2.RecycleResponse]
@@ -95,8 +95,8 @@ class RecyclingServiceAsyncStub(RecyclingServiceStub):
 
     def __init__(self, channel: aio.Channel) -> None: ...
     QuoteRecycle: aio.UnaryUnaryMultiCallable[recycling_service_pb2.QuoteRecycleRequest, recycling_service_pb2.QuoteRecycleResponse]  # type: ignore[assignment]
-    """Says what `Recycle` would do now, and gives a token that holds fee and compensation for up to five minutes. Risk and
-    what becomes of the card are judged afresh when it is really recycled. A quote is counted like an attempt.
+    """Says what `Recycle` would do now, and gives a token that holds fee, compensation and disposition for up to five
+    minutes. Risk is judged afresh when the card is really recycled. A quote is counted like an attempt.
     Errors: as `Recycle`.
     """
     Recycle: aio.UnaryUnaryMultiCallable[recycling_service_pb2.RecycleRequest, recycling_service_pb2.RecycleResponse]  # type: ignore[assignment]
@@ -152,8 +152,8 @@ class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
         request: recycling_service_pb2.QuoteRecycleRequest,
         context: _ServicerContext,
     ) -> typing.Union[recycling_service_pb2.QuoteRecycleResponse, abc.Awaitable[recycling_service_pb2.QuoteRecycleResponse]]:
-        """Says what `Recycle` would do now, and gives a token that holds fee and compensation for up to five minutes. Risk and
-        what becomes of the card are judged afresh when it is really recycled. A quote is counted like an attempt.
+        """Says what `Recycle` would do now, and gives a token that holds fee, compensation and disposition for up to five
+        minutes. Risk is judged afresh when the card is really recycled. A quote is counted like an attempt.
         Errors: as `Recycle`.
         """
 
