@@ -16,11 +16,14 @@ from server.domain.commands import (
     Circumstances,
     Command,
     Compensate,
+    Exchange,
+    Grant,
     IssueItem,
     Lapse,
     OwnCommand,
     Reactivate,
     Recycle,
+    Redeem,
     Resolve,
     Void,
 )
@@ -31,6 +34,7 @@ from tests.property import reference
 from tests.property.holdings import Card, Recycling, Review
 from tests.property.operations import AT, Kind, Operation
 from tests.property.reference import Account
+from tests.property.rules import PLATFORMS, REVISIONS
 
 SIGNALS: dict[str, dict[str, bool]] = {"LOW": {}, "MEDIUM": {"emulator": True}, "HIGH": {"vpn": True}}
 """How a request tells the scorer of the tests what to say."""
@@ -45,8 +49,19 @@ PAIRS = [
     (Kind.RESOLVE, Kind.VOID),
     (Kind.COMPENSATE, Kind.VOID),
     (Kind.REACTIVATE, None),
+    (Kind.REDEEM, Kind.REDEEM),
+    (Kind.REDEEM, None),
+    (Kind.EXCHANGE, Kind.EXCHANGE),
+    (Kind.EXCHANGE, Kind.REDEEM),
+    (Kind.REDEEM, Kind.REACTIVATE),
+    (Kind.EXCHANGE, Kind.REACTIVATE),
+    (Kind.COMPENSATE, Kind.REDEEM),
+    (Kind.GRANT, Kind.GRANT),
 ]
 """What two callers want of one account at the same time; with None it is the very same request."""
+OFFERS = sorted({(name, which) for name in PLATFORMS for each in REVISIONS[name] for which in each.rules.offers})
+RATES = sorted({(name, *way) for name in PLATFORMS for each in REVISIONS[name] for way in each.rules.rates})
+"""All that any revision offers."""
 DEVICE_OF_ALL = uuid.uuid5(uuid.NAMESPACE_OID, "a device of all").bytes
 
 
@@ -81,10 +96,13 @@ class Lane:
             return kind
         if not account.cards:
             return Kind.ISSUE
-        if kind in (Kind.COMPENSATE, Kind.REACTIVATE) and not account.recyclings:
+        if kind in (Kind.COMPENSATE, Kind.REACTIVATE, Kind.GRANT) and not account.recyclings:
             return Kind.RECYCLE
+        if kind in (Kind.REDEEM, Kind.EXCHANGE) and operation.way % 4 != 3 and not any(account.wallet.held.values()):
+            owed = any(each.state == "APPROVED" and each.owed == "PENDING" for each in account.recyclings.values())
+            return Kind.COMPENSATE if owed else Kind.RECYCLE
         if kind in (Kind.RESOLVE, Kind.CLAIM, Kind.LAPSE) and not account.reviews:
-            return Kind.RECYCLE
+            kind = Kind.RECYCLE
         if kind is Kind.REDEEM_QUOTE and not account.quotes:
             return Kind.QUOTE
         return Kind.RECYCLE if kind is Kind.AGAIN and not self.asked else kind
@@ -124,6 +142,13 @@ class Lane:
                 return Compensate(**usual, recycling_id=recycling_id, dry_run=way == 22)
             case Kind.REACTIVATE:
                 return Reactivate(**usual, recycling_id=recycling_id, dry_run=way == 22)
+            case Kind.REDEEM:
+                platform, offer_id = self._offer(operation)
+                return Redeem(**usual, platform=platform, offer_id=offer_id, dry_run=way == 22)
+            case Kind.EXCHANGE:
+                return self._exchange(usual, operation)
+            case Kind.GRANT:
+                return self._grant(usual, recycling, recycling_id, way)
             case Kind.RESOLVE:
                 assert review is not None
                 return Resolve(
@@ -191,14 +216,64 @@ class Lane:
                 {"ISSUED"} if kind is Kind.ACTIVATE else reference.TAKES[card.platform]
             )
 
+        def pays(recycling: Recycling) -> bool:
+            if kind is Kind.GRANT:
+                return recycling.rules.goodwill is not None
+            # Mostly what has not been paid yet is settled.
+            owed = kind is not Kind.COMPENSATE or operation.way % 4 == 2 or recycling.owed == "PENDING"
+            return recycling.state == "APPROVED" and owed
+
         def waits(review: Review) -> bool:
             claimed = review.claim_until is not None or self.boundary != "claim"
             return review.state == "OPEN" and claimed
 
         return (
             choose(account.cards.values(), takes),
-            choose(account.recyclings.values(), lambda each: each.state == "APPROVED"),
+            choose(account.recyclings.values(), pays),
             choose(account.reviews, waits),
+        )
+
+    def _offer(self, operation: Operation) -> tuple[str, str]:
+        """Mostly one that the account could pay, of whichever revision."""
+        held, way = self.account.wallet.held, operation.way
+        if way == 20:
+            return PLATFORMS[operation.place % 3], "gone"
+        priced = [
+            (platform, which)
+            for platform, which in OFFERS
+            for offer in (each.rules.offers.get(which) for each in REVISIONS[platform])
+            if offer is not None and held[platform, offer.unit] >= offer.price
+        ]
+        return _recent(priced if priced and way % 4 != 3 else OFFERS, operation.place + way)
+
+    def _exchange(self, usual: dict[str, Any], operation: Operation) -> Exchange:
+        """Mostly of what is held; all of it, a part, one too many, or little."""
+        held, way = self.account.wallet.held, operation.way
+        fitting = [rate for rate in RATES if held[rate[:2]] > 0]
+        platform, unit, to_platform, to_unit = _recent(fitting if fitting and way % 4 != 3 else RATES, operation.place)
+        amount = held[platform, unit]
+        wanted = [amount, amount // 2, min(amount, 1000), 101, amount + 1, 1, 10, amount // 3][way % 8]
+        return Exchange(
+            **usual,
+            platform="netflix" if way == 20 else platform,
+            unit=Unit(unit),
+            amount=max(1, wanted),
+            to_platform=to_platform,
+            to_unit=Unit(to_unit),
+            min_amount=98 if way == 11 else 0,
+            dry_run=way == 22,
+        )
+
+    def _grant(self, usual: dict[str, Any], recycling: Recycling | None, recycling_id: UUID | None, way: int) -> Grant:
+        """Mostly what the rules of `recycling` allow."""
+        rule = recycling.rules.goodwill if recycling is not None else None
+        unit, most = (Unit.COIN, 100) if rule is None else (Unit(rule.unit), rule.most)
+        return Grant(
+            **usual,
+            recycling_id=recycling_id,
+            unit=Unit.COUPON if way == 19 else unit,
+            amount=[1, most // 4, most // 2, most, most + 1][way % 5] or 1,
+            note="sorry",
         )
 
     def _circumstances(self, operation: Operation) -> Circumstances:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Container, Iterable
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from server.store import rows
 from tests.integration.world import World
@@ -54,6 +55,15 @@ async def recorded_facts(
             "SELECT coupon_id FROM coupon_open WHERE account_id = ANY ($1) AND expire_time <= $2", account_ids, now
         )
         found |= {("unswept", row["coupon_id"]) for row in rest if row["coupon_id"] not in (left or ())}
+    rows_of = await owner.fetch(
+        "SELECT redemption_id, platform, offer_id FROM redemption WHERE account_id = ANY ($1)", account_ids
+    )
+    found |= {("redemption", *row) for row in rows_of}
+    rows_of = await owner.fetch(
+        "SELECT recycling_id, platform, sum(amount)::bigint FROM goodwill WHERE account_id = ANY ($1) GROUP BY 1, 2",
+        account_ids,
+    )
+    found |= {("goodwill", *row) for row in rows_of}
     told = await owner.fetch("SELECT recycling_id FROM outcome WHERE account_id = ANY ($1)", account_ids)
     found |= {("charged back", row["recycling_id"]) for row in told}
     return found
@@ -71,6 +81,12 @@ def expected_facts(account: Account, now: datetime) -> Iterable[tuple[Any, ...]]
         if each.charged_back:
             yield ("charged back", each.recycling_id)
     yield from (("review", review.review_id, review.state) for review in account.reviews)
-    held = account.wallet + Counter({("netflix", "COUPON"): sum(each.has_coupon(now) for each in account.coupons)})
+    wallet = account.wallet
+    held = wallet.held + Counter((each.platform, "COUPON") for each in wallet.coupons if each.has_coupon(now))
     yield from (("wallet", account.account_id, *key, amount) for key, amount in held.items() if amount)
-    yield from (("coupon", each.recycling_id, each.cap, each.coupon_until) for each in account.coupons)
+    yield from (("coupon", each.coupon_id, each.cap, each.coupon_until) for each in wallet.coupons)
+    yield from (("redemption", each.redemption_id, each.platform, each.offer_id) for each in wallet.redemptions)
+    granted: Counter[tuple[UUID, str]] = Counter()
+    for recycling_id, platform, amount, _ in wallet.granted:
+        granted[recycling_id, platform] += amount
+    yield from (("goodwill", *key, amount) for key, amount in granted.items())
