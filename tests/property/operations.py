@@ -202,7 +202,7 @@ rounds = st.builds(
     st.sampled_from([False] * 9 + [True]),
     st.tuples(*[operations] * LANES),
     st.sampled_from([Sweep.NEVER] * 7 + [Sweep.BEFORE] + [Sweep.MEANWHILE] * 3),
-    st.sampled_from([False] * 4 + [True]),
+    st.sampled_from([False] * 7 + [True]),
     st.one_of(*[st.none()] * 5, takeovers),
 )
 sequences = st.tuples(*[rounds] * ROUNDS)

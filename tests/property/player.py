@@ -30,7 +30,7 @@ from tests.property.holdings import Card, No, Quote, Recycling, Redemption, Told
 from tests.property.lane import Asked, Lane
 from tests.property.market import Market
 from tests.property.operations import Kind, Move, Operation, Round, Sweep
-from tests.property.records import expected_facts, recorded_facts
+from tests.property.records import Replays, expected_facts, recorded_facts
 from tests.property.reference import Account, Judged
 from tests.property.scoped import ScopedInvariants
 from tests.property.service import Service, unrecorded
@@ -49,9 +49,12 @@ class Mismatch(AssertionError):
 class Player:
     """Plays sequences in one world, one after the other, each with accounts of its own. Build it with `open`."""
 
-    def __init__(self, world: World, scoped: ScopedInvariants, second: Engine, service: Service) -> None:
+    def __init__(
+        self, world: World, scoped: ScopedInvariants, replays: Replays, second: Engine, service: Service
+    ) -> None:
         self._world = world
         self._scoped = scoped
+        self._replays = replays
         self._second = second
         self._service = service
         self._names = itertools.count(1)
@@ -66,12 +69,14 @@ class Player:
         """In a new world, which nothing else uses."""
         second = world.another_engine()
         service = await Service.open(world, (world.engine, second))
-        return cls(world, await ScopedInvariants.open(world.owner_url), second, service)
+        scoped, replays = await ScopedInvariants.open(world.owner_url), await Replays.open(world.server_url)
+        return cls(world, scoped, replays, second, service)
 
     async def close(self) -> None:
         """Ends the work and closes the world."""
         await self._second.drain()
         await self._scoped.close()
+        await self._replays.close()
         await self._world.close()
 
     async def play(self, sequence: Sequence[Round]) -> None:
@@ -151,15 +156,17 @@ class Player:
             )
 
     async def _round(self, lanes: list[Lane], step: Round, now: datetime) -> None:
-        touched = list(lanes) if step.sweep is not Sweep.NEVER else []
+        active, touched = set[str](), set[str]()
         singles: list[tuple[Lane, Asked]] = []
         pairs: list[tuple[Lane, Asked, Asked]] = []
         items: list[tuple[Lane, IssueItem]] = []
         beside = []
         for lane, operation in zip(lanes, step.operations, strict=True):
             kind = lane.kind_of(operation)
-            if kind is not Kind.NOTHING and step.sweep is Sweep.NEVER:
-                touched.append(lane)
+            if kind is not Kind.NOTHING:
+                active.add(lane.account.account_id)
+            if kind in (Kind.CLAIM, Kind.LIST):
+                touched.add(lane.account.account_id)
             self.operations[kind] += 1
             match kind:
                 case Kind.NOTHING:
@@ -206,9 +213,15 @@ class Player:
             parts: list[Part] = [
                 [(asked, await self._try_again(asked, outcome) if may_lose else outcome)] for asked, outcome in callers
             ]
-            self._met_any(lane, [*parts, issued.get(account_id, []), recycled.get(account_id, [])], step, now)
+            parts += [issued.get(account_id, []), recycled.get(account_id, [])]
+            if any(isinstance(outcome, bytes) for part in parts for _, outcome in part):
+                touched.add(account_id)
+            self._met_any(lane, parts, step, now)
         await self._learn_reviews(lanes)
-        await self._check_invariants(touched)
+        # What time has done may be recorded before a refusal, or by sweepers of any account.
+        every = active if step.sweep is Sweep.NEVER else {lane.account.account_id for lane in lanes}
+        if every and (broken := await self._scoped.broken(every, touched)):
+            raise Mismatch(f"invariants do not hold: {broken}")
 
     async def _try_again(self, asked: Asked, outcome: Outcome) -> Outcome:
         """The outcome; of who lost all its races that of trying again, as it was told to."""
@@ -375,11 +388,6 @@ class Player:
             review.review_id = ids.get((review.recycling.recycling_id, review.kind, review.created))
             _expect(review.review_id is not None, f"no review was opened for {review.recycling!r}")
 
-    async def _check_invariants(self, lanes: Iterable[Lane]) -> None:
-        account_ids = [lane.account.account_id for lane in lanes]
-        if account_ids and (broken := await self._scoped.broken(account_ids)):
-            raise Mismatch(f"invariants do not hold: {broken}")
-
     async def _end(self, lanes: list[Lane], now: datetime) -> None:
         """Everything of the sequence's accounts stands as the reference has it, swept or not, and replays."""
         await self._check_stands(lanes, now)
@@ -388,8 +396,9 @@ class Player:
         await self._set_clock(now)
         await self._serve(lanes, Round(Move(None, timedelta(0)), False, (), Sweep.BEFORE), now)
         await self._check_stands(lanes, now)
-        await self._check_invariants(lanes)
-        if otherwise := await self._world.replayed_otherwise():
+        if broken := await self._scoped.broken_anywhere():
+            raise Mismatch(f"invariants do not hold in the whole database: {broken}")
+        if otherwise := [each async for each in self._replays.otherwise()]:
             raise Mismatch(f"decisions do not replay: {otherwise[:3]}")
 
     async def _check_swept(self, lanes: list[Lane], step: Round, now: datetime) -> None:

@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
+from server.replay.database import RecordedDecisions
+from server.replay.decision import Replay, replay
 from server.store import rows
 from tests.integration.world import World
 from tests.property.reference import Account
+
+
+class Replays:
+    """A connection that replays decisions. Build it with `open`."""
+
+    def __init__(self, connection: asyncpg.Connection[Any]) -> None:
+        self._connection = connection
+        self._recorded = RecordedDecisions(connection)
+
+    @classmethod
+    async def open(cls, url: str) -> Replays:
+        """Over the database at `url`, the server's."""
+        return cls(await asyncpg.connect(url))
+
+    async def otherwise(self) -> AsyncIterator[Replay]:
+        """The decisions on record that do not come out of their receipts as they were recorded."""
+        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+            async for case in self._recorded.cases():
+                if not (outcome := replay(case)).same:
+                    yield outcome
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._connection.close()
 
 
 async def recorded_facts(
