@@ -85,7 +85,7 @@ class Lane:
     boundary: str = ""
     """What of its own the clock has just been moved to."""
 
-    def kind_of(self, operation: Operation) -> Kind:
+    def kind_of(self, operation: Operation, now: datetime) -> Kind:
         """The operation's kind; at a boundary of its own mostly what that is about, and what can be done instead where
         there is nothing yet to do it with."""
         kind, account = operation.kind, self.account
@@ -96,16 +96,33 @@ class Lane:
             return kind
         if not account.cards:
             return Kind.ISSUE
+        if operation.way % 4 != 3:
+            kind = self._possible(kind, now)
         if kind in (Kind.COMPENSATE, Kind.REACTIVATE, Kind.GRANT) and not account.recyclings:
             return Kind.RECYCLE
-        if kind in (Kind.REDEEM, Kind.EXCHANGE) and operation.way % 4 != 3 and not any(account.wallet.held.values()):
-            owed = any(each.state == "APPROVED" and each.owed == "PENDING" for each in account.recyclings.values())
-            return Kind.COMPENSATE if owed else Kind.RECYCLE
         if kind in (Kind.RESOLVE, Kind.CLAIM, Kind.LAPSE) and not account.reviews:
-            kind = Kind.RECYCLE
+            return Kind.RECYCLE
         if kind is Kind.REDEEM_QUOTE and not account.quotes:
             return Kind.QUOTE
         return Kind.RECYCLE if kind is Kind.AGAIN and not self.asked else kind
+
+    def _possible(self, kind: Kind, now: datetime) -> Kind:
+        """The kind, or what has to come before it."""
+        account = self.account
+        approved = [each for each in account.recyclings.values() if each.state == "APPROVED"]
+        if kind in (Kind.REDEEM, Kind.EXCHANGE) and not any(account.wallet.held.values()):
+            kind = Kind.COMPENSATE
+        if kind is Kind.COMPENSATE and not any(each.owed == "PENDING" for each in approved):
+            kind = Kind.RECYCLE
+        if kind is Kind.REACTIVATE and not any(each.card.state == "RECYCLED" for each in approved):
+            kind = Kind.RECYCLE
+        if kind in (Kind.RESOLVE, Kind.CLAIM) and not any(each.state == "OPEN" for each in account.reviews):
+            kind = Kind.RECYCLE
+        takeable = any(
+            card.taken_by is None and card.hold is None and card.state_at(now) in reference.TAKES[card.platform]
+            for card in account.cards.values()
+        )
+        return Kind.ISSUE if kind in (Kind.RECYCLE, Kind.QUOTE, Kind.REDEEM_QUOTE) and not takeable else kind
 
     def command(self, kind: Kind, operation: Operation, now: datetime) -> Command:
         """The command of an operation."""
@@ -193,10 +210,17 @@ class Lane:
         first, second = PAIRS[operation.way % len(PAIRS)]
         plain = replace(operation, way=operation.way % 3)
         self.boundary = ""
-        one = self.command(self.kind_of(replace(plain, kind=first)), plain, now)
+        one = self.command(self._paired(first), plain, now)
         if second is None:
             return one, one
-        return one, self.command(self.kind_of(replace(plain, kind=second)), plain, now)
+        return one, self.command(self._paired(second), plain, now)
+
+    def _paired(self, kind: Kind) -> Kind:
+        """The kind, where there is anything to do it to."""
+        account = self.account
+        if kind in (Kind.COMPENSATE, Kind.REACTIVATE, Kind.GRANT) and not account.recyclings:
+            return Kind.RECYCLE
+        return Kind.RECYCLE if kind is Kind.RESOLVE and not account.reviews else kind
 
     def likely(self, kind: Kind, operation: Operation, now: datetime) -> tuple[Card, Recycling | None, Review | None]:
         """What an operation is about: mostly something that it can be done to, if there is anything like that."""
@@ -212,16 +236,20 @@ class Lane:
                 return card.taken_by is not None
             if kind is Kind.BIND and operation.way % 2 and not card.devices:
                 return False
-            return card.taken_by is None and card.state_at(now) in (
-                {"ISSUED"} if kind is Kind.ACTIVATE else reference.TAKES[card.platform]
+            return (
+                card.taken_by is None
+                and card.hold is None
+                and card.state_at(now) in ({"ISSUED"} if kind is Kind.ACTIVATE else reference.TAKES[card.platform])
             )
 
         def pays(recycling: Recycling) -> bool:
             if kind is Kind.GRANT:
                 return recycling.rules.goodwill is not None
             # Mostly what has not been paid yet is settled.
-            owed = kind is not Kind.COMPENSATE or operation.way % 4 == 2 or recycling.owed == "PENDING"
-            return recycling.state == "APPROVED" and owed
+            fits = operation.way % 4 == 2 or (
+                recycling.owed == "PENDING" if kind is Kind.COMPENSATE else recycling.card.state == "RECYCLED"
+            )
+            return recycling.state == "APPROVED" and fits
 
         def waits(review: Review) -> bool:
             claimed = review.claim_until is not None or self.boundary != "claim"
@@ -244,7 +272,8 @@ class Lane:
             for offer in (each.rules.offers.get(which) for each in REVISIONS[platform])
             if offer is not None and held[platform, offer.unit] >= offer.price
         ]
-        return _recent(priced if priced and way % 4 != 3 else OFFERS, operation.place + way)
+        chosen: tuple[str, str] = _recent(priced if priced and way % 4 != 3 else OFFERS, operation.place + way)
+        return chosen
 
     def _exchange(self, usual: dict[str, Any], operation: Operation) -> Exchange:
         """Mostly of what is held; all of it, a part, one too many, or little."""

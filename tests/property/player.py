@@ -60,9 +60,9 @@ class Player:
         self._names = itertools.count(1)
         self._market = Market()
         self.outcomes = Counter[tuple[str, str]]()
-        """How often each kind of command had each outcome: a reason, or ANSWERED."""
+        """Of the sequence: how often each kind of command had each outcome, a reason or ANSWERED."""
         self.operations = Counter[str]()
-        """How often accounts did what."""
+        """Of the sequence: how often accounts did what."""
 
     @classmethod
     async def open(cls, world: World) -> Player:
@@ -82,6 +82,7 @@ class Player:
     async def play(self, sequence: Sequence[Round]) -> None:
         """Raises Mismatch where the service and the reference part, or an invariant does not hold. Afterwards the
         database is as the sequence has left it."""
+        self.outcomes, self.operations = Counter(), Counter()
         await self._service.begin()
         lanes: list[Lane] = []
         self._market = Market()
@@ -162,7 +163,7 @@ class Player:
         items: list[tuple[Lane, IssueItem]] = []
         beside = []
         for lane, operation in zip(lanes, step.operations, strict=True):
-            kind = lane.kind_of(operation)
+            kind = lane.kind_of(operation, now)
             if kind is not Kind.NOTHING:
                 active.add(lane.account.account_id)
             if kind in (Kind.CLAIM, Kind.LIST):

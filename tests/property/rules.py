@@ -2,7 +2,8 @@
 that says the same to the service.
 
 Each is a shipped policy or a variation of one; all of them together are sound, so that any may follow any. Caps are so
-low that they are met, and count what an account does alone; what accounts share is counted in tests of features.
+low that they are met, and count what an account does alone; what accounts share is counted in tests of features. Not
+on netflix: of what the service recycles by itself nobody tells which came first.
 """
 
 from __future__ import annotations
@@ -219,23 +220,41 @@ REVISIONS: dict[str, Sequence[Revision]] = {
             {
                 "offers": [
                     {
-                        "offer_id": "jd-voucher-10", "partner": "jd", "title": "A voucher", "unit": "COIN",
-                        "price": 1200, "benefit": {"kind": "PARTNER", "value_minor": 1000}, "account_max": 1,
+                        "offer_id": "jd-voucher-10",
+                        "partner": "jd",
+                        "title": "A voucher",
+                        "unit": "COIN",
+                        "price": 1200,
+                        "benefit": {"kind": "PARTNER", "value_minor": 1000},
+                        "account_max": 1,
                     },
                     {
-                        "offer_id": "renewal-coupon", "partner": "iqiyi", "title": "A coupon", "unit": "COIN",
-                        "price": 500, "account_max": 2,
+                        "offer_id": "renewal-coupon",
+                        "partner": "iqiyi",
+                        "title": "A coupon",
+                        "unit": "COIN",
+                        "price": 500,
+                        "account_max": 2,
                         "benefit": {"kind": "COUPON", "value_minor": 450, "basis_points": 1000, "valid_days": 1},
                     },
                     {
-                        "offer_id": "premiere-ticket", "partner": "cinema", "title": "A ticket", "unit": "GROWTH_POINT",
-                        "price": 1000, "benefit": {"kind": "PARTNER", "value_minor": 800},
+                        "offer_id": "premiere-ticket",
+                        "partner": "cinema",
+                        "title": "A ticket",
+                        "unit": "GROWTH_POINT",
+                        "price": 1000,
+                        "benefit": {"kind": "PARTNER", "value_minor": 800},
                     },
                 ],
                 "exchange": [
                     {
-                        "unit": "COIN", "to_platform": "tencent", "to_unit": "GROWTH_POINT", "give": 3, "get": 20,
-                        "spread_basis_points": 0, "amount_max": 1000,
+                        "unit": "COIN",
+                        "to_platform": "tencent",
+                        "to_unit": "GROWTH_POINT",
+                        "give": 3,
+                        "get": 20,
+                        "spread_basis_points": 0,
+                        "amount_max": 1000,
                     },
                 ],
                 "goodwill": {"unit": "GROWTH_POINT", "amount_max": 100, "account_max": 150},
@@ -324,7 +343,6 @@ REVISIONS: dict[str, Sequence[Revision]] = {
                 wait=5 * DAY,
                 instant={"YOUNG": 1},
                 without_device="HOLD_SETTLEMENT",
-                caps=[Cap("account_recycles_24h", 3, "HOLD")],
             ),
             {
                 "compensation/basis_points": 300,

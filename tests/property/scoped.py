@@ -68,14 +68,14 @@ class ScopedInvariants:
         hiding = [
             _TOUCHED,
             *(_ROWS.format(table=row["relname"]) for row in tables),
-            f"policy_revision AS MATERIALIZED (SELECT {decompressed} FROM public.policy_revision)",  # noqa: S608
+            f"policy_revision AS MATERIALIZED (SELECT {decompressed} FROM public.policy_revision)",
         ]
         # Each table is read once, whatever the number of rules. And each statement is planned once: planning takes far
         # longer than running it.
         rules = invariants()
         found = _found([rule for rule in rules if rule.name not in ABOUT_THE_CATALOG])
         seen = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
-        of_touched = await connection.prepare(f"WITH {', '.join(hiding)} {seen} UNION ALL {found}")  # noqa: S608
+        of_touched = await connection.prepare(f"WITH {', '.join(hiding)} {seen} UNION ALL {found}")
         return cls(connection, of_touched, await connection.prepare(_found(rules)))
 
     async def broken(self, account_ids: Iterable[str], sure: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
@@ -103,5 +103,5 @@ class ScopedInvariants:
 
 
 def _found(rules: Iterable[Invariant]) -> str:
-    every = (f"SELECT '{rule.name}' AS name WHERE EXISTS ({rule.query})" for rule in rules)  # noqa: S608 - our own
+    every = (f"SELECT '{rule.name}' AS name WHERE EXISTS ({rule.query})" for rule in rules)
     return " UNION ALL ".join(every)

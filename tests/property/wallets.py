@@ -57,7 +57,7 @@ class Wallet:
         for each in self.coupons:
             if each.coupon_until is not None and each.coupon_until > now:
                 yield "coupon", each.coupon_until
-        for *_, moment in (*self.taken, *self.granted):
+        for moment in (*(each[-1] for each in self.taken), *(each[-1] for each in self.granted)):
             if moment + MONTH > now:
                 yield "usage", moment + MONTH
 
@@ -70,9 +70,7 @@ class Wallet:
         if self.held[platform, offer.unit] < offer.price:
             raise No("INSUFFICIENT_BALANCE")
         used = sum(
-            1
-            for where, which, moment in self.taken
-            if (where, which) == (platform, offer_id) and moment > now - MONTH
+            1 for where, which, moment in self.taken if (where, which) == (platform, offer_id) and moment > now - MONTH
         )
         if offer.often is not None and used >= offer.often:
             raise No("LIMIT_EXCEEDED")
