@@ -22,10 +22,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 from migrations.postgres import EmbeddedPostgres
-from tests.property.chunks import CHUNK, Chunk, Finding, work
+from tests.property.chunks import CHUNK, Chunk, Finding, Played, work
 from tests.property.operations import OPERATIONS
+from tests.property.player import ANSWERED
 
 console = Console()
 
@@ -43,7 +45,7 @@ def main(
     workers = min(workers, len(chunks))
     context = multiprocessing.get_context("spawn")
     results: Any = context.Queue()
-    started, outcomes, findings = time.monotonic(), Counter[str](), list[Finding]()
+    started, played, findings = time.monotonic(), list[Played](), list[Finding]()
     with tempfile.TemporaryDirectory(prefix="recycling-lives-") as name:
         Path(name).chmod(0o711)
         with EmbeddedPostgres(Path(name) / "postgres", durable=False) as postgres:
@@ -55,33 +57,42 @@ def main(
                 processes.append(context.Process(target=work, args=(urls, chunks[number::workers], results)))
             for process in processes:
                 process.start()
-            done = _follow(processes, results, sequence_count, outcomes, findings)
+            _follow(processes, results, sequence_count, played, findings)
             for process in processes:
                 process.join()
     used = sum(getattr(resource.getrusage(resource.RUSAGE_CHILDREN), field) for field in ("ru_utime", "ru_stime"))
     took = time.monotonic() - started
-    for outcome, number in sorted(outcomes.items()):
-        console.print(f"{number:>10}  {outcome}", highlight=False)
+    console.print(_outcomes(played))
+    console.print(_operations(played))
     for finding in findings:
-        console.print(f"\nFAILED in the chunk of seed {finding.chunk.seed}", style="bold red")
+        console.print(
+            f"\nFAILED: sequence {finding.went_well + 1} of the chunk of seed {finding.chunk.seed}", style="bold red"
+        )
         console.print(finding.text, markup=False, highlight=False, soft_wrap=True)
         again = f"make properties SEED={finding.chunk.seed} SEQUENCES={finding.chunk.sequences}"
         console.print(f"the same again: {again}", markup=False, highlight=False)
     crashed = [process.exitcode for process in processes if process.exitcode]
+    done, last_seed = len(played), chunks[-1].seed
     console.print(
-        f"{done} sequences of {OPERATIONS} operations in {took:.0f} s, {done * OPERATIONS / took:.0f} operations/s;"
+        f"{done} of {sequence_count} sequences of {OPERATIONS} operations went well, seeds {first_seed} to {last_seed},"
+        f" in {took:.0f} s: {done * OPERATIONS / took:.0f} operations/s;"
         f" {used / max(done, 1):.2f} s of CPU each, the database's with it",
         highlight=False,
+        soft_wrap=True,
     )
     sys.exit(1 if findings or crashed else 0)
 
 
-def _follow(processes: Sequence[Any], results: Any, total: int, outcomes: Counter[str], findings: list[Finding]) -> int:
-    """Shows how far the workers are, and collects what they tell; returns how many sequences went well."""
-    done, running = 0, len(processes)
-    columns = (TextColumn("sequences"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+def _follow(processes: Sequence[Any], results: Any, total: int, played: list[Played], findings: list[Finding]) -> None:
+    """Shows how far the workers are, and collects what they tell."""
+    running = len(processes)
+    columns = (
+        TextColumn("sequences"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    started = time.monotonic()
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=total)
+        task = progress.add_task("", total=total, rate="")
         while running:
             try:
                 told_by_one = results.get(timeout=1.0)
@@ -91,13 +102,31 @@ def _follow(processes: Sequence[Any], results: Any, total: int, outcomes: Counte
                 continue
             if isinstance(told_by_one, Finding):
                 findings.append(told_by_one)
-            elif isinstance(told_by_one, dict):
-                outcomes.update(told_by_one)
-                running -= 1
+            elif isinstance(told_by_one, Played):
+                played.append(told_by_one)
+                rate = len(played) / (time.monotonic() - started)
+                progress.update(task, advance=1, rate=f"{rate:.1f}/s")
             else:
-                done += 1
-                progress.advance(task)
-    return done
+                running -= 1
+
+
+def _outcomes(played: Sequence[Played]) -> Table:
+    """A line a kind of command: how often, how many were answered, and why the others were refused."""
+    table = Table("command", *(Column(name, justify="right") for name in ("calls", "answered", "%")), "refused because")
+    total = sum((each.outcomes for each in played), Counter[tuple[str, str]]())
+    for kind in sorted({kind for kind, _ in total}):
+        of_kind = Counter({reason: number for (which, reason), number in total.items() if which == kind})
+        calls, answered = of_kind.total(), of_kind.pop(ANSWERED, 0)
+        why = ", ".join(f"{reason} {number}" for reason, number in of_kind.most_common())
+        table.add_row(kind, str(calls), str(answered), f"{100 * answered / calls:.0f}", why)
+    return table
+
+
+def _operations(played: Sequence[Played]) -> str:
+    """What accounts did, on one line."""
+    total = sum((each.operations for each in played), Counter[str]())
+    each_kind = ", ".join(f"{kind} {number}" for kind, number in total.most_common())
+    return f"operations: {total.total()}: {each_kind}"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from tests.property.operations import Round, sequences, told
 from tests.property.player import Mismatch, Player
 
 CHUNK = 100
+DONE = "done"
 
 
 @dataclass(frozen=True)
@@ -28,27 +30,41 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Finding:
-    """A chunk's failure, as text."""
+    """A chunk's failure, as text, after so many of its sequences went well."""
 
     chunk: Chunk
+    went_well: int
     text: str
 
 
+@dataclass(frozen=True)
+class Played:
+    """One sequence that went well: how often accounts did what, and what became of each kind of command."""
+
+    operations: Counter[str]
+    outcomes: Counter[tuple[str, str]]
+
+
 def work(urls: tuple[str, str], chunks: Sequence[Chunk], results: Any) -> None:
-    """One process: plays its chunks in its own database, and tells of each sequence, and of failures."""
+    """One process: plays its chunks in its own database, and tells of each sequence, failures, and its end."""
     with asyncio.Runner() as runner:
         world = runner.run(_world(urls))
         player = runner.run(Player.open(world))
         for chunk in chunks:
+            went_well: list[Played] = []
             try:
-                _play_chunk(runner, world, player, chunk, results)
+                _play_chunk(runner, world, player, chunk, went_well, results)
             except BaseException as error:
-                results.put(Finding(chunk, "".join(traceback.format_exception_only(error))))
+                results.put(Finding(chunk, len(went_well), "".join(traceback.format_exception_only(error))))
                 break
-        results.put(player.outcomes)
+        results.put(DONE)
 
 
-def _play_chunk(runner: asyncio.Runner, world: World, player: Player, chunk: Chunk, results: Any) -> None:
+def _play_chunk(
+    runner: asyncio.Runner, world: World, player: Player, chunk: Chunk, went_well: list[Played], results: Any
+) -> None:
+    failed = False
+
     @seed(chunk.seed)
     @settings(
         max_examples=chunk.sequences,
@@ -61,9 +77,16 @@ def _play_chunk(runner: asyncio.Runner, world: World, player: Player, chunk: Chu
     )
     @given(sequences)
     def lives(sequence: Sequence[Round]) -> None:
-        with told(sequence):
-            runner.run(player.play(sequence))
-        results.put(1)
+        nonlocal failed
+        try:
+            with told(sequence):
+                runner.run(player.play(sequence))
+        except BaseException:
+            failed = True
+            raise
+        if not failed:  # what is played to make a failure shorter does not count
+            went_well.append(Played(player.operations, player.outcomes))
+            results.put(went_well[-1])
 
     lives()
     runner.run(_finish(world))

@@ -11,13 +11,15 @@ from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
-from tests.property.rules import POINT_SHARE_MAX, TIERS, Rules
+from tests.property.rules import TIERS, Rules
 
 US = timedelta(microseconds=1)
 DAY = timedelta(days=1)
 POINT = "GROWTH_POINT"
-POINT_RATE = Fraction(10_000, POINT_SHARE_MAX)
-"""What a point that was taken in place of coins counts in coins, at most."""
+
+
+class No(Exception):
+    """The service must refuse, for this reason."""
 
 
 @dataclass
@@ -76,7 +78,8 @@ class Card:
 
 @dataclass
 class Recycling:
-    """What became of one recycle, by the `rules` of its moment. `cap` and `coupon_until`: of a coupon."""
+    """What became of one recycle, by the `rules` of its moment. `cap` and `coupon_until`: of a coupon. `due`: from when
+    on it may be settled."""
 
     recycling_id: UUID
     card: Card
@@ -92,6 +95,7 @@ class Recycling:
     rules: Rules
     unit: str
     coupon_until: datetime | None
+    due: datetime
     moved: timedelta = timedelta(0)
     charged_back: bool = False
 
@@ -105,15 +109,40 @@ class Recycling:
         return self.coupon_until is not None and now < self.coupon_until
 
     @property
-    def value(self) -> Fraction:
-        """What it pays, in the money or the points of V."""
-        return Fraction(self.cap or self.amount) * (POINT_RATE if _in_other_unit(self) else 1)
+    def platform(self) -> str:
+        """Whose card it took."""
+        return self.card.platform
+
+    @property
+    def coupon_id(self) -> UUID:
+        """A coupon's id is that of what gave it."""
+        return self.recycling_id
 
     def reject(self) -> None:
         """Nothing is taken and nothing owed."""
         self.state, self.disposition, self.fee, self.amount, self.cap, self.owed = "REJECTED", "", 0, 0, 0, ""
         self.coupon_until = None
         self.settlement_held = False
+
+
+@dataclass
+class Redemption:
+    """What an offer gave. `cap` and `coupon_until`: of a coupon."""
+
+    platform: str
+    offer_id: str
+    cap: int
+    coupon_until: datetime | None
+    redemption_id: UUID | None = None
+
+    def has_coupon(self, now: datetime) -> bool:
+        """Whether its coupon is still good."""
+        return self.coupon_until is not None and now < self.coupon_until
+
+    @property
+    def coupon_id(self) -> UUID | None:
+        """A coupon's id is that of what gave it."""
+        return self.redemption_id
 
 
 @dataclass
@@ -147,7 +176,7 @@ class Told:
     """What an answer must say, by its fields' paths; `made` gets the id of what is new."""
 
     says: dict[str, Any]
-    made: Recycling | Card | Quote | None = None
+    made: Recycling | Redemption | Card | Quote | None = None
 
 
 @dataclass(frozen=True)
@@ -197,15 +226,6 @@ def price_steps(card: Card, now: datetime, terms: Terms) -> datetime | None:
         return None
     least = -(-worth * (duration // US) // card.paid)
     return now + unused - least * US + US
-
-
-def _in_other_unit(recycling: Recycling) -> bool:
-    return recycling.card.platform == "iqiyi" and recycling.unit == POINT
-
-
-def value_kind(card: Card) -> str:
-    """What V counts it in."""
-    return "points" if card.platform == "tencent" else "money"
 
 
 def best_disposition(card: Card, segment: str | None, now: datetime) -> str:

@@ -16,11 +16,14 @@ from server.domain.commands import (
     Circumstances,
     Command,
     Compensate,
+    Exchange,
+    Grant,
     IssueItem,
     Lapse,
     OwnCommand,
     Reactivate,
     Recycle,
+    Redeem,
     Resolve,
     Void,
     own_request_id,
@@ -32,6 +35,7 @@ from tests.property import reference
 from tests.property.holdings import Card, Recycling, Review
 from tests.property.operations import AT, Kind, Operation
 from tests.property.reference import Account
+from tests.property.rules import PLATFORMS, REVISIONS
 
 SIGNALS: dict[str, dict[str, bool]] = {"LOW": {}, "MEDIUM": {"emulator": True}, "HIGH": {"vpn": True}}
 """How a request tells the scorer of the tests what to say."""
@@ -46,8 +50,19 @@ PAIRS = [
     (Kind.RESOLVE, Kind.VOID),
     (Kind.COMPENSATE, Kind.VOID),
     (Kind.REACTIVATE, None),
+    (Kind.REDEEM, Kind.REDEEM),
+    (Kind.REDEEM, None),
+    (Kind.EXCHANGE, Kind.EXCHANGE),
+    (Kind.EXCHANGE, Kind.REDEEM),
+    (Kind.REDEEM, Kind.REACTIVATE),
+    (Kind.EXCHANGE, Kind.REACTIVATE),
+    (Kind.COMPENSATE, Kind.REDEEM),
+    (Kind.GRANT, Kind.GRANT),
 ]
 """What two callers want of one account at the same time; with None it is the very same request."""
+OFFERS = sorted({(name, which) for name in PLATFORMS for each in REVISIONS[name] for which in each.rules.offers})
+RATES = sorted({(name, *way) for name in PLATFORMS for each in REVISIONS[name] for way in each.rules.rates})
+"""All that any revision offers."""
 DEVICE_OF_ALL = uuid.uuid5(uuid.NAMESPACE_OID, "a device of all").bytes
 
 
@@ -71,7 +86,7 @@ class Lane:
     boundary: str = ""
     """What of its own the clock has just been moved to."""
 
-    def kind_of(self, operation: Operation) -> Kind:
+    def kind_of(self, operation: Operation, now: datetime) -> Kind:
         """The operation's kind; at a boundary of its own mostly what that is about, and what can be done instead where
         there is nothing yet to do it with."""
         kind, account = operation.kind, self.account
@@ -82,13 +97,33 @@ class Lane:
             return kind
         if not account.cards:
             return Kind.ISSUE
-        if kind in (Kind.COMPENSATE, Kind.REACTIVATE) and not account.recyclings:
+        if operation.way % 4 != 3:
+            kind = self._possible(kind, now)
+        if kind in (Kind.COMPENSATE, Kind.REACTIVATE, Kind.GRANT) and not account.recyclings:
             return Kind.RECYCLE
         if kind in (Kind.RESOLVE, Kind.CLAIM, Kind.LAPSE) and not account.reviews:
             return Kind.RECYCLE
         if kind is Kind.REDEEM_QUOTE and not account.quotes:
             return Kind.QUOTE
         return Kind.RECYCLE if kind is Kind.AGAIN and not self.asked else kind
+
+    def _possible(self, kind: Kind, now: datetime) -> Kind:
+        """The kind, or what has to come before it."""
+        account = self.account
+        approved = [each for each in account.recyclings.values() if each.state == "APPROVED"]
+        if kind in (Kind.REDEEM, Kind.EXCHANGE) and not any(account.wallet.held.values()):
+            kind = Kind.COMPENSATE
+        if kind is Kind.COMPENSATE and not any(each.owed == "PENDING" for each in approved):
+            kind = Kind.RECYCLE
+        if kind is Kind.REACTIVATE and not any(each.card.state == "RECYCLED" for each in approved):
+            kind = Kind.RECYCLE
+        if kind in (Kind.RESOLVE, Kind.CLAIM) and not any(each.state == "OPEN" for each in account.reviews):
+            kind = Kind.RECYCLE
+        takeable = any(
+            card.taken_by is None and card.hold is None and card.state_at(now) in reference.TAKES[card.platform]
+            for card in account.cards.values()
+        )
+        return Kind.ISSUE if kind in (Kind.RECYCLE, Kind.QUOTE, Kind.REDEEM_QUOTE) and not takeable else kind
 
     def command(self, kind: Kind, operation: Operation, now: datetime) -> Command:
         """The command of an operation."""
@@ -125,6 +160,13 @@ class Lane:
                 return Compensate(**usual, recycling_id=recycling_id, dry_run=way == 22)
             case Kind.REACTIVATE:
                 return Reactivate(**usual, recycling_id=recycling_id, dry_run=way == 22)
+            case Kind.REDEEM:
+                platform, offer_id = self._offer(operation)
+                return Redeem(**usual, platform=platform, offer_id=offer_id, dry_run=way == 22)
+            case Kind.EXCHANGE:
+                return self._exchange(usual, operation)
+            case Kind.GRANT:
+                return self._grant(usual, recycling, recycling_id, way)
             case Kind.RESOLVE:
                 assert review is not None
                 return Resolve(
@@ -169,10 +211,17 @@ class Lane:
         first, second = PAIRS[operation.way % len(PAIRS)]
         plain = replace(operation, way=operation.way % 3)
         self.boundary = ""
-        one = self.command(self.kind_of(replace(plain, kind=first)), plain, now)
+        one = self.command(self._paired(first), plain, now)
         if second is None:
             return one, one
-        return one, self.command(self.kind_of(replace(plain, kind=second)), plain, now)
+        return one, self.command(self._paired(second), plain, now)
+
+    def _paired(self, kind: Kind) -> Kind:
+        """The kind, where there is anything to do it to."""
+        account = self.account
+        if kind in (Kind.COMPENSATE, Kind.REACTIVATE, Kind.GRANT) and not account.recyclings:
+            return Kind.RECYCLE
+        return Kind.RECYCLE if kind is Kind.RESOLVE and not account.reviews else kind
 
     def likely(self, kind: Kind, operation: Operation, now: datetime) -> tuple[Card, Recycling | None, Review | None]:
         """What an operation is about: mostly something that it can be done to, if there is anything like that."""
@@ -188,9 +237,20 @@ class Lane:
                 return card.taken_by is not None
             if kind is Kind.BIND and operation.way % 2 and not card.devices:
                 return False
-            return card.taken_by is None and card.state_at(now) in (
-                {"ISSUED"} if kind is Kind.ACTIVATE else reference.TAKES[card.platform]
+            return (
+                card.taken_by is None
+                and card.hold is None
+                and card.state_at(now) in ({"ISSUED"} if kind is Kind.ACTIVATE else reference.TAKES[card.platform])
             )
+
+        def pays(recycling: Recycling) -> bool:
+            if kind is Kind.GRANT:
+                return recycling.rules.goodwill is not None
+            # Mostly what has not been paid yet is settled.
+            fits = operation.way % 4 == 2 or (
+                recycling.owed == "PENDING" if kind is Kind.COMPENSATE else recycling.card.state == "RECYCLED"
+            )
+            return recycling.state == "APPROVED" and fits
 
         def waits(review: Review) -> bool:
             claimed = review.claim_until is not None or self.boundary != "claim"
@@ -198,8 +258,52 @@ class Lane:
 
         return (
             choose(account.cards.values(), takes),
-            choose(account.recyclings.values(), lambda each: each.state == "APPROVED"),
+            choose(account.recyclings.values(), pays),
             choose(account.reviews, waits),
+        )
+
+    def _offer(self, operation: Operation) -> tuple[str, str]:
+        """Mostly one that the account could pay, of whichever revision."""
+        held, way = self.account.wallet.held, operation.way
+        if way == 20:
+            return PLATFORMS[operation.place % 3], "gone"
+        priced = [
+            (platform, which)
+            for platform, which in OFFERS
+            for offer in (each.rules.offers.get(which) for each in REVISIONS[platform])
+            if offer is not None and held[platform, offer.unit] >= offer.price
+        ]
+        chosen: tuple[str, str] = _recent(priced if priced and way % 4 != 3 else OFFERS, operation.place + way)
+        return chosen
+
+    def _exchange(self, usual: dict[str, Any], operation: Operation) -> Exchange:
+        """Mostly of what is held; all of it, a part, one too many, or little."""
+        held, way = self.account.wallet.held, operation.way
+        fitting = [rate for rate in RATES if held[rate[:2]] > 0]
+        platform, unit, to_platform, to_unit = _recent(fitting if fitting and way % 4 != 3 else RATES, operation.place)
+        amount = held[platform, unit]
+        wanted = [amount, amount // 2, min(amount, 1000), 101, amount + 1, 1, 10, amount // 3][way % 8]
+        return Exchange(
+            **usual,
+            platform="netflix" if way == 20 else platform,
+            unit=Unit(unit),
+            amount=max(1, wanted),
+            to_platform=to_platform,
+            to_unit=Unit(to_unit),
+            min_amount=98 if way == 11 else 0,
+            dry_run=way == 22,
+        )
+
+    def _grant(self, usual: dict[str, Any], recycling: Recycling | None, recycling_id: UUID | None, way: int) -> Grant:
+        """Mostly what the rules of `recycling` allow."""
+        rule = recycling.rules.goodwill if recycling is not None else None
+        unit, most = (Unit.COIN, 100) if rule is None else (Unit(rule.unit), rule.most)
+        return Grant(
+            **usual,
+            recycling_id=recycling_id,
+            unit=Unit.COUPON if way == 19 else unit,
+            amount=[1, most // 4, most // 2, most, most + 1][way % 5] or 1,
+            note="sorry",
         )
 
     def _circumstances(self, operation: Operation) -> Circumstances:

@@ -11,6 +11,8 @@ from tests.property.rules import PLATFORMS, REVISIONS, TIERS, Rules
 
 LEAD = timedelta(seconds=10)
 """So far ahead is an activation."""
+PRICE_LEAD = timedelta(seconds=5)
+"""Nearer to its period no price is made any more: that one has none."""
 _MILLIONTHS = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EVER = datetime(1, 1, 1, tzinfo=UTC)
@@ -90,6 +92,8 @@ class Market:
             if pricing is None:
                 continue
             present, coming = _period(now, pricing.minutes)
+            if now + PRICE_LEAD >= coming:
+                continue
             begin, end = _period(present - (coming - present), pricing.minutes)
             for tier in TIERS:
                 if (platform, tier, coming) in self.prices:

@@ -10,32 +10,36 @@ import asyncio
 import copy
 import itertools
 import uuid
+from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
 from google.protobuf.message import Message
 
-from server.domain.commands import IssueItem, Recycle, own_request_id
+from server.domain.commands import Command, Grant, IssueItem, Recycle, own_request_id
 from server.domain.errors import Refusal
 from server.domain.lists import EntryDraft, ListKind, Subject, SubjectKind
 from server.domain.recycling import RecycleReason
 from server.engine.engine import Engine
 from server.engine.queue import Outcome
 from server.replay.decision import ANSWERS
-from tests.integration.world import START, World
-from tests.property.holdings import Card, Quote, Recycling, Told
+from tests.integration.world import LOTTERY, START, World
+from tests.property.holdings import Card, No, Quote, Recycling, Redemption, Told
 from tests.property.lane import Asked, Lane
 from tests.property.market import Market
 from tests.property.operations import Kind, Move, Operation, Round, Sweep
-from tests.property.records import expected_facts, recorded_facts
-from tests.property.reference import Account, No
+from tests.property.records import Replays, expected_facts, recorded_facts
+from tests.property.reference import Account, Judged
 from tests.property.scoped import ScopedInvariants
 from tests.property.service import Service, unrecorded
+from tests.property.wallets import BEST_WORTH, WORTH
 
 LOST = "CONFLICT_RETRY"
+ANSWERED = "answered"
+Part = Sequence[tuple[Asked | IssueItem, Outcome]]
+"""What one of several who act at once has asked, one after the other, and was answered."""
 
 
 class Mismatch(AssertionError):
@@ -45,32 +49,40 @@ class Mismatch(AssertionError):
 class Player:
     """Plays sequences in one world, one after the other, each with accounts of its own. Build it with `open`."""
 
-    def __init__(self, world: World, scoped: ScopedInvariants, second: Engine, service: Service) -> None:
+    def __init__(
+        self, world: World, scoped: ScopedInvariants, replays: Replays, second: Engine, service: Service
+    ) -> None:
         self._world = world
         self._scoped = scoped
+        self._replays = replays
         self._second = second
         self._service = service
         self._names = itertools.count(1)
         self._market = Market()
-        self.outcomes: dict[str, int] = {}
-        """How often each kind of outcome was met."""
+        self.outcomes = Counter[tuple[str, str]]()
+        """Of the sequence: how often each kind of command had each outcome, a reason or ANSWERED."""
+        self.operations = Counter[str]()
+        """Of the sequence: how often accounts did what."""
 
     @classmethod
     async def open(cls, world: World) -> Player:
         """In a new world, which nothing else uses."""
         second = world.another_engine()
         service = await Service.open(world, (world.engine, second))
-        return cls(world, await ScopedInvariants.open(world.owner_url), second, service)
+        scoped, replays = await ScopedInvariants.open(world.owner_url), await Replays.open(world.server_url)
+        return cls(world, scoped, replays, second, service)
 
     async def close(self) -> None:
         """Ends the work and closes the world."""
         await self._second.drain()
         await self._scoped.close()
+        await self._replays.close()
         await self._world.close()
 
     async def play(self, sequence: Sequence[Round]) -> None:
         """Raises Mismatch where the service and the reference part, or an invariant does not hold. Afterwards the
         database is as the sequence has left it."""
+        self.outcomes, self.operations = Counter(), Counter()
         await self._service.begin()
         lanes: list[Lane] = []
         self._market = Market()
@@ -132,7 +144,7 @@ class Player:
             await self._service.sweep()
             recycled = await self._recycled_of_itself(lanes, now)
             for lane in lanes:
-                self._met_any(lane, [], recycled.get(lane.account.account_id, []), step, now)
+                self._met_any(lane, [recycled.get(lane.account.account_id, [])], step, now)
             await self._learn_reviews(lanes)
             await self._check_swept(lanes, step, now)
         if step.prices:
@@ -145,12 +157,19 @@ class Player:
             )
 
     async def _round(self, lanes: list[Lane], step: Round, now: datetime) -> None:
+        active, touched = set[str](), set[str]()
         singles: list[tuple[Lane, Asked]] = []
         pairs: list[tuple[Lane, Asked, Asked]] = []
         items: list[tuple[Lane, IssueItem]] = []
         beside = []
         for lane, operation in zip(lanes, step.operations, strict=True):
-            match kind := lane.kind_of(operation):
+            kind = lane.kind_of(operation, now)
+            if kind is not Kind.NOTHING:
+                active.add(lane.account.account_id)
+            if kind in (Kind.CLAIM, Kind.LIST):
+                touched.add(lane.account.account_id)
+            self.operations[kind] += 1
+            match kind:
                 case Kind.NOTHING:
                     continue
                 case Kind.ISSUE:
@@ -182,24 +201,34 @@ class Player:
         for (lane, one, two), outcome, second in zip(pairs, outcomes[len(singles) :], seconds, strict=True):
             met[lane.account.account_id] = [(one, outcome), (two, second)]
             lane.asked += [one, two]
+        issued: dict[str, Part] = {}
+        for (lane, each), card in zip(items, cards, strict=True):
+            issued[lane.account.account_id] = [(each, card)]
+            if isinstance(card, bytes):
+                lane.issued.append(each)
         for lane in lanes:
-            callers = met.get(lane.account.account_id, [])
+            account_id = lane.account.account_id
+            callers = met.get(account_id, [])
             # Who is alone loses no race but those against the sweepers.
             may_lose = len(callers) > 1 or step.sweep is Sweep.MEANWHILE
-            again = [await self._try_again(asked, outcome) if may_lose else outcome for asked, outcome in callers]
-            tried = [(asked, outcome) for (asked, _), outcome in zip(callers, again, strict=True)]
-            self._met_any(lane, tried, recycled.get(lane.account.account_id, []), step, now)
-        for (lane, each), card in zip(items, cards, strict=True):
-            self._met_card(lane, each, card, now)
+            parts: list[Part] = [
+                [(asked, await self._try_again(asked, outcome) if may_lose else outcome)] for asked, outcome in callers
+            ]
+            parts += [issued.get(account_id, []), recycled.get(account_id, [])]
+            if any(isinstance(outcome, bytes) for part in parts for _, outcome in part):
+                touched.add(account_id)
+            self._met_any(lane, parts, step, now)
         await self._learn_reviews(lanes)
-        if step.checked:
-            await self._check_invariants(lanes)
+        # What time has done may be recorded before a refusal, or by sweepers of any account.
+        every = active if step.sweep is Sweep.NEVER else {lane.account.account_id for lane in lanes}
+        if every and (broken := await self._scoped.broken(every, touched)):
+            raise Mismatch(f"invariants do not hold: {broken}")
 
     async def _try_again(self, asked: Asked, outcome: Outcome) -> Outcome:
         """The outcome; of who lost all its races that of trying again, as it was told to."""
         if not (isinstance(outcome, Refusal) and outcome.reason == LOST):
             return outcome
-        self._count(type(asked.command).__name__, outcome)
+        self._count(asked, outcome)
         (again,) = await self._world.engine.submit([asked.command])
         return again
 
@@ -233,19 +262,24 @@ class Player:
 
     # One outcome
 
-    def _met(self, lane: Lane, account: Account, asked: Asked, outcome: Outcome, step: Round, now: datetime) -> None:
+    def _met(self, account: Account, asked: Asked | IssueItem, outcome: Outcome, step: Round, now: datetime) -> None:
         """Compares one outcome with what must come out, and keeps its effects in `account`."""
+        before = account.worth(now)
+        if isinstance(asked, IssueItem):
+            self._met_card(account, asked, outcome, now)
+            _check_worth(account, before, now, price_of(asked))
+            return
         command, request_id = asked.command, asked.command.request_id
         key = (type(command), command.business_input())
-        before = account.worth(now)
         if request_id is not None and request_id in account.answers:
             known, answer = account.answers[request_id]
             expected: Any = answer if known == key else "IDEMPOTENCY_KEY_REUSED"
             got: Any = outcome.reason if isinstance(outcome, Refusal) else outcome
             _expect(got == expected, f"{command!r} came again: {got!r} is not {expected!r}")
             return
+        lot = LOTTERY.lot(account.account_id, command.circumstances.device_hash, now) if command.scored else None
         try:
-            told = account.apply(command, None if step.down else asked.band, now)
+            told = account.apply(command, Judged(None if step.down else asked.band, lot), now)
         except No as no:
             got = outcome.reason if isinstance(outcome, Refusal) else "an answer"
             _expect(got == str(no), f"{command!r}: {got} instead of {no}")
@@ -258,42 +292,35 @@ class Player:
         self._keep(account, told, answer_type.FromString(outcome), command)
         if request_id is not None and not command.dry_run:
             account.answers[request_id] = key, outcome
-        _check_worth(account, before, now)
+        _check_worth(account, before, now, granted_by(command, account))
 
-    def _met_any(
-        self,
-        lane: Lane,
-        callers: Sequence[tuple[Asked, Outcome]],
-        of_itself: Sequence[tuple[Asked, Outcome]],
-        step: Round,
-        now: datetime,
-    ) -> None:
+    def _met_any(self, lane: Lane, parts: Iterable[Part], step: Round, now: datetime) -> None:
         """What several asked at once must come out as one after the other, in whichever order; so must what the service
-        did meanwhile."""
-        parts = [[each] for each in callers] + ([list(of_itself)] if of_itself else [])
-        for asked, outcome in itertools.chain.from_iterable(parts):
-            by = " of itself" if isinstance(asked.command, Recycle) and asked.command.automatic else ""
-            self._count(type(asked.command).__name__ + by, outcome)
-        if len(parts) < 2:
-            for asked, outcome in itertools.chain.from_iterable(parts):
-                self._met(lane, lane.account, asked, outcome, step, now)
+        did meanwhile. Only what caps count may one of them not have seen of the others."""
+        every = [part for part in parts if part]
+        for asked, outcome in itertools.chain.from_iterable(every):
+            self._count(asked, outcome)
+        if len(every) < 2:
+            for asked, outcome in itertools.chain.from_iterable(every):
+                self._met(lane.account, asked, outcome, step, now)
             return
-        problems = []
-        for order in itertools.permutations(parts):
-            trial = copy.deepcopy(lane.account)
-            try:
-                for asked, outcome in itertools.chain.from_iterable(order):
-                    self._met(lane, trial, asked, outcome, step, now)
-            except AssertionError as error:
-                problems.append(str(error))
-            else:
-                lane.account = trial
-                return
-        raise Mismatch("no order gives all outcomes:\n" + "\n".join(problems))
+        problems, known = [], len(lane.account.deeds)
+        for sees in itertools.product((None, known), repeat=len(every)):
+            for order in itertools.permutations(zip(every, sees, strict=True)):
+                trial = copy.deepcopy(lane.account)
+                try:
+                    for part, trial.seen in order:
+                        for asked, outcome in part:
+                            self._met(trial, asked, outcome, step, now)
+                except AssertionError as error:
+                    problems.append(str(error))
+                else:
+                    trial.seen = None
+                    lane.account = trial
+                    return
+        raise Mismatch("no order gives all outcomes:\n" + "\n".join(dict.fromkeys(problems)))
 
-    def _met_card(self, lane: Lane, asked: IssueItem, outcome: Outcome, now: datetime) -> None:
-        self._count("Issue", outcome)
-        account, key = lane.account, (IssueItem, asked)
+    def _met_card(self, account: Account, asked: IssueItem, outcome: Outcome, now: datetime) -> None:
         if asked.request_id in account.answers:
             _expect(outcome == account.answers[asked.request_id][1], f"{asked!r} came again: {outcome!r}")
             return
@@ -304,12 +331,8 @@ class Player:
             return
         _expect(isinstance(outcome, bytes), f"{asked!r}: {outcome!r}")
         assert isinstance(outcome, bytes)
-        before = account.worth(now)
         self._keep(account, told, ANSWERS["IssueCards"].FromString(outcome), asked)
-        account.answers[asked.request_id] = key, outcome
-        lane.issued.append(asked)
-        gained = account.worth(now)["money"] - before["money"]
-        _expect(gained <= asked.paid_minor, f"issuing for {asked.paid_minor} gains {gained}")
+        account.answers[asked.request_id] = (IssueItem, asked), outcome
 
     def _keep(self, account: Account, told: Told, message: Message, asked: object) -> None:
         for path, wanted in told.says.items():
@@ -322,6 +345,8 @@ class Player:
             case Card() as made:
                 made.card_id = UUID(_read(message, "card_id"))
                 account.cards[made.card_id] = made
+            case Redemption() as made:
+                made.redemption_id = UUID(_read(message, "redemption.redemption_id"))
             case Quote() as made:
                 made.token = _read(message, "quote_token")
                 account.quotes.append(made)
@@ -364,11 +389,6 @@ class Player:
             review.review_id = ids.get((review.recycling.recycling_id, review.kind, review.created))
             _expect(review.review_id is not None, f"no review was opened for {review.recycling!r}")
 
-    async def _check_invariants(self, lanes: Iterable[Lane]) -> None:
-        account_ids = [lane.account.account_id for lane in lanes]
-        if account_ids and (broken := await self._scoped.broken(account_ids)):
-            raise Mismatch(f"invariants do not hold: {broken}")
-
     async def _end(self, lanes: list[Lane], now: datetime) -> None:
         """Everything of the sequence's accounts stands as the reference has it, swept or not, and replays."""
         await self._check_stands(lanes, now)
@@ -377,8 +397,9 @@ class Player:
         await self._set_clock(now)
         await self._serve(lanes, Round(Move(None, timedelta(0)), False, (), Sweep.BEFORE), now)
         await self._check_stands(lanes, now)
-        await self._check_invariants(lanes)
-        if otherwise := await self._world.replayed_otherwise():
+        if broken := await self._scoped.broken_anywhere():
+            raise Mismatch(f"invariants do not hold in the whole database: {broken}")
+        if otherwise := [each async for each in self._replays.otherwise()]:
             raise Mismatch(f"decisions do not replay: {otherwise[:3]}")
 
     async def _check_swept(self, lanes: list[Lane], step: Round, now: datetime) -> None:
@@ -401,15 +422,29 @@ class Player:
         found = await recorded_facts(self._world, [lane.account.account_id for lane in lanes], now, left)
         _expect(found == expected, f"recorded, not expected: {found - expected}; the other way: {expected - found}")
 
-    def _count(self, what: str, outcome: Outcome) -> None:
-        name = f"{what} {outcome.reason if isinstance(outcome, Refusal) else 'answered'}"
-        self.outcomes[name] = self.outcomes.get(name, 0) + 1
+    def _count(self, asked: Asked | IssueItem, outcome: Outcome) -> None:
+        what = "Issue" if isinstance(asked, IssueItem) else type(asked.command).__name__
+        if isinstance(asked, Asked) and isinstance(asked.command, Recycle):
+            what = "Recycle of itself" if asked.command.automatic else "Quote" if asked.command.quote else what
+        self.outcomes[what, outcome.reason if isinstance(outcome, Refusal) else ANSWERED] += 1
 
 
-def _check_worth(account: Account, before: dict[str, Fraction], now: datetime) -> None:
-    """No money pump: no call, and no waiting, is worth anything."""
+def granted_by(command: Command, account: Account) -> int:
+    """What may be gained by it: what care gives."""
+    if not isinstance(command, Grant) or command.dry_run or command.recycling_id is None:
+        return 0
+    return command.amount * BEST_WORTH[account.recyclings[command.recycling_id].platform, str(command.unit)]
+
+
+def price_of(asked: IssueItem) -> int:
+    """What may be gained by a card: what it costs, and the promotion that its row records, where that counts."""
+    return WORTH * (asked.face_value_minor if asked.platform == "tencent" else asked.paid_minor)
+
+
+def _check_worth(account: Account, before: int, now: datetime, given: int = 0) -> None:
+    """No money pump: no call, and no waiting, is worth anything but what is given."""
     after = account.worth(now)
-    _expect(all(after[kind] <= before[kind] for kind in after), f"worth rises from {before} to {after}")
+    _expect(after <= before + given, f"worth rises from {before} to {after}, by more than {given}")
 
 
 def _expect(holds: bool, otherwise: str) -> None:

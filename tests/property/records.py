@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
+import asyncpg
+
+from server.replay.database import RecordedDecisions
+from server.replay.decision import Replay, replay
 from server.store import rows
 from tests.integration.world import World
 from tests.property.reference import Account
+
+
+class Replays:
+    """A connection that replays decisions. Build it with `open`."""
+
+    def __init__(self, connection: asyncpg.Connection[Any]) -> None:
+        self._connection = connection
+        self._recorded = RecordedDecisions(connection)
+
+    @classmethod
+    async def open(cls, url: str) -> Replays:
+        """Over the database at `url`, the server's."""
+        return cls(await asyncpg.connect(url))
+
+    async def otherwise(self) -> AsyncIterator[Replay]:
+        """The decisions on record that do not come out of their receipts as they were recorded."""
+        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+            async for case in self._recorded.cases():
+                if not (outcome := replay(case)).same:
+                    yield outcome
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._connection.close()
 
 
 async def recorded_facts(
@@ -54,6 +83,15 @@ async def recorded_facts(
             "SELECT coupon_id FROM coupon_open WHERE account_id = ANY ($1) AND expire_time <= $2", account_ids, now
         )
         found |= {("unswept", row["coupon_id"]) for row in rest if row["coupon_id"] not in (left or ())}
+    rows_of = await owner.fetch(
+        "SELECT redemption_id, platform, offer_id FROM redemption WHERE account_id = ANY ($1)", account_ids
+    )
+    found |= {("redemption", *row) for row in rows_of}
+    rows_of = await owner.fetch(
+        "SELECT recycling_id, platform, sum(amount)::bigint FROM goodwill WHERE account_id = ANY ($1) GROUP BY 1, 2",
+        account_ids,
+    )
+    found |= {("goodwill", *row) for row in rows_of}
     told = await owner.fetch("SELECT recycling_id FROM outcome WHERE account_id = ANY ($1)", account_ids)
     found |= {("charged back", row["recycling_id"]) for row in told}
     query = (
@@ -77,6 +115,12 @@ def expected_facts(account: Account, now: datetime) -> Iterable[tuple[Any, ...]]
     if account.accused:
         yield ("accused", account.account_id, account.accused)
     yield from (("review", review.review_id, review.state) for review in account.reviews)
-    held = account.wallet + Counter({("netflix", "COUPON"): sum(each.has_coupon(now) for each in account.coupons)})
+    wallet = account.wallet
+    held = wallet.held + Counter((each.platform, "COUPON") for each in wallet.coupons if each.has_coupon(now))
     yield from (("wallet", account.account_id, *key, amount) for key, amount in held.items() if amount)
-    yield from (("coupon", each.recycling_id, each.cap, each.coupon_until) for each in account.coupons)
+    yield from (("coupon", each.coupon_id, each.cap, each.coupon_until) for each in wallet.coupons)
+    yield from (("redemption", each.redemption_id, each.platform, each.offer_id) for each in wallet.redemptions)
+    granted: Counter[tuple[UUID, str]] = Counter()
+    for recycling_id, platform, amount, _ in wallet.granted:
+        granted[recycling_id, platform] += amount
+    yield from (("goodwill", *key, amount) for key, amount in granted.items())

@@ -6,10 +6,9 @@ Nothing waits for being recorded: what time does has happened at its moment, a v
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
@@ -18,18 +17,21 @@ from server.domain.commands import (
     BindDevice,
     Command,
     Compensate,
+    Exchange,
+    Grant,
     IssueItem,
     Lapse,
     Reactivate,
     Recycle,
+    Redeem,
     Resolve,
     Void,
 )
 from tests.property.holdings import (
     DAY,
     POINT,
-    POINT_RATE,
     Card,
+    No,
     Quote,
     Recycling,
     Review,
@@ -41,10 +43,10 @@ from tests.property.holdings import (
     price,
     price_steps,
     recycling_says,
-    value_kind,
 )
 from tests.property.market import Market
-from tests.property.rules import Rules, best_discount, best_money, best_points
+from tests.property.rules import COIN, Rules, best_discount, best_money, best_points
+from tests.property.wallets import BEST_WORTH, WORTH, Wallet
 
 REASONS = {"netflix": "EXPIRED", "iqiyi": "VOLUNTARY", "tencent": "SYSTEM_ANOMALY"}
 TAKES = {"netflix": {"EXPIRED"}, "iqiyi": {"ISSUED", "ACTIVE"}, "tencent": {"ISSUED", "ACTIVE"}}
@@ -55,8 +57,13 @@ FACE_A_DAY = 2
 QUOTE_LIFE = timedelta(minutes=5)
 
 
-class No(Exception):
-    """The service must refuse, for this reason."""
+@dataclass(frozen=True)
+class Judged:
+    """What the world thinks of a request: the `band` of its score, None without one, and the `lot` that the lottery has
+    drawn, None without a device."""
+
+    band: str | None
+    lot: float | None
 
 
 class Account:
@@ -72,12 +79,13 @@ class Account:
         self.recyclings: dict[UUID, Recycling] = {}
         self.reviews: list[Review] = []
         self.quotes: list[Quote] = []
-        self.wallet: Counter[tuple[str, str]] = Counter()
-        """By platform and unit, but for coupons."""
-        self.coupons: list[Recycling] = []
-        """What has been paid with one, which may have expired."""
         self.accused = 0
         """How often a chargeback spoke against it, for want of a recycling."""
+        self.wallet = Wallet()
+        self.deeds: list[tuple[str, datetime, bytes | None]] = []
+        """What caps count: the kind of request, when it was judged, and from which device."""
+        self.seen: int | None = None
+        """How many of the deeds a request sees that another server answers at the same time; None: all of them."""
         self.lists: dict[str, datetime | None] = {}
         self.answers: dict[UUID, tuple[Any, bytes]] = {}
 
@@ -103,26 +111,35 @@ class Account:
         for recycling in self.recyclings.values():
             if recycling.state == "APPROVED" and recycling.card.state == "RECYCLED":
                 yield "window", recycling.window_end
+            if recycling.state == "APPROVED" and recycling.owed == "PENDING":
+                yield "due", recycling.due
         for review in self.reviews:
             if review.state == "OPEN" and review.until is not None:
                 yield "hold", review.until
             if review.state == "OPEN" and review.claim_until is not None:
                 yield "claim", review.claim_until
-        yield from (("coupon", each.coupon_until) for each in self.coupons if each.coupon_until is not None)
+        yield from self.wallet.boundaries(now)
         yield from (("quote", quote.until) for quote in self.quotes)
         yield from (("list", until) for until in self.lists.values() if until is not None)
 
     # What all must obey
 
-    def apply(self, command: Command, score: str | None, now: datetime) -> Told:
-        """What `command` must answer, its effects kept unless it is a dry run. `score`: the band, None without one.
-        Raises No."""
+    def apply(self, command: Command, judged: Judged, now: datetime) -> Told:
+        """What `command` must answer, its effects kept unless it is a dry run. Raises No."""
         self.pass_time(now)
         match command:
             case Recycle():
-                return self._recycle(command, score, now)
+                return self._recycle(command, judged, now)
             case Reactivate():
-                return self._reactivate(command, score, now)
+                return self._reactivate(command, judged, now)
+            case Redeem():
+                rules = self.market.rules(command.platform, now)
+                return self.wallet.redeem(command, rules, self._listed(now), now)
+            case Exchange():
+                rules = self.market.rules(command.platform, now)
+                return self.wallet.exchange(command, rules, self._listed(now))
+            case Grant():
+                return self.wallet.grant(command, self._recycling(command.recycling_id), self._listed(now), now)
             case Compensate():
                 return self._compensate(command, now)
             case Activate():
@@ -141,9 +158,9 @@ class Account:
         """A new card."""
         if item.activate_by_time is not None and item.activate_by_time <= now:
             raise No("FIELD_INVALID")
-        self.segment = item.segment or self.segment
         if item.platform == "tencent" and item.face_value_minor < FACE_A_DAY * item.duration_days:
             raise No("FIELD_INVALID")
+        self.segment = item.segment or self.segment
         card = Card(
             card_id=item.request_id,
             platform=item.platform,
@@ -156,43 +173,37 @@ class Account:
         self.trades.append((card.platform, card.tier, "ISSUED", now))
         return Told({**card_says(card, now, ""), "paid_minor": item.paid_minor, "tier": f"TIER_{item.tier}"}, card)
 
-    def worth(self, now: datetime) -> dict[str, Fraction]:
-        """V: what the account holds, is owed and can still get of its cards under the best of revisions and bonuses, in
-        money and in points; no rate turns one into the other, but for points that were taken in place of coins."""
-        total = {"money": Fraction(0), "points": Fraction(0)}
-        total["points"] += self.wallet["tencent", POINT]
-        total["money"] += self.wallet["iqiyi", "COIN"] + self.wallet["iqiyi", POINT] * POINT_RATE
-        total["money"] += sum(each.cap for each in self.coupons if each.has_coupon(now))
+    def worth(self, now: datetime) -> int:
+        """V: what the account holds and has got, is owed and can still get of its cards under the best of revisions and
+        bonuses, in `WORTH`s of a minor unit."""
+        total = self.wallet.worth(now)
         for recycling in self.recyclings.values():
             if recycling.state == "APPROVED" and recycling.owed == "PENDING":
-                total[value_kind(recycling.card)] += recycling.value
-        for card in self.cards.values():
-            total[value_kind(card)] += self._future(card, now)
-        return total
+                total += _value(recycling)
+        return total + sum(self._future(card, now) for card in self.cards.values() if card.state != "VOID")
 
-    def _future(self, card: Card, now: datetime) -> Fraction:
+    def _future(self, card: Card, now: datetime) -> int:
         """The largest payout that a card can still bring, beyond what is owed for it already, less what it must give
         back for that."""
-        if card.state == "VOID":
-            return Fraction(0)
         if card.state != "RECYCLED":
             expired = card.state_at(now) == "EXPIRED" and card.platform != "netflix"
-            return Fraction(0) if expired else self._best(card, card.unused_at(now))
+            return 0 if expired else self._best(card, card.unused_at(now))
         taken = card.taken_by
         assert taken is not None
         open_hold = card.hold is not None
         if card.platform == "tencent" or not (open_hold or now < taken.window_end):
-            return Fraction(0)
-        counted = taken.value if taken.owed in ("PENDING", "SETTLED") else Fraction(0)
-        return max(Fraction(0), self._best(card, taken.unused) - counted)
+            return 0
+        counted = _value(taken) if taken.owed in ("PENDING", "SETTLED") else 0
+        return max(0, self._best(card, taken.unused) - counted)
 
-    def _best(self, card: Card, unused: timedelta) -> Fraction:
+    def _best(self, card: Card, unused: timedelta) -> int:
         """The best that such a card can be paid."""
         if card.platform == "iqiyi":
-            return Fraction(base(card, unused) * best_money(card.tier), 10_000)
+            return base(card, unused) * best_money(card.tier) * BEST_WORTH[COIN] // 10_000
         if card.platform == "tencent":
-            return Fraction(unused // DAY * best_points(card.tier), 10_000) if card.renewals == 0 else Fraction(0)
-        return Fraction(card.paid * best_discount(), 10_000)
+            points = unused // DAY * best_points(card.tier) if card.renewals == 0 else 0
+            return points * BEST_WORTH["tencent", POINT] // 10_000
+        return card.paid * best_discount() * WORTH // 10_000
 
     # Cards
 
@@ -208,6 +219,7 @@ class Account:
         if card.state_at(now) != "ISSUED" or card.hold:
             raise No("CARD_STATE_INVALID")
         card.state, card.activated, card.bound, card.version = "ACTIVE", True, now + card.days * DAY, card.version + 1
+        self._done("ACTIVATE", command, now)
         return Told(card_says(card, now))
 
     def _bind(self, command: BindDevice, now: datetime) -> Told:
@@ -256,7 +268,7 @@ class Account:
 
     # Recycling and back
 
-    def _recycle(self, command: Recycle, score: str | None, now: datetime) -> Told:
+    def _recycle(self, command: Recycle, judged: Judged, now: datetime) -> Told:
         card = self._card(command.card_id)
         state, rules = card.state_at(now), self.market.rules(card.platform, now)
         if card.taken_by is not None:
@@ -276,11 +288,16 @@ class Account:
                 raise No("QUOTE_STALE")
             if found[0].disposition != best_disposition(card, self.segment, now):
                 raise No("QUOTE_STALE")
+        score = judged.band
         if command.automatic and score is None:
             raise No("FRAUD_SCORE_UNAVAILABLE")
         # An anomaly is never refused, nor what the service does by itself; it only waits for its payment.
         may_refuse = card.platform != "tencent" and not command.automatic
-        asked, waits = self._risk(rules, score, now, command.without_device, may_refuse=may_refuse)
+        explored = may_refuse and self._explores(rules, judged, card, now)
+        asked, waits = self._risk(
+            rules, "LOW" if explored else score, now, command.without_device, may_refuse=may_refuse
+        )
+        self._done("RECYCLE", command, now)
         action = asked if may_refuse else "APPROVE"
         refused = any(each.card is card and each.state == "REJECTED" for each in self.recyclings.values())
         waits = waits or (command.automatic and refused)
@@ -299,6 +316,7 @@ class Account:
             rules=rules,
             unit=terms.unit,
             coupon_until=now + rules.coupon_life if terms.cap else None,
+            due=now + (rules.exploration.later if explored and rules.exploration else timedelta(0)),
         )
         if action == "REFUSE":
             recycling.reject()
@@ -349,14 +367,15 @@ class Account:
         """What a quote binds: the revision, too, even where another would say the same."""
         return (terms.fee, terms.amount, terms.cap, terms.unit if terms.amount else "", terms.rules)
 
-    def _reactivate(self, command: Reactivate, score: str | None, now: datetime) -> Told:
+    def _reactivate(self, command: Reactivate, judged: Judged, now: datetime) -> Told:
         recycling = self._recycling(command.recycling_id)
         card = recycling.card
         self._check_way_back(recycling, now)
         if card.hold is not None:
             raise No("CARD_STATE_INVALID")
         rules = recycling.rules
-        action, _ = self._risk(rules, score, now, command.without_device, may_refuse=True, settles=False)
+        action, _ = self._risk(rules, judged.band, now, command.without_device, may_refuse=True, settles=False)
+        self._done("REACTIVATE", command, now)
         state = {"APPROVE": "APPROVED", "HOLD": "IN_REVIEW", "REFUSE": "REJECTED"}[action]
         says: dict[str, Any] = {"state": f"REACTIVATION_STATE_{state}"}
         if command.dry_run:
@@ -382,13 +401,13 @@ class Account:
             raise No("REACTIVATION_WINDOW_CLOSED")
         if card.state != "RECYCLED":
             raise No("CARD_STATE_INVALID")
-        if recycling.owed == "SETTLED" and self.wallet[card.platform, recycling.unit] < recycling.amount:
+        if recycling.owed == "SETTLED" and self.wallet.held[card.platform, recycling.unit] < recycling.amount:
             raise No("COMPENSATION_SPENT")
 
     def _give_back(self, recycling: Recycling, now: datetime) -> None:
         card = recycling.card
         if recycling.owed == "SETTLED":
-            self.wallet[card.platform, recycling.unit] -= recycling.amount
+            self.wallet.held[card.platform, recycling.unit] -= recycling.amount
         recycling.owed = {"SETTLED": "CLAWED_BACK", "PENDING": "CANCELLED"}.get(recycling.owed, recycling.owed)
         recycling.state = "REVERSED"
         self._close_settlement(recycling)
@@ -411,19 +430,20 @@ class Account:
             raise No("RECYCLING_STATE_INVALID")
         if recycling.owed != "PENDING":
             raise No({"SETTLED": "ALREADY_COMPENSATED", "BLOCKED": "COMPENSATION_BLOCKED"}[recycling.owed])
-        if recycling.settlement_held or "DENY" in self._listed(now):
+        if recycling.settlement_held or now < recycling.due or "DENY" in self._listed(now):
             raise No("SETTLEMENT_NOT_DUE")
         if command.dry_run:
             return Told({})
         recycling.owed = "SETTLED"
         self._pay(recycling)
+        self._done("COMPENSATE", command, now)
         return Told(recycling_says(recycling, "recycling."))
 
     def _pay(self, recycling: Recycling) -> None:
         if recycling.coupon_until is not None:
-            self.coupons.append(recycling)
+            self.wallet.coupons.append(recycling)
         else:
-            self.wallet[recycling.card.platform, recycling.unit] += recycling.amount
+            self.wallet.held[recycling.platform, recycling.unit] += recycling.amount
 
     # Reviews
 
@@ -508,11 +528,39 @@ class Account:
             asks.add("APPROVE" if settles else "HOLD")
         elif nameless:
             asks.add(rules.without_device)
+        asks |= self._capped(rules, now)
         if "ALLOW" in listed:
             asks, waits = set(), False
         if "WATCH" in listed or (score is None and may_refuse and rules.without_score == "HOLD"):
             asks.add("HOLD")
         return next((action for action in ("REFUSE", "HOLD") if action in asks), "APPROVE"), waits
+
+    def _capped(self, rules: Rules, now: datetime) -> set[str]:
+        """What the caps ask for that are reached."""
+        return {cap.action for cap in rules.caps if self._counted(cap.counter, now) >= cap.most}
+
+    def _counted(self, counter: str, now: datetime) -> int:
+        deeds = self.deeds[: self.seen]
+        if counter == "account_devices_30d":
+            first = {device: moment for _, moment, device in reversed(deeds) if device is not None}
+            return sum(moment >= now - 30 * DAY for moment in first.values())
+        wanted, span = {
+            "account_recycles_1h": ("RECYCLE", timedelta(hours=1)),
+            "account_recycles_24h": ("RECYCLE", DAY),
+            "account_reactivations_30d": ("REACTIVATE", 30 * DAY),
+        }[counter]
+        return sum(kind == wanted and moment >= now - span for kind, moment, _ in deeds)
+
+    def _explores(self, rules: Rules, judged: Judged, card: Card, now: datetime) -> bool:
+        """Whether the lottery lets a request through that nothing but its band speaks against."""
+        rule, lot = rules.exploration, judged.lot
+        if rule is None or lot is None or judged.band != "HIGH" or card.paid > rule.paid_max:
+            return False
+        return lot < rule.share / 10_000 and not self._listed(now) and not self._capped(rules, now)
+
+    def _done(self, kind: str, command: Command, now: datetime) -> None:
+        """Caps count it from now on, a dry run too."""
+        self.deeds.append((kind, now, command.circumstances.device_hash))
 
     def _take(self, card: Card, recycling: Recycling, now: datetime) -> None:
         card.state = "VOID" if recycling.disposition == "CANCEL" else "RECYCLED"
@@ -527,3 +575,10 @@ class Account:
         for review in self.reviews:
             if review.recycling is recycling and review.kind == "SETTLEMENT" and review.state == "OPEN":
                 review.state = "CLOSED"
+
+
+def _value(recycling: Recycling) -> int:
+    """What it pays, as a worth."""
+    if recycling.cap:
+        return recycling.cap * WORTH
+    return recycling.amount * BEST_WORTH[recycling.platform, recycling.unit] if recycling.amount else 0

@@ -1,8 +1,9 @@
 """The platforms' rules of the lives: what each revision says in words that the reference reckons with, and the document
 that says the same to the service.
 
-Each is a shipped policy or a variation of one; all of them together are sound, so that any may follow any. None
-explores: whom the lottery picks only the service knows. Nor has any a cap: those count features, tried elsewhere.
+Each is a shipped policy or a variation of one; all of them together are sound, so that any may follow any. Caps are so
+low that they are met, and count what an account does alone; what accounts share is counted in tests of features. Not
+on netflix: of what the service recycles by itself nobody tells which came first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 from tests.integration.world import POLICIES
@@ -19,6 +21,9 @@ from tests.integration.world import POLICIES
 DAY = timedelta(days=1)
 PLATFORMS = ("iqiyi", "tencent", "netflix")
 TIERS = ("BASIC", "PREMIUM")
+Holding = tuple[str, str]
+"""A platform and one of its units."""
+COIN: Holding = ("iqiyi", "COIN")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,55 @@ class Pricing:
     minutes: int
     pool: int
     smoothing: int
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What `price` of a unit buys: `value` minor units of a partner's, or a coupon of so much for `life`; at most
+    `often` times in 30 days."""
+
+    unit: str
+    price: int
+    value: int
+    often: int | None = None
+    life: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many for so many, less the spread in basis points; at most so much at once."""
+
+    give: int
+    get: int
+    spread: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Goodwill:
+    """At most so much of a unit at once, and in 30 days."""
+
+    unit: str
+    most: int
+    in_30_days: int
+
+
+@dataclass(frozen=True)
+class Cap:
+    """From so many on, a counter of what the account has done asks for an action."""
+
+    counter: str
+    most: int
+    action: str
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """The share of would-be refusals that is let through, of cards paid at most so much, and settled so much later."""
+
+    share: int
+    paid_max: int
+    later: timedelta
 
 
 @dataclass(frozen=True)
@@ -51,6 +105,11 @@ class Rules:
     instant: Mapping[str, int] = field(default_factory=dict)
     shares: Mapping[str, int] = field(default_factory=dict)
     pricing: Pricing | None = None
+    offers: Mapping[str, Offer] = field(default_factory=dict)
+    rates: Mapping[tuple[str, str, str], Rate] = field(default_factory=dict)
+    goodwill: Goodwill | None = None
+    caps: Sequence[Cap] = ()
+    exploration: Exploration | None = None
 
     def __deepcopy__(self, memo: object) -> Rules:
         """Itself: it never changes."""
@@ -72,7 +131,18 @@ class Revision:
     def document(self, platform: str) -> str:
         """The same for the service."""
         body = copy.deepcopy(json.loads((POLICIES / f"{platform}.json").read_text("utf-8")))
-        body["risk"] |= {"velocity": [], "exploration": None, "without_device": self.rules.without_device}
+        explored = self.rules.exploration
+        body["risk"] |= {
+            "velocity": [
+                {"counter": cap.counter, "max": cap.most, "action": cap.action} for cap in self.rules.caps
+            ],
+            "exploration": None if explored is None else {
+                "share_basis_points": explored.share,
+                "amount_max_minor": explored.paid_max,
+                "settle_after_days": explored.later // DAY,
+            },
+            "without_device": self.rules.without_device,
+        }  # fmt: skip
         for path, value in self.changes.items():
             *parents, name = path.split("/")
             part = body
@@ -82,6 +152,16 @@ class Revision:
         return json.dumps(body)
 
 
+_IQIYI_OFFERS = {
+    "jd-voucher-10": Offer("COIN", 1000, 1000, often=5),
+    "ad-free-week": Offer("COIN", 300, 250),
+    "renewal-coupon": Offer("COIN", 500, 450, often=2, life=90 * DAY),
+    "premiere-ticket": Offer("GROWTH_POINT", 1000, 900, often=4),
+}
+_IQIYI_RATES = {
+    ("GROWTH_POINT", "iqiyi", "COIN"): Rate(10, 9, 200, 1_000_000),
+    ("COIN", "tencent", "GROWTH_POINT"): Rate(1, 10, 300, 100_000),
+}
 _IQIYI = Rules(
     fee=(1000, 800),
     window=(180 * DAY, 210 * DAY),
@@ -89,11 +169,23 @@ _IQIYI = Rules(
     instant={"YOUNG": 10_000},
     shares={"MIDDLE": 10_500},
     pricing=Pricing(bonus_max=300, minutes=60, pool=1_000_000, smoothing=2500),
+    offers=_IQIYI_OFFERS,
+    rates=_IQIYI_RATES,
+    goodwill=Goodwill("COIN", 2000, 5000),
+    caps=[Cap("account_recycles_24h", 5, "HOLD")],
+    exploration=Exploration(1000, 2500, 14 * DAY),
 )
 _TENCENT = Rules(
     per_day=(10, 12),
     instant={"YOUNG": 5000},
     pricing=Pricing(bonus_max=500, minutes=60, pool=1_000_000, smoothing=2500),
+    offers={
+        "music-month": Offer("GROWTH_POINT", 300, 25, often=3),
+        "renewal-coupon": Offer("GROWTH_POINT", 200, 18, life=60 * DAY),
+    },
+    rates={("GROWTH_POINT", "iqiyi", "COIN"): Rate(10, 1, 300, 100_000)},
+    goodwill=Goodwill("GROWTH_POINT", 500, 1000),
+    caps=[Cap("account_reactivations_30d", 2, "HOLD")],
 )
 _NETFLIX = Rules(discount=500, wait=30 * DAY, automatic=True, devices_max=4)
 
@@ -111,8 +203,61 @@ REVISIONS: dict[str, Sequence[Revision]] = {
                 instant={"YOUNG": 2000, "MIDDLE": 2000},
                 shares={"SENIOR": 9000},
                 pricing=Pricing(bonus_max=300, minutes=30, pool=4, smoothing=10_000),
+                offers={
+                    "jd-voucher-10": Offer("COIN", 1200, 1000, often=1),
+                    "renewal-coupon": Offer("COIN", 500, 450, often=2, life=1 * DAY),
+                    "premiere-ticket": Offer("GROWTH_POINT", 1000, 800),
+                },
+                rates={("COIN", "tencent", "GROWTH_POINT"): Rate(3, 20, 0, 1000)},
+                goodwill=Goodwill("GROWTH_POINT", 100, 150),
+                caps=[
+                    Cap("account_recycles_24h", 3, "HOLD"),
+                    Cap("account_recycles_24h", 6, "REFUSE"),
+                    Cap("account_devices_30d", 3, "HOLD"),
+                ],
+                exploration=None,
             ),
             {
+                "offers": [
+                    {
+                        "offer_id": "jd-voucher-10",
+                        "partner": "jd",
+                        "title": "A voucher",
+                        "unit": "COIN",
+                        "price": 1200,
+                        "benefit": {"kind": "PARTNER", "value_minor": 1000},
+                        "account_max": 1,
+                    },
+                    {
+                        "offer_id": "renewal-coupon",
+                        "partner": "iqiyi",
+                        "title": "A coupon",
+                        "unit": "COIN",
+                        "price": 500,
+                        "account_max": 2,
+                        "benefit": {"kind": "COUPON", "value_minor": 450, "basis_points": 1000, "valid_days": 1},
+                    },
+                    {
+                        "offer_id": "premiere-ticket",
+                        "partner": "cinema",
+                        "title": "A ticket",
+                        "unit": "GROWTH_POINT",
+                        "price": 1000,
+                        "benefit": {"kind": "PARTNER", "value_minor": 800},
+                    },
+                ],
+                "exchange": [
+                    {
+                        "unit": "COIN",
+                        "to_platform": "tencent",
+                        "to_unit": "GROWTH_POINT",
+                        "give": 3,
+                        "get": 20,
+                        "spread_basis_points": 0,
+                        "amount_max": 1000,
+                    },
+                ],
+                "goodwill": {"unit": "GROWTH_POINT", "amount_max": 100, "account_max": 150},
                 "fee_basis_points": 1200,
                 "tiers": {"PREMIUM": {"fee_basis_points": 500, "window_days": 20}},
                 "review": {"hold_days": 3},
@@ -141,8 +286,14 @@ REVISIONS: dict[str, Sequence[Revision]] = {
                 instant={},
                 shares={},
                 pricing=None,
+                offers={},
+                goodwill=None,
+                caps=[],
+                exploration=Exploration(500, 3000, 1 * DAY),
             ),
             {
+                "offers": [],
+                "goodwill": None,
                 "fee_basis_points": 0,
                 "tiers": {},
                 "risk/without_score": "REJECT",
@@ -162,8 +313,11 @@ REVISIONS: dict[str, Sequence[Revision]] = {
                 without_device="REFUSE",
                 instant={"SENIOR": 100},
                 pricing=Pricing(bonus_max=500, minutes=60, pool=3, smoothing=10_000),
+                rates={},
+                caps=[Cap("account_recycles_1h", 2, "HOLD"), Cap("account_reactivations_30d", 1, "REFUSE")],
             ),
             {
+                "exchange": [],
                 "compensation/amount_per_day": 7,
                 "tiers": {"PREMIUM": {"amount_per_day": 9, "window_days": 30}},
                 "devices_max": 0,
@@ -177,7 +331,7 @@ REVISIONS: dict[str, Sequence[Revision]] = {
                 },
             },
         ),
-        Revision(replace(_TENCENT, without_device="HOLD_SETTLEMENT", pricing=None), {"pricing": None}),
+        Revision(replace(_TENCENT, without_device="HOLD_SETTLEMENT", pricing=None, caps=[]), {"pricing": None}),
     ],
     "netflix": [
         Revision(_NETFLIX),
@@ -228,4 +382,19 @@ def best_discount() -> int:
     return max(revision.rules.discount for revision in REVISIONS["netflix"])
 
 
-POINT_SHARE_MAX = max(share for each in REVISIONS["iqiyi"] for share in each.rules.shares.values())
+def _best() -> dict[Holding, Fraction]:
+    """What one of a unit can be made into at best, in minor units: by any offer, after any exchanges."""
+    every = [(name, revision.rules) for name in PLATFORMS for revision in REVISIONS[name]]
+    best: dict[Holding, Fraction] = {COIN: Fraction(1)}
+    for platform, rules in every:
+        for offer in rules.offers.values():
+            holding = platform, offer.unit
+            best[holding] = max(best.get(holding, Fraction(0)), Fraction(offer.value, offer.price))
+    for platform, rules in every * len(best):
+        for (unit, *to), rate in rules.rates.items():
+            kept = Fraction(rate.get * (10_000 - rate.spread), rate.give * 10_000)
+            best[platform, unit] = max(best[platform, unit], kept * best[to[0], to[1]])
+    return best
+
+
+BEST = _best()

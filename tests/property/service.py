@@ -28,7 +28,7 @@ from tests.property.rules import PLATFORMS, REVISIONS
 
 KEPT = ("policy_revision", "policy_activation", "policy_set", "backtest_clock", "schema_migration", "event_relay")
 """Tables that no sequence writes to, or that are wound back."""
-POINTED_AT_BY = ("outcome", "review", "recycling")
+POINTED_AT_BY = ("outcome", "review", "goodwill", "recycling")
 """Emptied before what they point to."""
 
 
