@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import traceback
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 
 from migrations.runner import migrate
+from server.__main__ import GARBAGE_MIN
 from tests.integration.world import World
 from tests.property.operations import Round, sequences, told
 from tests.property.player import Mismatch, Player
@@ -50,6 +52,8 @@ def work(urls: tuple[str, str], chunks: Sequence[Chunk], results: Any) -> None:
     with asyncio.Runner() as runner:
         world = runner.run(_world(urls))
         player = runner.run(Player.open(world))
+        gc.freeze()
+        gc.set_threshold(GARBAGE_MIN)  # as the server has it
         for chunk in chunks:
             went_well: list[Played] = []
             try:

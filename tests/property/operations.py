@@ -14,10 +14,11 @@ from enum import StrEnum
 
 from hypothesis import strategies as st
 
-LANES = 10
-ROUNDS = 20
+LANES = 16
+ROUNDS = 13
 OPERATIONS = LANES * ROUNDS
-"""So many operations has a sequence: in each round every account does one, all at once."""
+"""So many operations has a sequence, those that find nothing to do among them: in each round every account does one, all
+at once."""
 
 
 class Kind(StrEnum):

@@ -38,6 +38,8 @@ from tests.property.wallets import BEST_WORTH, WORTH
 
 LOST = "CONFLICT_RETRY"
 ANSWERED = "answered"
+REPLAY_EVERY = 4
+"""Of so many sequences one has all its decisions replayed: it takes as long as a tenth of playing them."""
 Part = Sequence[tuple[Asked | IssueItem, Outcome]]
 """What one of several who act at once has asked, one after the other, and was answered."""
 
@@ -59,6 +61,7 @@ class Player:
         self._service = service
         self._names = itertools.count(1)
         self._market = Market()
+        self._replayed = 0
         self.outcomes = Counter[tuple[str, str]]()
         """Of the sequence: how often each kind of command had each outcome, a reason or ANSWERED."""
         self.operations = Counter[str]()
@@ -399,8 +402,9 @@ class Player:
         await self._check_stands(lanes, now)
         if broken := await self._scoped.broken_anywhere():
             raise Mismatch(f"invariants do not hold in the whole database: {broken}")
-        if otherwise := [each async for each in self._replays.otherwise()]:
+        if self._replayed % REPLAY_EVERY == 0 and (otherwise := [each async for each in self._replays.otherwise()]):
             raise Mismatch(f"decisions do not replay: {otherwise[:3]}")
+        self._replayed += 1
 
     async def _check_swept(self, lanes: list[Lane], step: Round, now: datetime) -> None:
         """After a sweep the rows themselves say what time has done, but for what a sweeper has lost and left for a

@@ -45,6 +45,8 @@ class Service:
     @classmethod
     async def open(cls, world: World, engines: Sequence[Engine]) -> Service:
         """Adds all revisions, the first of each in force; the others are drafts."""
+        # Invariants read the documents again and again: they need not be decompressed each time.
+        await world.owner.execute("ALTER TABLE policy_revision ALTER COLUMN document SET STORAGE PLAIN")
         await put_documents(world.server_url, *(json.loads(REVISIONS[name][0].document(name)) for name in PLATFORMS))
         await world.owner.execute("UPDATE policy_activation SET effective_time = '-infinity'")  # for each sequence
         keeper = PolicyKeeper(PostgresPolicies(world.store), read_document)
@@ -116,10 +118,13 @@ class Service:
 
 
 async def unrecorded(world: World, account_ids: list[str]) -> dict[str, Any]:
-    """Until when a sweeper has reserved which row, by its id: what it lost a race for is left for the next look."""
+    """Until when a sweeper has reserved which row, by its id: what it lost a race for is left for the next look. With a
+    review goes the card that it holds."""
     rows = await world.owner.fetch(
         "SELECT card_id AS id, sweep_until FROM card WHERE account_id = ANY ($1) AND sweep_until IS NOT NULL"
         " UNION ALL SELECT review_id, sweep_until FROM review WHERE account_id = ANY ($1) AND sweep_until IS NOT NULL"
+        " UNION ALL SELECT r.card_id, v.sweep_until FROM review AS v JOIN recycling AS r USING (account_id, recycling_id)"
+        " WHERE v.account_id = ANY ($1) AND v.sweep_until IS NOT NULL"
         " UNION ALL SELECT coupon_id, sweep_until FROM coupon_open"
         " WHERE account_id = ANY ($1) AND sweep_until IS NOT NULL",
         account_ids,
