@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 LANES = 16
 ROUNDS = 13
 OPERATIONS = LANES * ROUNDS
-"""So many operations has a sequence, those that find nothing to do among them: in each round every account does one, all
-at once."""
+"""So many operations has a sequence, a few of them idle: in each round every account does one, all at once."""
 
 
 class Kind(StrEnum):
