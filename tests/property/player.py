@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-import uuid
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -59,7 +58,6 @@ class Player:
         self._replays = replays
         self._second = second
         self._service = service
-        self._names = itertools.count(1)
         self._market = Market()
         self._replayed = 0
         self.outcomes = Counter[tuple[str, str]]()
@@ -89,8 +87,9 @@ class Player:
         await self._service.begin()
         lanes: list[Lane] = []
         self._market = Market()
-        for _ in sequence[0].operations:
-            account = Account(f"lives-{uuid.getnode():x}-{next(self._names)}", self._market)
+        for number in range(len(sequence[0].operations)):
+            # The same in every sequence, so that what is drawn by an account's name is the same again.
+            account = Account(f"lives-{number}", self._market)
             lanes.append(Lane(account, lanes, [], [], {}))
         now = START
         await self._set_clock(now)

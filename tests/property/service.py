@@ -123,8 +123,9 @@ async def unrecorded(world: World, account_ids: list[str]) -> dict[str, Any]:
     rows = await world.owner.fetch(
         "SELECT card_id AS id, sweep_until FROM card WHERE account_id = ANY ($1) AND sweep_until IS NOT NULL"
         " UNION ALL SELECT review_id, sweep_until FROM review WHERE account_id = ANY ($1) AND sweep_until IS NOT NULL"
-        " UNION ALL SELECT r.card_id, v.sweep_until FROM review AS v"
-        " JOIN recycling AS r USING (account_id, recycling_id) WHERE v.account_id = ANY ($1) AND v.sweep_until IS NOT NULL"
+        " UNION ALL SELECT r.card_id, v.sweep_until"
+        " FROM review AS v JOIN recycling AS r USING (account_id, recycling_id)"
+        " WHERE v.account_id = ANY ($1) AND v.sweep_until IS NOT NULL"
         " UNION ALL SELECT coupon_id, sweep_until FROM coupon_open"
         " WHERE account_id = ANY ($1) AND sweep_until IS NOT NULL",
         account_ids,
