@@ -169,13 +169,13 @@ async def test_device_is_bound(service: Service) -> None:
     assert len(bound.bound_devices) == 1 and phone.device_id not in bound.bound_devices
     named = card_service_pb2.GetCardRequest(account_id=card.account_id, card_id=card.card_id)
     assert (await service.client.get_card(named)).card == bound
-    with pytest.raises(RecyclingError) as error:
-        await service.client.bind_device(
-            card_service_pb2.BindDeviceRequest(
-                account_id=card.account_id, card_id=card.card_id, device=types_pb2.Device(os="android")
+    for nothing in (types_pb2.Device(os="android"), types_pb2.Device(device_id=" \u3000")):
+        with pytest.raises(RecyclingError) as error:
+            await service.client.bind_device(
+                card_service_pb2.BindDeviceRequest(account_id=card.account_id, card_id=card.card_id, device=nothing)
             )
-        )
-    assert error.value.reason == "FIELD_INVALID"
+        assert error.value.reason == "FIELD_INVALID"
+        assert [each.field for each in error.value.field_violations] == ["device.device_id"]
 
 
 async def test_request_id_of_the_service_s_own_kind_is_refused(service: Service) -> None:
@@ -382,9 +382,12 @@ async def test_request_id_is_kept_over_servers(service: Service) -> None:
 # Back-test time
 
 
-@pytest.mark.parametrize("value", ["yesterday", "2026-03-01", "2026-03-01T00:00:00", ""])
+@pytest.mark.parametrize(
+    "value",
+    ["yesterday", "2026-03-01", "2026-03-01T00:00:00", "", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.9999999Z"],
+)
 async def test_backtest_time_must_be_a_time(service: Service, value: str) -> None:
-    """A back-test time without offset, or none at all, is refused and named."""
+    """A back-test time without offset, none at all, or one from which nobody could reckon, is refused and named."""
     request = wallet_service_pb2.GetWalletRequest(account_id="a")
     told = await refused(
         service,

@@ -85,6 +85,8 @@ async def test_goodwill_is_for_customer_care(service: Service) -> None:
         assert [await reason(address, key) for key in ("", KEY[:-1], f"{KEY} ")] == ["METHOD_NOT_ALLOWED"] * 3
         assert [await reason(address, KEY), await reason(address, KEY)] == ["", ""]
         assert await reason(stack.address, KEY) == "METHOD_NOT_ALLOWED"
+        request.request_id, request.goodwill.note = "", "  "
+        assert await reason(address, KEY) == "FIELD_INVALID"
         shown = await recycling(
             "goodwill", recycled.account_id, recycled.recycling_id, "COIN", "50", "sorry", "--json",
             "--address", address, RECYCLING_SUPPORT_KEY=KEY,
