@@ -309,7 +309,9 @@ async def test_window_is_half_open(lived: World, log: Path, open_folder: Path) -
 
 async def test_failed_export_leaves_nothing(open_folder: Path) -> None:
     """What cannot be read is said, and no half-written log lies about."""
-    file = open_folder / "none.parquet"
+    folder = open_folder / "failed-export"
+    folder.mkdir()
+    file = folder / "log.parquet"
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "fraud_worker", "export", "--out", str(file)],
@@ -320,5 +322,5 @@ async def test_failed_export_leaves_nothing(open_folder: Path) -> None:
         timeout=120,
         check=False,
     )
-    assert (done.returncode, list(open_folder.glob("*none*"))) == (1, [])
+    assert (done.returncode, list(folder.iterdir())) == (1, [])
     assert done.stderr.startswith("fraud-worker: ")
