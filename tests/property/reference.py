@@ -297,7 +297,7 @@ class Account:
         asked, waits = self._risk(
             rules, "LOW" if explored else score, now, command.without_device, may_refuse=may_refuse
         )
-        self._done("RECYCLE", command, now)
+        self._done("AUTO_RECYCLE" if command.automatic else "RECYCLE", command, now)
         action = asked if may_refuse else "APPROVE"
         refused = any(each.card is card and each.state == "REJECTED" for each in self.recyclings.values())
         waits = waits or (command.automatic and refused)
