@@ -551,8 +551,9 @@ FROM (
            WHEN 'REFUND' THEN base - fee + div(base * bonus, 10000)
            WHEN 'PER_UNUSED_DAY' THEN
              CASE WHEN renewals_used = 0 OR coalesce((rule ->> 'renewed_card_earns')::boolean, true)
-                  THEN div(coalesce(tier_terms ->> 'amount_per_day', rule ->> 'amount_per_day')::numeric
-                           * div(unused_us, 86400000000) * (10000 + bonus), 10000) END
+                  -- A day of a card that is cheaper than the revision has cards issued earns proportionately less.
+                  THEN CASE WHEN face_value_minor < least_price THEN div(earned * face_value_minor, 10000 * least_price)
+                            ELSE div(earned, 10000) END END
            WHEN 'DISCOUNT' THEN least(cap, 1)
          END AS plain,
          (SELECT (offered ->> 'basis_points')::numeric FROM jsonb_array_elements(segment_terms -> 'units') AS offered
@@ -561,10 +562,13 @@ FROM (
     SELECT based.*,
            div(base * coalesce(tier_terms ->> 'fee_basis_points', document ->> 'fee_basis_points')::numeric + 9999,
                10000) AS fee,
+           coalesce(tier_terms ->> 'amount_per_day', rule ->> 'amount_per_day')::numeric
+             * div(unused_us, 86400000000) * (10000 + bonus) AS earned,
            CASE WHEN rule ->> 'kind' = 'DISCOUNT'
                 THEN div(paid_minor * (rule ->> 'basis_points')::numeric, 10000) END AS cap
     FROM (
-      SELECT r.*, c.paid_minor, e.renewals_used, p.document, p.document -> 'compensation' AS rule,
+      SELECT r.*, c.paid_minor, c.face_value_minor, e.renewals_used, p.document, p.document -> 'compensation' AS rule,
+             (p.document ->> 'face_value_per_day_min')::numeric * c.duration_days AS least_price,
              p.document #> ARRAY['tiers', c.tier] AS tier_terms,
              p.document #> ARRAY['segments', n.receipt #>> '{card,segment}'] AS segment_terms,
              coalesce(n.receipt #>> '{input,2}', p.document #>> '{compensation,unit}') AS asked_unit,

@@ -338,6 +338,14 @@ async def test_cards_below_the_least_price_are_not_issued(world: World) -> None:
     assert reason(outcome) is Reason.FIELD_INVALID
 
 
+async def test_a_card_below_a_later_least_price_earns_less(world: World) -> None:
+    """Its days are worth proportionately fewer points, which is how the invariants price it, too."""
+    card = await world.issue("tencent", active=False, face_value_minor=299, paid_minor=100, duration_days=30)
+    await world.put_in_force(document("tencent") | {"face_value_per_day_min": 20, "pricing": None})
+    recycling = await world.recycled(card)
+    assert recycling.compensation.amount == 10 * 30 * 299 // (20 * 30)
+
+
 async def test_what_was_activated_is_not_undone_by_setting_up_again(
     world: World, keeper: PolicyKeeper, policies: PostgresPolicies, tmp_path: Path
 ) -> None:
