@@ -15,7 +15,7 @@ from server.domain.policy import Policy
 from server.domain.pricing import SCALE, period_of
 from server.domain.quote import QuoteSigner, promised, quote_expire_time
 from server.domain.reactivate import waiting
-from server.domain.recycling import Disposition, Recycling, RecyclingState, RiskBand
+from server.domain.recycling import Decision, Disposition, Recycling, RecyclingState, RiskBand
 from server.domain.review import Review, ReviewKind, opened
 from server.domain.risk import Action, Verdict, decision, judge
 from server.domain.settlement import settled
@@ -59,49 +59,26 @@ def decide_recycle(
     stands_until = _stands_until(snapshot)
     price = terms(card, policy, now, command.unit, bonus_basis_points=snapshot.bonus // SCALE)
     verdict = _verdict(command, snapshot, score)
-    refused, held = verdict.action is Action.REFUSE, verdict.action is Action.HOLD
     conversions = _conversions(command, score)
     alternatives = weigh(card, policy, price, conversions)
     is_told = any(each.model_probability is not None for each in alternatives)
-    recycling = Recycling(
-        recycling_id=None if command.dry_run else recycling_id,
-        request_id=command.request_id,
-        account_id=card.account_id,
-        card_id=card.card_id,
-        generation=card.generation,
-        reason=command.reason,
-        priority=command.priority,
-        state=_STATE_AFTER[verdict.action],
-        disposition=None if refused else choose(alternatives),
-        fee_minor=0 if refused else price.fee_minor,
-        prior_state=card.state_at(now),
-        unused=card.unused_at(now),
-        compensation=None if refused else price.compensation,
-        settle_after_time=None if refused else now + (policy.settle_after_days + verdict.settlement_delay_days) * DAY,
-        settlement_held=verdict.settlement_held,
-        platform=policy.platform,
-        policy_revision=snapshot.known_revision(),
-        decision=decision(
-            snapshot,
-            score,
-            verdict,
-            alternatives,
-            _earliest(stands_until, price.change_time),
-            conversions.model_version if conversions and is_told else "",
-        ),
-        create_time=now,
-        version=1,
-        hold_until=now + policy.review.hold_days * DAY if held else None,
+    decided = decision(
+        snapshot,
+        score,
+        verdict,
+        alternatives,
+        _earliest(stands_until, price.change_time),
+        conversions.model_version if conversions and is_told else "",
     )
+    recycling = _recycling(command, snapshot, recycling_id, price, verdict, decided)
     transfer = None
     if _settles_at_once(recycling, policy, card.segment):
         recycling, transfer = settled(replace(recycling, settle_after_time=now), recycling_id)
+    refused = verdict.action is Action.REFUSE
     token, expire_time = "", None
     if command.quote and not refused:
-        expire_time = quote_expire_time(price, now, stands_until)
-        token = signer.sign(
-            card, command.reason, snapshot.revision_name, price, choose(alternatives), conversions, expire_time
-        )
+        best, expire_time = choose(alternatives), quote_expire_time(price, now, stands_until)
+        token = signer.sign(card, command.reason, snapshot.revision_name, price, best, conversions, expire_time)
     quoted_until = _quoted_until(command, snapshot, price, signer) if command.quote_token else None
     return Change(
         now=now,
@@ -110,13 +87,44 @@ def decide_recycle(
         recycling=recycling,
         recycling_changed=True,
         transfer=transfer,
-        decision=recycling.decision,
+        decision=decided,
         refused=refused,
-        held=held,
+        held=verdict.action is Action.HOLD,
         reviews=_reviews(recycling, recycling_id, review_id),
         valid_until=_earliest(stands_until, quoted_until),
         quote_token=token,
         quote_expire_time=expire_time,
+    )
+
+
+def _recycling(
+    command: Recycle, snapshot: Snapshot, recycling_id: UUID, price: Terms, verdict: Verdict, decided: Decision
+) -> Recycling:
+    """The record of the recycle as decided. A refused one promises nothing."""
+    card, policy, now = snapshot.known_card(), snapshot.known_policy(), snapshot.now
+    refused = verdict.action is Action.REFUSE
+    return Recycling(
+        recycling_id=None if command.dry_run else recycling_id,
+        request_id=command.request_id,
+        account_id=card.account_id,
+        card_id=card.card_id,
+        generation=card.generation,
+        reason=command.reason,
+        priority=command.priority,
+        state=_STATE_AFTER[verdict.action],
+        disposition=None if refused else choose(decided.alternatives),
+        fee_minor=0 if refused else price.fee_minor,
+        prior_state=card.state_at(now),
+        unused=card.unused_at(now),
+        compensation=None if refused else price.compensation,
+        settle_after_time=None if refused else now + (policy.settle_after_days + verdict.settlement_delay_days) * DAY,
+        settlement_held=verdict.settlement_held,
+        platform=policy.platform,
+        policy_revision=snapshot.known_revision(),
+        decision=decided,
+        create_time=now,
+        version=1,
+        hold_until=now + policy.review.hold_days * DAY if verdict.action is Action.HOLD else None,
     )
 
 
