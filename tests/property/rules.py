@@ -2,8 +2,7 @@
 that says the same to the service.
 
 Each is a shipped policy or a variation of one; all of them together are sound, so that any may follow any. Caps are so
-low that they are met, and count what an account does alone; what accounts share is counted in tests of features. Not
-on netflix: of what the service recycles by itself nobody tells which came first.
+low that they are met, and count what an account does alone; what accounts share is counted in tests of features.
 """
 
 from __future__ import annotations
@@ -154,7 +153,7 @@ class Revision:
 
 _IQIYI_OFFERS = {
     "jd-voucher-10": Offer("COIN", 1000, 1000, often=5),
-    "ad-free-week": Offer("COIN", 300, 250),
+    "ad-free-week": Offer("COIN", 30, 25, often=1),
     "renewal-coupon": Offer("COIN", 500, 450, often=2, life=90 * DAY),
     "premiere-ticket": Offer("GROWTH_POINT", 1000, 900, often=4),
 }
@@ -187,11 +186,22 @@ _TENCENT = Rules(
     goodwill=Goodwill("GROWTH_POINT", 500, 1000),
     caps=[Cap("account_reactivations_30d", 2, "HOLD")],
 )
-_NETFLIX = Rules(discount=500, wait=30 * DAY, automatic=True, devices_max=4)
+_NETFLIX = Rules(
+    discount=500, wait=30 * DAY, automatic=True, devices_max=4, caps=[Cap("account_recycles_24h", 1, "HOLD")]
+)
+
+_CHEAP = {"price": 30, "account_max": 1, "benefit": {"kind": "PARTNER", "value_minor": 25}}
+"""Makes an offer one that poor accounts could take again and again, if they were let."""
+
+
+def _with_a_cheap_offer() -> list[dict[str, Any]]:
+    shipped = json.loads((POLICIES / "iqiyi.json").read_text("utf-8"))["offers"]
+    return [each | _CHEAP if each["offer_id"] == "ad-free-week" else each for each in shipped]
+
 
 REVISIONS: dict[str, Sequence[Revision]] = {
     "iqiyi": [
-        Revision(replace(_IQIYI, devices_max=1), {"devices_max": 1}),
+        Revision(replace(_IQIYI, devices_max=1), {"devices_max": 1, "offers": _with_a_cheap_offer()}),
         Revision(
             replace(
                 _IQIYI,
@@ -204,7 +214,7 @@ REVISIONS: dict[str, Sequence[Revision]] = {
                 shares={"SENIOR": 9000},
                 pricing=Pricing(bonus_max=300, minutes=30, pool=4, smoothing=10_000),
                 offers={
-                    "jd-voucher-10": Offer("COIN", 1200, 1000, often=1),
+                    "jd-voucher-10": Offer("COIN", 120, 100, often=1),
                     "renewal-coupon": Offer("COIN", 500, 450, often=2, life=1 * DAY),
                     "premiere-ticket": Offer("GROWTH_POINT", 1000, 800),
                 },
@@ -224,8 +234,8 @@ REVISIONS: dict[str, Sequence[Revision]] = {
                         "partner": "jd",
                         "title": "A voucher",
                         "unit": "COIN",
-                        "price": 1200,
-                        "benefit": {"kind": "PARTNER", "value_minor": 1000},
+                        "price": 120,
+                        "benefit": {"kind": "PARTNER", "value_minor": 100},
                         "account_max": 1,
                     },
                     {
@@ -353,7 +363,14 @@ REVISIONS: dict[str, Sequence[Revision]] = {
             },
         ),
         Revision(
-            replace(_NETFLIX, wait=timedelta(0), automatic=False, hold=1 * DAY, without_device="HOLD"),
+            replace(
+                _NETFLIX,
+                wait=timedelta(0),
+                automatic=False,
+                hold=1 * DAY,
+                without_device="HOLD",
+                caps=[Cap("account_recycles_24h", 2, "REFUSE")],
+            ),
             {
                 "trigger/wait_after_expiry_days": 0,
                 "trigger/automatic": False,
