@@ -181,13 +181,9 @@ class RecyclingClient:
     ) -> AsyncIterator[types_pb2.Recycling]:
         """All recyclings of an account, newest first, fetched in pages; each page has the call's deadline."""
         request = recycling_pb2.ListRecyclingsRequest(account_id=account_id, page_size=page_size)
-        while True:
-            page = await self.list_recyclings(request, **options)
+        async for page in _pages(self.list_recyclings, request, options):
             for recycling in page.recyclings:
                 yield recycling
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def record_outcome(
         self, request: recycling_pb2.RecordOutcomeRequest, **options: Unpack[CallOptions]
@@ -242,13 +238,9 @@ class RecyclingClient:
     ) -> AsyncIterator[types_pb2.Card]:
         """All cards of an account, newest first, fetched in pages; each page has the call's deadline."""
         request = card_pb2.ListCardsRequest(account_id=account_id, page_size=page_size)
-        while True:
-            page = await self.list_cards(request, **options)
+        async for page in _pages(self.list_cards, request, options):
             for card in page.cards:
                 yield card
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def watch_events(
         self,
@@ -313,13 +305,9 @@ class RecyclingClient:
     ) -> AsyncIterator[review_pb2.Review]:
         """All reviews in a state and of a platform, oldest first, without evidence, fetched in pages."""
         request = review_pb2.ListReviewsRequest(state=state, platform=platform, page_size=page_size)
-        while True:
-            page = await self.list_reviews(request, **options)
+        async for page in _pages(self.list_reviews, request, options):
             for review in page.reviews:
                 yield review
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def claim_review(
         self, request: review_pb2.ClaimReviewRequest, **options: Unpack[CallOptions]
@@ -375,13 +363,9 @@ class RecyclingClient:
         """All postings that are wanted, newest first, fetched in pages; each page has the call's deadline."""
         request = wallet_pb2.ListPostingsRequest(page_size=PAGE_SIZE)
         request.MergeFrom(wanted)
-        while True:
-            page = await self.list_postings(request, **options)
+        async for page in _pages(self.list_postings, request, options):
             for posting in page.postings:
                 yield posting
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     # Lists
 
@@ -409,13 +393,9 @@ class RecyclingClient:
         """All list entries that are wanted, newest first, fetched in pages; each page has the call's deadline."""
         request = review_pb2.ListEntriesRequest(page_size=PAGE_SIZE)
         request.MergeFrom(wanted)
-        while True:
-            page = await self.list_entries(request, **options)
+        async for page in _pages(self.list_entries, request, options):
             for entry in page.entries:
                 yield entry
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     # Policies
 
@@ -436,13 +416,9 @@ class RecyclingClient:
     ) -> AsyncIterator[policy_pb2.PolicyRevision]:
         """All revisions, newest first, fetched in pages; each page has the call's deadline."""
         request = policy_pb2.ListPoliciesRequest(platform=platform, page_size=PAGE_SIZE)
-        while True:
-            page = await self.list_policies(request, **options)
+        async for page in _pages(self.list_policies, request, options):
             for policy in page.policies:
                 yield policy
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def create_policy_revision(
         self, request: policy_pb2.CreatePolicyRevisionRequest, **options: Unpack[CallOptions]
@@ -506,6 +482,30 @@ class _Method(Protocol[_Request, _Response]):
     def __call__(
         self, request: _Request, *, timeout: float | None = None, metadata: grpc.aio.Metadata | None = None
     ) -> Awaitable[_Response]: ...
+
+
+class _PagedRequest(Protocol):
+    page_token: str
+
+
+class _Page(Protocol):
+    @property
+    def next_page_token(self) -> str: ...
+
+
+_ListPage = TypeVar("_ListPage", bound=_Page)
+
+
+async def _pages(
+    list_page: Callable[..., Awaitable[_ListPage]], request: _PagedRequest, options: CallOptions
+) -> AsyncIterator[_ListPage]:
+    """All pages from the request's on; the request is moved on with them."""
+    while True:
+        page = await list_page(request, **options)
+        yield page
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
 
 
 def _is_traced(call: grpc.aio.ClientCallDetails) -> bool:
