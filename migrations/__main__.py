@@ -1,4 +1,5 @@
-"""`python -m migrations [--backtest]`: brings the database named by DATABASE_URL (its owner's URL) up to date."""
+"""`python -m migrations [--backtest] [--keep-events-days N]`: brings the database named by DATABASE_URL (its owner's
+URL) up to date, and lets old parts of its risk log expire."""
 
 import argparse
 import asyncio
@@ -7,7 +8,7 @@ import sys
 
 import asyncpg
 
-from migrations.runner import MigrationError, migrate
+from migrations.runner import EVENTS_KEPT_DAYS, MigrationError, expire_events, migrate
 
 
 def main() -> int:
@@ -15,16 +16,26 @@ def main() -> int:
     parser.add_argument(
         "--backtest", action="store_true", help="make this new database one for back-tests: its clock may be shifted"
     )
+    parser.add_argument(
+        "--keep-events-days",
+        type=int,
+        metavar="N",
+        help="drop those quarters of the risk log whose events are all older than N days"
+        f" ({EVENTS_KEPT_DAYS.start} at least)",
+    )
     arguments = parser.parse_args()
     url = os.environ.get("DATABASE_URL")
     if not url:
         parser.error("DATABASE_URL is not set")
     try:
         applied = asyncio.run(migrate(url, backtest=arguments.backtest))
+        keep_days = arguments.keep_events_days
+        expired = asyncio.run(expire_events(url, keep_days)) if keep_days is not None else []
     except (MigrationError, asyncpg.PostgresError, OSError, ValueError) as error:
         print(f"migrations: {error}", file=sys.stderr)
         return 1
     print("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+    print("".join(f"dropped {name}\n" for name in expired), end="")
     return 0
 
 

@@ -991,6 +991,10 @@ CROSS JOIN unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE']) AS privilege
 WHERE has_table_privilege('recycling_server', recorded.relation, privilege)
    OR (privilege = 'UPDATE' AND has_any_column_privilege('recycling_server', recorded.relation, 'UPDATE'));
 
+-- name: events_are_kept_for_180_days (16)
+-- No part of the risk log expired before all its events were 180 days old.
+SELECT before_time, expire_time FROM risk_event_expiry WHERE before_time > expire_time - interval '180 days';
+
 -- name: risk_pairs_are_complete (17)
 -- All that a risk event shows together is remembered as seen together by then.
 -- A minute's grace: two servers may record a quote and a recycle of one account in the other order than they began.
@@ -1029,10 +1033,12 @@ WHERE d.since IS NULL OR (m.first_time IS NULL AND d.apart) OR m.first_time < d.
 
 -- name: complaints_are_events (17)
 -- Each complaint is an event of its account too, from when it became known, and no other event is a complaint.
+-- Of those that became known before the risk log's beginning there is no event any more.
 SELECT account_id, recycling_id, known_time, o.complaints, e.events
 FROM (
   SELECT account_id, recycling_id, record_time AS known_time, count(*) AS complaints
-  FROM outcome WHERE kind = 'COMPLAINT'
+  FROM outcome
+  WHERE kind = 'COMPLAINT' AND record_time >= (SELECT coalesce(max(before_time), '-infinity') FROM risk_event_expiry)
   GROUP BY account_id, recycling_id, record_time
 ) AS o
 FULL JOIN (

@@ -950,6 +950,11 @@ VIOLATIONS = {
         "GRANT TRUNCATE ON risk_event_default TO recycling_server",
         {"records_are_append_only"},
     ),
+    "a part of the risk log that expired too early": (
+        """INSERT INTO risk_event_expiry (before_time, expire_time)
+           VALUES (timestamptz '2020-01-01' - interval '179 days', timestamptz '2020-01-01')""",
+        {"events_are_kept_for_180_days"},
+    ),
     "an outcome of nothing": (
         """ALTER TABLE outcome DROP CONSTRAINT outcome_account_id_recycling_id_fkey;
            UPDATE outcome SET recycling_id = id(99) WHERE recycling_id = id(15)""",

@@ -2,6 +2,6 @@
 SELECT t.name FROM unnest(ARRAY['policy_revision', 'policy_activation', 'price', 'card_serial', 'card_event', 'posting', 'coupon',
                                  'command',
                                  'risk_event', 'risk_pair', 'risk_link', 'risk_label', 'list_entry',
-                                 'outcome']) AS t (name)
+                                 'outcome', 'redemption', 'goodwill']) AS t (name)
 WHERE has_table_privilege(current_user, to_regclass(t.name), 'UPDATE, DELETE, TRUNCATE')
    OR has_any_column_privilege(current_user, to_regclass(t.name), 'UPDATE')
