@@ -24,8 +24,11 @@ from server.engine.queue import Outcome
 log = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
+FOUND_MAX = 1_000
+"""So much of one kind is looked for and reserved at once. Far less than is recorded in the minute for which it is
+reserved; and more than a batch, as each look passes all that was recorded since the oldest snapshot that is held."""
 BATCH_MAX = 200
-"""So much of one kind is reserved at once: far less than is recorded in the minute for which it is."""
+"""So much of it is handed to the engine at once: callers do not wait for more."""
 
 
 async def sweep(due_work: DueWork, engine: Engine) -> Mapping[DueKind, int]:
@@ -36,14 +39,16 @@ async def sweep(due_work: DueWork, engine: Engine) -> Mapping[DueKind, int]:
     """
     recorded = {}
     for kind in DueKind:
-        commands = await due_work.due(kind, BATCH_MAX)
+        commands = await due_work.due(kind, FOUND_MAX)
         recorded[kind] = 0
         if not commands:
             continue
         with tracer.start_as_current_span(
             "sweep", attributes={"sweep.kind": kind, "sweep.found": len(commands)}
         ) as span:
-            outcomes = await _submit(engine, commands)
+            outcomes: list[Outcome] = []
+            for begin in range(0, len(commands), BATCH_MAX):
+                outcomes += await _submit(engine, commands[begin : begin + BATCH_MAX])
             refused = [outcome for outcome in outcomes if isinstance(outcome, Refusal)]
             span.set_attribute("sweep.refused", len(refused))
         recorded[kind] = len(outcomes) - len(refused)
@@ -72,7 +77,7 @@ async def keep_sweeping(due_work: DueWork, engine: Engine, every_s: float) -> No
         more = False
         try:
             recorded = await sweep(due_work, engine)
-            more = max(recorded.values()) == BATCH_MAX
+            more = max(recorded.values()) >= BATCH_MAX
             meter.tell_sweep_lags(await due_work.lags())
         except (StoreUnavailable, Refusal) as error:  # the database is away, or the queue is full
             log.info("what time has done is recorded later: %s", error)
