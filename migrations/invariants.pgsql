@@ -701,8 +701,8 @@ WHERE NOT coalesce(
       <= (v.document #>> '{goodwill,account_max}')::bigint, false);
 
 -- name: dispositions_are_best (14)
--- What became of a card is allowed, and worth as much as any other way that was; and each way's worth is what its parts
--- come to.
+-- What became of a card is allowed, and worth as much as any other way that was, but for the rounding of doubles; and each
+-- way's worth is what its parts come to.
 SELECT r.account_id, r.recycling_id, r.disposition, a.disposition AS other, a.revenue, a.probability, a.cost, a.y
 FROM recycling AS r
 CROSS JOIN json_to_recordset(r.decision -> 'alternatives')
@@ -710,9 +710,11 @@ CROSS JOIN json_to_recordset(r.decision -> 'alternatives')
         y double precision, allowed boolean, recycling_cost double precision, opportunity_cost double precision,
         user_damage double precision)
 WHERE (r.disposition IS NOT NULL AND (
-         (a.allowed AND a.y > (
-           SELECT b.y FROM json_to_recordset(r.decision -> 'alternatives') AS b (disposition text, y double precision)
-           WHERE b.disposition = r.disposition))
+         (a.allowed AND EXISTS (
+           SELECT FROM json_to_recordset(r.decision -> 'alternatives')
+             AS b (disposition text, revenue double precision, cost double precision, y double precision)
+           WHERE b.disposition = r.disposition
+             AND a.y > b.y + 1e-12 * greatest(1, abs(a.revenue), abs(a.cost), abs(b.revenue), abs(b.cost))))
          OR (a.disposition = r.disposition AND NOT a.allowed)))
    OR abs(a.revenue * a.probability - a.cost - a.y) > 1e-9 * greatest(1, abs(a.revenue), a.cost)
    OR abs(a.recycling_cost + a.opportunity_cost + a.user_damage - a.cost) > 1e-9 * greatest(1, a.cost);

@@ -23,6 +23,9 @@ from server.domain.policy import BASIS_POINTS, CostRule, DispositionRule, Policy
 from server.domain.recycling import Alternative, Disposition, ProbabilitySource
 from server.domain.snapshot import Conversion, Conversions
 
+_ROUNDING = 1e-12
+"""Less than this share of its greatest part is a Y off, since its parts are doubles."""
+
 
 def uncertain(card: Card, policy: Policy) -> tuple[Disposition, ...]:
     """The dispositions that are allowed for `card` and whose probability a model may know better."""
@@ -41,8 +44,15 @@ def weigh(card: Card, policy: Policy, price: Terms, conversions: Conversions | N
 
 
 def choose(alternatives: tuple[Alternative, ...]) -> Disposition:
-    """The allowed alternative with the greatest Y, the first listed among equals."""
-    return max((a for a in alternatives if a.allowed), key=lambda a: a.y).disposition
+    """The allowed alternative with the greatest Y; the first listed where they are worth the same but for rounding."""
+    allowed = [each for each in alternatives if each.allowed]
+    best = max(allowed, key=lambda each: each.y)
+    return next(each.disposition for each in allowed if _is_worth(each, best))
+
+
+def _is_worth(one: Alternative, best: Alternative) -> bool:
+    largest = max(1.0, *(abs(part) for each in (one, best) for part in (each.revenue, each.cost)))
+    return best.y - one.y <= _ROUNDING * largest
 
 
 def blended(probability: float, support: int, prior: float, prior_weight: int) -> float:

@@ -121,13 +121,13 @@ async def unrecorded(world: World, account_ids: list[str]) -> dict[str, Any]:
     """Until when a sweeper has reserved which row, by its id: what it lost a race for is left for the next look. With a
     review goes the card that it holds."""
     rows = await world.owner.fetch(
-        "SELECT card_id AS id, sweep_until FROM card WHERE account_id = ANY ($1) AND sweep_until IS NOT NULL"
-        " UNION ALL SELECT review_id, sweep_until FROM review WHERE account_id = ANY ($1) AND sweep_until IS NOT NULL"
-        " UNION ALL SELECT r.card_id, v.sweep_until"
+        "SELECT id, max(sweep_until) AS sweep_until FROM ("
+        " SELECT account_id, card_id AS id, sweep_until FROM card"
+        " UNION ALL SELECT account_id, review_id, sweep_until FROM review"
+        " UNION ALL SELECT account_id, r.card_id, v.sweep_until"
         " FROM review AS v JOIN recycling AS r USING (account_id, recycling_id)"
-        " WHERE v.account_id = ANY ($1) AND v.sweep_until IS NOT NULL"
-        " UNION ALL SELECT coupon_id, sweep_until FROM coupon_open"
-        " WHERE account_id = ANY ($1) AND sweep_until IS NOT NULL",
+        " UNION ALL SELECT account_id, coupon_id, sweep_until FROM coupon_open"
+        ") AS reserved WHERE account_id = ANY ($1) AND sweep_until IS NOT NULL GROUP BY id",
         account_ids,
     )
     return {row["id"]: row["sweep_until"] for row in rows}
