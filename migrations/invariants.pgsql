@@ -233,7 +233,7 @@ FROM recycling AS r
 JOIN policy_revision AS p ON (p.platform, p.revision) = (r.platform, r.policy_revision)
 LEFT JOIN card_event AS e
   ON (e.account_id, e.card_id, e.generation, e.kind) = (r.account_id, r.card_id, r.generation, 'EXPIRED')
-WHERE substr(r.request_id::text, 15, 1) = '8'
+WHERE r.request_id::text ~ '^.{14}8.{4}[89ab]'
   AND NOT coalesce(
     (r.state, r.reason, r.priority, p.document #>> '{trigger,automatic}') = ('APPROVED', 'EXPIRED', 'BULK', 'true')
     AND r.create_time >= e.event_time
@@ -420,7 +420,7 @@ CROSS JOIN LATERAL (
     WHEN 'LapseHold' THEN own_request_id(c.method, c.receipt #>> '{input,0}')  -- servers of before had another
   END AS request_id
 ) AS wanted
-WHERE (c.method IN ('ExpireCoupon', 'ExpireCard', 'CloseWindow') OR substr(c.request_id::text, 15, 1) = '8')
+WHERE (c.method IN ('ExpireCoupon', 'ExpireCard', 'CloseWindow') OR c.request_id::text ~ '^.{14}8.{4}[89ab]')
   AND c.request_id IS DISTINCT FROM wanted.request_id;
 
 -- name: reviews_have_causes (4)
@@ -517,7 +517,7 @@ LEFT JOIN command AS c USING (account_id, request_id)
 WHERE (c.method, c.create_time)
       IS DISTINCT FROM
       (CASE e.kind WHEN 'RECYCLE' THEN 'Recycle'
-                   WHEN 'AUTO_RECYCLE' THEN CASE WHEN substr(e.request_id::text, 15, 1) = '8' THEN 'Recycle' END
+                   WHEN 'AUTO_RECYCLE' THEN CASE WHEN e.request_id::text ~ '^.{14}8.{4}[89ab]' THEN 'Recycle' END
                    WHEN 'REACTIVATE' THEN 'Reactivate' WHEN 'ACTIVATE' THEN 'ActivateCard'
                    WHEN 'COMPENSATE' THEN CASE c.method WHEN 'Recycle' THEN 'Recycle' ELSE 'Compensate' END
                    WHEN 'ISSUE' THEN 'IssueCards' END, e.event_time)

@@ -45,7 +45,8 @@ class ResumeTokens:
             event_time = EPOCH + timedelta(microseconds=moment_us)
         except (ValueError, struct.error, OverflowError) as error:
             raise _invalid("not a token of this service") from error
-        if form != _FORM or token != self._sealed(body):
+        # No account has a NUL in its id, and no text of the database may.
+        if form != _FORM or "\0" in account_id or token != self._sealed(body):
             raise _invalid("not a token of this service for the same filter")
         return Position(xact, account_id, UUID(bytes=subject_id), version, event_time)
 

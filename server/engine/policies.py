@@ -118,7 +118,8 @@ class PolicyKeeper:
             former.append(policy)
             if lingers(policy, one.superseded, now):
                 lingering.append(policy)
-        return find_pump(governing, lingering, former)
+        # Many platforms that change into one another are many ways: seconds, for which no caller should wait.
+        return await asyncio.to_thread(find_pump, governing, lingering, former)
 
 
 def _same_etag(wanted: str, found: PolicyRevision | None) -> None:

@@ -186,19 +186,26 @@ class CommandQueue:
         ready.extendleft(reversed(held))
 
     def landed(self, batch: Sequence[Ticket]) -> None:
-        """A batch is over: what has no answer goes again, before all others; else its account's next comes in reach."""
+        """A batch is over: what has no answer goes again, before all others; else its account's next comes in reach,
+        behind those of other accounts that are there already."""
         self._devices_in_flight.difference_update(_devices(batch))
         for ticket in reversed(batch):
-            account_id, request_id = ticket.command.account_id, ticket.command.request_id
-            if ticket.answered and request_id is not None and self._requests.get((account_id, request_id)) is ticket:
-                del self._requests[account_id, request_id]
             if not ticket.answered:
                 self._bring(ticket, first=True)
                 self._waiting += 1
-            elif behind := self._behind[account_id]:
-                self._bring(behind.popleft(), first=True)
-            else:
-                del self._behind[account_id]
+        for ticket in batch:
+            if ticket.answered:
+                self._forget(ticket)
+
+    def _forget(self, ticket: Ticket) -> None:
+        """It has its answer: whoever repeats it gets that from the database, and its account's next comes in reach."""
+        account_id, request_id = ticket.command.account_id, ticket.command.request_id
+        if request_id is not None and self._requests.get((account_id, request_id)) is ticket:
+            del self._requests[account_id, request_id]
+        if behind := self._behind[account_id]:
+            self._bring(behind.popleft())
+        else:
+            del self._behind[account_id]
 
 
 _PRESSING = {priority: place for place, priority in enumerate(Priority)}

@@ -88,7 +88,9 @@ class Relay:
                     self._failures = 0
                     held = await self._cursors.advance(self._name, self._holder, self._lease_s, told.position)
                 else:
-                    held = (await self._cursors.claim(self._name, self._holder, self._lease_s)).held
+                    kept = await self._cursors.claim(self._name, self._holder, self._lease_s)
+                    # The lease may have run out, and another have published further and let go of it since.
+                    held = kept.held and kept.position <= told.position
                 if not held:
                     log.info("another server publishes the events")
                     return

@@ -13,7 +13,7 @@ from nats.js.api import StreamConfig
 
 from server.domain.commands import Redeem
 from server.domain.events import BEGINNING, Event
-from server.engine.event_ports import PublishFailed
+from server.engine.event_ports import Claim, PublishFailed
 from server.engine.feed import EventFeed
 from server.engine.relay import Relay
 from server.jetstream import JetStreamPublisher
@@ -60,13 +60,57 @@ class StumblingPublisher:
         await self.inner.close()
 
 
+class Noting:
+    """Keeps what it was given to publish."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.more = asyncio.Event()
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """See the port."""
+        self.ids += [str(event.position.event_id) for event in events]
+        self.more.set()
+
+    async def close(self) -> None:
+        """See the port."""
+
+
+class Overtaken(PostgresEvents):
+    """Cursors of one that sleeps through its lease, before it first renews that: another publishes what was recorded
+    meanwhile, and lets go."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.store.database)
+        self.world = world
+        self.claims = 0
+        self.begun_anew = asyncio.Event()
+
+    async def claim(self, relay: str, holder: uuid.UUID, lease_s: float) -> Claim:
+        """See the port."""
+        self.claims += 1
+        if self.claims == 2:
+            await self.world.issue_many(3)
+            await all_recorded(self.world, 6)
+            await self.world.owner.execute("UPDATE event_relay SET lease_until = '-infinity'")
+            other = uuid.uuid4()
+            assert (await super().claim(relay, other, lease_s)).held
+            assert await self.advance(relay, other, lease_s, await self.newest())
+            await self.release(relay, other)
+        if self.claims == 3:
+            self.begun_anew.set()
+        return await super().claim(relay, holder, lease_s)
+
+
 @contextlib.asynccontextmanager
-async def relaying(world: World, to: JetStreamPublisher | StumblingPublisher) -> AsyncIterator[asyncio.Task[None]]:
+async def relaying(
+    world: World, to: JetStreamPublisher | StumblingPublisher | Noting, cursors: PostgresEvents | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
     """A relay with a feed of its own, as a server has them."""
     log = PostgresEvents(world.store.database)
     feed = EventFeed(log, watchers_max=1, poll_s=0.01, page=20)
     reading = asyncio.create_task(feed.run())
-    running = asyncio.create_task(Relay(STREAM, uuid.uuid4(), feed, log, to, lease_s=LEASE_S).run())
+    running = asyncio.create_task(Relay(STREAM, uuid.uuid4(), feed, cursors or log, to, lease_s=LEASE_S).run())
     try:
         yield running
     finally:
@@ -83,6 +127,13 @@ async def recorded(world: World) -> list[str]:
     while found := (await log.after(position, 500)).events:
         ids += [str(event.position.event_id) for event in found]
         position = found[-1].position
+    return ids
+
+
+async def all_recorded(world: World, how_many: int) -> list[str]:
+    """The same, once nothing holds so many back."""
+    while len(ids := await recorded(world)) < how_many:  # noqa: ASYNC110 - the database tells no event
+        await asyncio.sleep(0.01)
     return ids
 
 
@@ -213,6 +264,21 @@ async def test_cursor_moves_for_its_holder_alone(new_world: MakeWorld) -> None:
     assert (await log.claim(STREAM, old, 60.0)).position == first.position
     await log.release(STREAM, new)
     assert (await log.claim(STREAM, old, 60.0)).held
+
+
+async def test_relay_that_was_overtaken_goes_on_from_there(new_world: MakeWorld) -> None:
+    """Who gets the lease back does not publish again what another has published meanwhile, nor set the cursor back."""
+    world = await new_world()
+    await world.issue_many(3)
+    to, cursors = Noting(), Overtaken(world)
+    async with asyncio.timeout(PATIENCE_S), relaying(world, to, cursors):
+        await cursors.begun_anew.wait()
+        await world.issue_many(1)
+        ids = await all_recorded(world, 7)
+        while ids[-1] not in to.ids:
+            to.more.clear()
+            await to.more.wait()
+    assert to.ids == [*ids[:3], ids[-1]]
 
 
 async def test_stream_of_another_make_is_refused(new_world: MakeWorld, nats_server: NatsServer) -> None:

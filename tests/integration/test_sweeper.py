@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 from card_recycling.v1 import card_service_pb2, recycling_service_pb2, types_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -395,6 +396,18 @@ async def test_taken_id_is_no_endless_loop(new_world: MakeWorld) -> None:
 
 
 # Devices
+
+
+@pytest.mark.parametrize("variant", ["0", "7", "c", "f"])
+async def test_id_of_another_variant_is_a_callers(world: World, variant: str) -> None:
+    """Only with its variant does the version tell the service's own requests: else what risk refused is asked again as
+    usual, and no invariant takes it for the service's."""
+    card = await world.issue()
+    refused = await world.recycled(card, circumstances=circumstances(vpn=True))
+    assert refused.state == types_pb2.RECYCLING_STATE_REJECTED
+    request_id = UUID(f"{card.card_id[:14]}8{card.card_id[15:19]}{variant}{card.card_id[20:]}")
+    recycling = await world.recycled(card, request_id=request_id)
+    assert (recycling.state, recycling.settlement_held) == (types_pb2.RECYCLING_STATE_APPROVED, False)
 
 
 async def test_device_is_bound_as_a_handle(world: World) -> None:

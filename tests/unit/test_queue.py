@@ -168,3 +168,14 @@ async def test_what_goes_again_goes_first_of_its_kind(queue: CommandQueue) -> No
     queue.add([pressing])
     queue.landed(batch)
     assert commands(queue.take(3)) == [pressing, loser, later]
+
+
+async def test_long_queues_of_some_accounts_hold_up_no_other(queue: CommandQueue) -> None:
+    """An account's next command goes behind those who have waited in reach meanwhile: so a few accounts with much to do
+    cannot keep all places of every batch."""
+    for account_id in ("busy", "busier"):
+        queue.add([person(account_id) for _ in range(10)])
+    other = person()
+    queue.add([other])
+    done(queue, queue.take(2))
+    assert other in commands(queue.take(2))

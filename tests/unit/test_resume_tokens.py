@@ -15,7 +15,7 @@ ALL = ResumeTokens(EventFilter())
 positions = st.builds(
     Position,
     xact=st.integers(0, 2**64 - 1),
-    account_id=st.text(max_size=128),
+    account_id=st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=128),
     subject_id=st.uuids(),
     version=st.integers(-(2**63), 2**63 - 1),
     event_time=st.datetimes(datetime(1970, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
@@ -38,6 +38,13 @@ def test_anything_else_is_refused(text: str) -> None:
         ALL.position(text)
     assert refused.value.reason is Reason.FIELD_INVALID
     assert refused.value.fields[0][0] == "resume_token"
+
+
+def test_place_that_no_event_can_have_is_refused() -> None:
+    """Anybody can make up a token; one with a NUL in its account would be an error of the database."""
+    with pytest.raises(Refusal) as refused:
+        ALL.position(ALL.token(SOMEWHERE._replace(account_id="a\0b")))
+    assert refused.value.reason is Reason.FIELD_INVALID
 
 
 @given(position=positions, index=st.integers(0, 400), other=st.sampled_from("Aa0-_="))

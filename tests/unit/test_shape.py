@@ -9,7 +9,9 @@ import pytest
 from card_recycling.v1 import (
     card_service_pb2,
     insights_service_pb2,
+    policy_service_pb2,
     recycling_service_pb2,
+    review_service_pb2,
     types_pb2,
     wallet_service_pb2,
 )
@@ -155,7 +157,7 @@ HOSTILE: dict[str, list[Any]] = {
     "mature_days": [-1, 367, 2**31 - 1, -(2**31)],
     "goodwill.unit": [0, 9],
     "goodwill.amount": [0, -1, 10**12 + 1, 2**63 - 1],
-    "goodwill.note": ["", "x" * 501],
+    "goodwill.note": ["", "x" * 501, "x\x00"],
 }
 
 
@@ -242,6 +244,29 @@ def paths(descriptor: Any, prefix: str = "") -> set[str]:
         if field.message_type is not None and field.message_type.file.package == "card_recycling.v1":
             found |= paths(field.message_type, f"{prefix}{field.name}.")
     return found
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (review_service_pb2.ResolveReviewRequest(), "note"),
+        (review_service_pb2.PutListEntryRequest(), "etag"),
+        (review_service_pb2.PutListEntryRequest(), "reason"),
+        (review_service_pb2.DeleteListEntryRequest(), "reason"),
+        (policy_service_pb2.CreatePolicyRevisionRequest(), "actor"),
+        (policy_service_pb2.CreatePolicyRevisionRequest(), "note"),
+        (policy_service_pb2.CreatePolicyRevisionRequest(), "etag"),
+        (policy_service_pb2.ActivatePolicyRevisionRequest(), "actor"),
+        (policy_service_pb2.ActivatePolicyRevisionRequest(), "note"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_text_that_no_database_holds_is_refused_by_name(message: Message, field: str) -> None:
+    """A NUL in what reaches the database as text is the caller's error, not an internal one."""
+    put(message, field, "a\x00b")
+    refusal = refusal_of(lambda: check_shape(message))
+    assert refusal is not None
+    assert field in {name for name, _ in refusal.fields}
 
 
 @pytest.mark.parametrize("missing", ["request_id", "account_id", "card_id", "reason"])

@@ -68,7 +68,7 @@ found AS MATERIALIZED (
            WHERE v.account_id = c.account_id AND v.method = 'VoidCard' AND v.receipt #>> '{input,0}' = c.card_id::text
              AND v.receipt #>> '{input,1}' = 'CHARGEBACK' LIMIT 1) END AS charged_back,
          -- What the service recycles by itself, it does in spite of risk and reviewers, who may have refused it before.
-         CASE WHEN substr(i.request_id::text, 15, 1) = '8' AND i.reason IS NOT NULL THEN (
+         CASE WHEN i.reason IS NOT NULL AND i.request_id::text ~ '^.{14}8.{4}[89ab]' THEN (
            SELECT true FROM recycling AS o
            WHERE o.account_id = c.account_id AND o.card_id = c.card_id AND o.generation = c.generation
              AND o.state = 'REJECTED' LIMIT 1) END AS refused_before,
