@@ -14,8 +14,8 @@ from enum import StrEnum
 
 from hypothesis import strategies as st
 
-LANES = 16
-ROUNDS = 13
+LANES = 20
+ROUNDS = 10
 OPERATIONS = LANES * ROUNDS
 """So many operations has a sequence, a few of them idle: in each round every account does one, all at once."""
 
