@@ -82,8 +82,8 @@ class CardServiceServicer:
 
     def IssueCards(self, request, context):
         """Issues up to 1,000 cards; one result for each item, in order.
-        Errors of an item: FIELD_INVALID (also: unknown platform, wrong currency, serial registered already),
-        IDEMPOTENCY_KEY_REUSED.
+        Errors of an item: FIELD_INVALID (also: unknown platform, wrong currency, serial registered already, a face value a day
+        below the policy's least, `activate_by_time` in the past), IDEMPOTENCY_KEY_REUSED, CONFLICT_RETRY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,8 +140,8 @@ class CardServiceServicer:
         Whoever keeps the last token that he has dealt with, along with what he did, does everything exactly once.
         The events of one card come in the order in which they happened; of different accounts, roughly.
         Errors: FIELD_INVALID (also: a token of another filter), RESUME_TOKEN_STALE (the database was set back to before the
-        token: begin anew, and know events by their ids), OVERLOADED (too many watchers); and, at any time, SHUTTING_DOWN and
-        STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
+        token: begin anew, and know events by their ids), OVERLOADED (too many watchers, or this one has taken nothing for five
+        minutes); and, at any time, SHUTTING_DOWN and STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,8 +38,8 @@ class CardServiceStub:
     def __new__(cls, channel: aio.Channel) -> CardServiceAsyncStub: ...
     IssueCards: grpc.UnaryUnaryMultiCallable[card_service_pb2.IssueCardsRequest, card_service_pb2.IssueCardsResponse]
     """Issues up to 1,000 cards; one result for each item, in order.
-    Errors of an item: FIELD_INVALID (also: unknown platform, wrong currency, serial registered already),
-    IDEMPOTENCY_KEY_REUSED.
+    Errors of an item: FIELD_INVALID (also: unknown platform, wrong currency, serial registered already, a face value a day
+    below the policy's least, `activate_by_time` in the past), IDEMPOTENCY_KEY_REUSED, CONFLICT_RETRY.
     """
     GetCard: grpc.UnaryUnaryMultiCallable[card_service_pb2.GetCardRequest, card_service_pb2.GetCardResponse]
     """One card as it stands now. Errors: CARD_NOT_FOUND."""
@@ -70,8 +70,8 @@ class CardServiceStub:
     Whoever keeps the last token that he has dealt with, along with what he did, does everything exactly once.
     The events of one card come in the order in which they happened; of different accounts, roughly.
     Errors: FIELD_INVALID (also: a token of another filter), RESUME_TOKEN_STALE (the database was set back to before the
-    token: begin anew, and know events by their ids), OVERLOADED (too many watchers); and, at any time, SHUTTING_DOWN and
-    STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
+    token: begin anew, and know events by their ids), OVERLOADED (too many watchers, or this one has taken nothing for five
+    minutes); and, at any time, SHUTTING_DOWN and STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
     """
 
 @typing.type_check_only
@@ -84,8 +84,8 @@ class CardServiceAsyncStub(CardServiceStub):
     def __init__(self, channel: aio.Channel) -> None: ...
     IssueCards: aio.UnaryUnaryMultiCallable[card_service_pb2.IssueCardsRequest, card_service_pb2.IssueCardsResponse]  # type: ignore[assignment]
     """Issues up to 1,000 cards; one result for each item, in order.
-    Errors of an item: FIELD_INVALID (also: unknown platform, wrong currency, serial registered already),
-    IDEMPOTENCY_KEY_REUSED.
+    Errors of an item: FIELD_INVALID (also: unknown platform, wrong currency, serial registered already, a face value a day
+    below the policy's least, `activate_by_time` in the past), IDEMPOTENCY_KEY_REUSED, CONFLICT_RETRY.
     """
     GetCard: aio.UnaryUnaryMultiCallable[card_service_pb2.GetCardRequest, card_service_pb2.GetCardResponse]  # type: ignore[assignment]
     """One card as it stands now. Errors: CARD_NOT_FOUND."""
@@ -116,8 +116,8 @@ class CardServiceAsyncStub(CardServiceStub):
     Whoever keeps the last token that he has dealt with, along with what he did, does everything exactly once.
     The events of one card come in the order in which they happened; of different accounts, roughly.
     Errors: FIELD_INVALID (also: a token of another filter), RESUME_TOKEN_STALE (the database was set back to before the
-    token: begin anew, and know events by their ids), OVERLOADED (too many watchers); and, at any time, SHUTTING_DOWN and
-    STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
+    token: begin anew, and know events by their ids), OVERLOADED (too many watchers, or this one has taken nothing for five
+    minutes); and, at any time, SHUTTING_DOWN and STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
     """
 
 class CardServiceServicer(metaclass=abc_1.ABCMeta):
@@ -133,8 +133,8 @@ class CardServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[card_service_pb2.IssueCardsResponse, abc.Awaitable[card_service_pb2.IssueCardsResponse]]:
         """Issues up to 1,000 cards; one result for each item, in order.
-        Errors of an item: FIELD_INVALID (also: unknown platform, wrong currency, serial registered already),
-        IDEMPOTENCY_KEY_REUSED.
+        Errors of an item: FIELD_INVALID (also: unknown platform, wrong currency, serial registered already, a face value a day
+        below the policy's least, `activate_by_time` in the past), IDEMPOTENCY_KEY_REUSED, CONFLICT_RETRY.
         """
 
     @abc_1.abstractmethod
@@ -201,8 +201,8 @@ class CardServiceServicer(metaclass=abc_1.ABCMeta):
         Whoever keeps the last token that he has dealt with, along with what he did, does everything exactly once.
         The events of one card come in the order in which they happened; of different accounts, roughly.
         Errors: FIELD_INVALID (also: a token of another filter), RESUME_TOKEN_STALE (the database was set back to before the
-        token: begin anew, and know events by their ids), OVERLOADED (too many watchers); and, at any time, SHUTTING_DOWN and
-        STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
+        token: begin anew, and know events by their ids), OVERLOADED (too many watchers, or this one has taken nothing for five
+        minutes); and, at any time, SHUTTING_DOWN and STORE_UNAVAILABLE: go on with the last token, at once elsewhere.
         """
 
 def add_CardServiceServicer_to_server(servicer: CardServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class InsightsServiceStub:
     """Shows how the service fares as a whole.
+
+    Deadlines and errors as in `RecyclingService`.
     """
 
     def __init__(self, channel):
@@ -44,6 +46,8 @@ class InsightsServiceStub:
 
 class InsightsServiceServicer:
     """Shows how the service fares as a whole.
+
+    Deadlines and errors as in `RecyclingService`.
     """
 
     def GetModelHealth(self, request, context):
@@ -73,6 +77,8 @@ def add_InsightsServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class InsightsService:
     """Shows how the service fares as a whole.
+
+    Deadlines and errors as in `RecyclingService`.
     """
 
     @staticmethod

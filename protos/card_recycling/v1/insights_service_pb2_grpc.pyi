@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class InsightsServiceStub:
-    """Shows how the service fares as a whole."""
+    """Shows how the service fares as a whole.
+
+    Deadlines and errors as in `RecyclingService`.
+    """
 
     @typing.overload
     def __new__(cls, channel: grpc.Channel) -> _Self: ...
@@ -41,7 +44,10 @@ class InsightsServiceStub:
 
 @typing.type_check_only
 class InsightsServiceAsyncStub(InsightsServiceStub):
-    """Shows how the service fares as a whole."""
+    """Shows how the service fares as a whole.
+
+    Deadlines and errors as in `RecyclingService`.
+    """
 
     def __init__(self, channel: aio.Channel) -> None: ...
     GetModelHealth: aio.UnaryUnaryMultiCallable[insights_service_pb2.GetModelHealthRequest, insights_service_pb2.GetModelHealthResponse]  # type: ignore[assignment]
@@ -51,7 +57,10 @@ class InsightsServiceAsyncStub(InsightsServiceStub):
     """
 
 class InsightsServiceServicer(metaclass=abc_1.ABCMeta):
-    """Shows how the service fares as a whole."""
+    """Shows how the service fares as a whole.
+
+    Deadlines and errors as in `RecyclingService`.
+    """
 
     @abc_1.abstractmethod
     def GetModelHealth(

@@ -117,7 +117,8 @@ class PolicyServiceServicer:
         quoted anew. The bonus of dynamic pricing is the recorded one, at most the candidate's. Reactivations are none of
         its business: each goes by the revision of its recycling.
 
-        Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME.
+        Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME (too
+        little to look at anything, or another back-test was under way on this server until the deadline was near).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,7 +64,8 @@ class PolicyServiceStub:
     quoted anew. The bonus of dynamic pricing is the recorded one, at most the candidate's. Reactivations are none of
     its business: each goes by the revision of its recycling.
 
-    Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME.
+    Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME (too
+    little to look at anything, or another back-test was under way on this server until the deadline was near).
     """
 
 @typing.type_check_only
@@ -103,7 +104,8 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     quoted anew. The bonus of dynamic pricing is the recorded one, at most the candidate's. Reactivations are none of
     its business: each goes by the revision of its recycling.
 
-    Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME.
+    Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME (too
+    little to look at anything, or another back-test was under way on this server until the deadline was near).
     """
 
 class PolicyServiceServicer(metaclass=abc_1.ABCMeta):
@@ -169,7 +171,8 @@ class PolicyServiceServicer(metaclass=abc_1.ABCMeta):
         quoted anew. The bonus of dynamic pricing is the recorded one, at most the candidate's. Reactivations are none of
         its business: each goes by the revision of its recycling.
 
-        Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME.
+        Errors: POLICY_NOT_FOUND, FIELD_INVALID (the document, or a window that ends before it begins), INSUFFICIENT_TIME (too
+        little to look at anything, or another back-test was under way on this server until the deadline was near).
         """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -45,7 +45,8 @@ class ReviewServiceStub:
     """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
     one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get
     the same. Claiming one's own again renews the 15 minutes.
-    A reviewer has at most so many at once as the server is told (20); a claim ends with the verdict, or by itself.
+    A reviewer has at most as many at once as the server's setting says, 20 unless told otherwise; a claim ends with the
+    verdict, or by itself.
     Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, LIMIT_EXCEEDED (the reviewer has as
     many as one may have), CONFLICT_RETRY.
     """
@@ -91,7 +92,8 @@ class ReviewServiceAsyncStub(ReviewServiceStub):
     """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
     one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get
     the same. Claiming one's own again renews the 15 minutes.
-    A reviewer has at most so many at once as the server is told (20); a claim ends with the verdict, or by itself.
+    A reviewer has at most as many at once as the server's setting says, 20 unless told otherwise; a claim ends with the
+    verdict, or by itself.
     Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, LIMIT_EXCEEDED (the reviewer has as
     many as one may have), CONFLICT_RETRY.
     """
@@ -146,7 +148,8 @@ class ReviewServiceServicer(metaclass=abc_1.ABCMeta):
         """Takes a review for 15 minutes, in which nobody else can claim or resolve it; without `review_id`, the most pressing
         one that nobody has claimed: held cards by the end of their hold, then settlements by age. Two reviewers never get
         the same. Claiming one's own again renews the 15 minutes.
-        A reviewer has at most so many at once as the server is told (20); a claim ends with the verdict, or by itself.
+        A reviewer has at most as many at once as the server's setting says, 20 unless told otherwise; a claim ends with the
+        verdict, or by itself.
         Errors: REVIEW_NOT_FOUND (also: none waits), REVIEW_STATE_INVALID, REVIEW_CLAIMED, LIMIT_EXCEEDED (the reviewer has as
         many as one may have), CONFLICT_RETRY.
         """

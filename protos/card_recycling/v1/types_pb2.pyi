@@ -1204,7 +1204,7 @@ class Coupon(message.Message):
     MAX_DISCOUNT_MINOR_FIELD_NUMBER: builtins.int
     EXPIRE_TIME_FIELD_NUMBER: builtins.int
     coupon_id: builtins.str
-    """Its id, which is the id of the recycling that it compensates."""
+    """Its id: that of the recycling that it compensates, or of the redemption that gave it."""
     platform: builtins.str
     """The platform."""
     basis_points: builtins.int
@@ -1247,7 +1247,7 @@ class Wallet(message.Message):
 
     @builtins.property
     def coupons(self) -> containers.RepeatedCompositeFieldContainer[Coupon]:
-        """The coupons held, newest first, at most 100; expired ones too."""
+        """The coupons held, newest first, at most 100. One that has expired is held no more."""
 
     def __init__(
         self,

@@ -27,6 +27,8 @@ if _version_not_supported:
 
 class WalletServiceStub:
     """Shows what accounts hold, and what they can do with it.
+
+    Deadlines, request ids and errors as in `RecyclingService`.
     """
 
     def __init__(self, channel):
@@ -64,6 +66,8 @@ class WalletServiceStub:
 
 class WalletServiceServicer:
     """Shows what accounts hold, and what they can do with it.
+
+    Deadlines, request ids and errors as in `RecyclingService`.
     """
 
     def GetWallet(self, request, context):
@@ -147,6 +151,8 @@ def add_WalletServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class WalletService:
     """Shows what accounts hold, and what they can do with it.
+
+    Deadlines, request ids and errors as in `RecyclingService`.
     """
 
     @staticmethod

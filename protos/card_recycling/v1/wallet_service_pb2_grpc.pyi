@@ -27,7 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WalletServiceStub:
-    """Shows what accounts hold, and what they can do with it."""
+    """Shows what accounts hold, and what they can do with it.
+
+    Deadlines, request ids and errors as in `RecyclingService`.
+    """
 
     @typing.overload
     def __new__(cls, channel: grpc.Channel) -> _Self: ...
@@ -56,7 +59,10 @@ class WalletServiceStub:
 
 @typing.type_check_only
 class WalletServiceAsyncStub(WalletServiceStub):
-    """Shows what accounts hold, and what they can do with it."""
+    """Shows what accounts hold, and what they can do with it.
+
+    Deadlines, request ids and errors as in `RecyclingService`.
+    """
 
     def __init__(self, channel: aio.Channel) -> None: ...
     GetWallet: aio.UnaryUnaryMultiCallable[wallet_service_pb2.GetWalletRequest, wallet_service_pb2.GetWalletResponse]  # type: ignore[assignment]
@@ -81,7 +87,10 @@ class WalletServiceAsyncStub(WalletServiceStub):
     """
 
 class WalletServiceServicer(metaclass=abc_1.ABCMeta):
-    """Shows what accounts hold, and what they can do with it."""
+    """Shows what accounts hold, and what they can do with it.
+
+    Deadlines, request ids and errors as in `RecyclingService`.
+    """
 
     @abc_1.abstractmethod
     def GetWallet(

@@ -954,7 +954,7 @@ class MeasureHealthRequest(message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     CHALLENGERS_FIELD_NUMBER: builtins.int
     feature_registry: builtins.str
-    """Name of the feature registry that the columns follow, e.g. "v1"."""
+    """Name of the feature registry that the columns follow, e.g. "v2"."""
     feature_registry_sha256: builtins.str
     """SHA-256 of that registry, hex; where it is given it must be the worker's own."""
     row_count: builtins.int

@@ -30,7 +30,8 @@ class FraudScoringServiceStub:
     policies or money.
 
     Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
-    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while the worker has no model.
+    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while
+    the worker has no model.
     """
 
     def __init__(self, channel):
@@ -66,7 +67,8 @@ class FraudScoringServiceServicer:
     policies or money.
 
     Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
-    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while the worker has no model.
+    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while
+    the worker has no model.
     """
 
     def Score(self, request, context):
@@ -136,7 +138,8 @@ class FraudScoringService:
     policies or money.
 
     Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
-    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while the worker has no model.
+    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while
+    the worker has no model.
     """
 
     @staticmethod

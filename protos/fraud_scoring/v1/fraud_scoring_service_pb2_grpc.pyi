@@ -31,7 +31,8 @@ class FraudScoringServiceStub:
     policies or money.
 
     Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
-    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while the worker has no model.
+    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while
+    the worker has no model.
     """
 
     @typing.overload
@@ -58,7 +59,8 @@ class FraudScoringServiceAsyncStub(FraudScoringServiceStub):
     policies or money.
 
     Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
-    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while the worker has no model.
+    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while
+    the worker has no model.
     """
 
     def __init__(self, channel: aio.Channel) -> None: ...
@@ -81,7 +83,8 @@ class FraudScoringServiceServicer(metaclass=abc_1.ABCMeta):
     policies or money.
 
     Every call needs a deadline: INVALID_ARGUMENT DEADLINE_REQUIRED. INVALID_ARGUMENT FIELD_INVALID names the field at
-    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while the worker has no model.
+    fault, for a value `columns.<feature>[<row>]`, and none where the bytes are no message. UNAVAILABLE MODEL_MISSING while
+    the worker has no model.
     """
 
     @abc_1.abstractmethod
