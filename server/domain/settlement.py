@@ -23,6 +23,9 @@ def check_compensate(snapshot: Snapshot) -> None:
         raise Refusal(Reason.COMPENSATION_BLOCKED, "the card was paid back elsewhere, or a review denied the payment")
     if recycling.settlement_held:
         raise Refusal(Reason.SETTLEMENT_NOT_DUE, "settlement is held until a review")
+    if snapshot.known_card().is_held_at(snapshot.now):
+        # Paid now, it might be spent by the time that the verdict would take it back.
+        raise Refusal(Reason.SETTLEMENT_NOT_DUE, "settlement waits for the review of the card's reactivation")
     if recycling.settle_after_time is not None and snapshot.now < recycling.settle_after_time:
         raise Refusal(Reason.SETTLEMENT_NOT_DUE, f"settlement is due from {recycling.settle_after_time.isoformat()}")
     # Not COMPENSATION_BLOCKED, which is for ever: a DENY entry may end, and what is owed is then due again.

@@ -172,6 +172,15 @@ async def test_approved_reactivation_takes_back_what_was_paid(world: World) -> N
     assert await world.count("posting", card.account_id) == 4
 
 
+async def test_nothing_is_settled_while_its_card_is_held(world: World) -> None:
+    """What a verdict might take back is not paid before it; after a denial it is due again."""
+    recycling = await world.recycled(await world.issue())
+    review = await world.held_again(recycling)
+    assert reason(await world.run(compensate(recycling))) is Reason.SETTLEMENT_NOT_DUE
+    await world.answer(resolve(review, DENY))
+    await world.answer(compensate(recycling))
+
+
 async def test_spent_coins_leave_the_review_open(world: World) -> None:
     """An approval whose conditions no longer hold fails with their reason and no effect; a denial still works."""
     card = await world.issue()

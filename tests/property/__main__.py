@@ -1,4 +1,4 @@
-"""Plays many sequences on demand: `make properties [SEQUENCES=10000] [SEED=1] [WORKERS=2]`.
+"""Plays many sequences on demand: `make properties [SEQUENCES=10000] [SEED=1] [WORKERS=N]`.
 
 Sequences come in chunks of a hundred, chunk by chunk from consecutive seeds. A failure prints its chunk's seed, which
 plays the same again alone, and the shortest sequence that still fails. Each sequence finds the database empty, so that
@@ -29,13 +29,16 @@ from tests.property.chunks import CHUNK, Chunk, Finding, Played, work
 from tests.property.operations import OPERATIONS
 from tests.property.player import ANSWERED
 
+WORKERS = 2 * (os.cpu_count() or 1)
+"""More than there are cores, since each waits for its database half of the time."""
+
 console = Console()
 
 
 def main(
     sequence_count: Annotated[int, typer.Option("--sequences", min=1, help="How many sequences.")] = 10_000,
     first_seed: Annotated[int, typer.Option("--seed", min=0, help="Of the first chunk; the others count on.")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a database.")] = os.cpu_count() or 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with a database.")] = WORKERS,
 ) -> None:
     """Play sequences; exit code 1 when one fails."""
     chunks = [

@@ -430,7 +430,8 @@ class Account:
             raise No("RECYCLING_STATE_INVALID")
         if recycling.owed != "PENDING":
             raise No({"SETTLED": "ALREADY_COMPENSATED", "BLOCKED": "COMPENSATION_BLOCKED"}[recycling.owed])
-        if recycling.settlement_held or now < recycling.due or "DENY" in self._listed(now):
+        held = recycling.settlement_held or recycling.card.hold is not None
+        if held or now < recycling.due or "DENY" in self._listed(now):
             raise No("SETTLEMENT_NOT_DUE")
         if command.dry_run:
             return Told({})

@@ -134,8 +134,9 @@ class RecyclingServiceServicer:
 
     def Compensate(self, request, context):
         """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
-        DENY list it is SETTLEMENT_NOT_DUE. With `goodwill` it grants that instead, whatever the recycling's state, and settles
-        nothing: once a request id, by customer care only, within the caps of the recycling's own policy.
+        DENY list, or a review of the settlement or of the card's reactivation is open, it is SETTLEMENT_NOT_DUE. With
+        `goodwill` it grants that instead, whatever the recycling's state, and settles nothing: once a request id, by customer
+        care only, within the caps of the recycling's own policy.
         Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
         SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, CONFLICT_RETRY; with goodwill METHOD_NOT_ALLOWED (no role, or the policy gives
         none), FIELD_INVALID (another unit than the policy's), LIMIT_EXCEEDED, WALLET_HELD.

@@ -65,8 +65,9 @@ class RecyclingServiceStub:
     """
     Compensate: grpc.UnaryUnaryMultiCallable[recycling_service_pb2.CompensateRequest, recycling_service_pb2.CompensateResponse]
     """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
-    DENY list it is SETTLEMENT_NOT_DUE. With `goodwill` it grants that instead, whatever the recycling's state, and settles
-    nothing: once a request id, by customer care only, within the caps of the recycling's own policy.
+    DENY list, or a review of the settlement or of the card's reactivation is open, it is SETTLEMENT_NOT_DUE. With
+    `goodwill` it grants that instead, whatever the recycling's state, and settles nothing: once a request id, by customer
+    care only, within the caps of the recycling's own policy.
     Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
     SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, CONFLICT_RETRY; with goodwill METHOD_NOT_ALLOWED (no role, or the policy gives
     none), FIELD_INVALID (another unit than the policy's), LIMIT_EXCEEDED, WALLET_HELD.
@@ -119,8 +120,9 @@ class RecyclingServiceAsyncStub(RecyclingServiceStub):
     """
     Compensate: aio.UnaryUnaryMultiCallable[recycling_service_pb2.CompensateRequest, recycling_service_pb2.CompensateResponse]  # type: ignore[assignment]
     """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
-    DENY list it is SETTLEMENT_NOT_DUE. With `goodwill` it grants that instead, whatever the recycling's state, and settles
-    nothing: once a request id, by customer care only, within the caps of the recycling's own policy.
+    DENY list, or a review of the settlement or of the card's reactivation is open, it is SETTLEMENT_NOT_DUE. With
+    `goodwill` it grants that instead, whatever the recycling's state, and settles nothing: once a request id, by customer
+    care only, within the caps of the recycling's own policy.
     Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
     SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, CONFLICT_RETRY; with goodwill METHOD_NOT_ALLOWED (no role, or the policy gives
     none), FIELD_INVALID (another unit than the policy's), LIMIT_EXCEEDED, WALLET_HELD.
@@ -200,8 +202,9 @@ class RecyclingServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[recycling_service_pb2.CompensateResponse, abc.Awaitable[recycling_service_pb2.CompensateResponse]]:
         """Settles the pending compensation of one recycling into the wallet, once. While the account or the payout is on the
-        DENY list it is SETTLEMENT_NOT_DUE. With `goodwill` it grants that instead, whatever the recycling's state, and settles
-        nothing: once a request id, by customer care only, within the caps of the recycling's own policy.
+        DENY list, or a review of the settlement or of the card's reactivation is open, it is SETTLEMENT_NOT_DUE. With
+        `goodwill` it grants that instead, whatever the recycling's state, and settles nothing: once a request id, by customer
+        care only, within the caps of the recycling's own policy.
         Errors: IDEMPOTENCY_KEY_REUSED, RECYCLING_NOT_FOUND, RECYCLING_STATE_INVALID, ALREADY_COMPENSATED,
         SETTLEMENT_NOT_DUE, COMPENSATION_BLOCKED, CONFLICT_RETRY; with goodwill METHOD_NOT_ALLOWED (no role, or the policy gives
         none), FIELD_INVALID (another unit than the policy's), LIMIT_EXCEEDED, WALLET_HELD.
