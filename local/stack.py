@@ -218,7 +218,7 @@ def running(settings: Settings) -> Iterator[Stack]:
 def _prepare_database(owner_url: str, server_url: str, *, backtest: bool) -> None:
     try:
         asyncio.run(migrate(owner_url, backtest=backtest))
-        asyncio.run(put_policies(server_url, PROJECT / "policies"))
+        asyncio.run(put_policies(server_url, PROJECT / "policies", if_missing=True))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         raise StackError(f"the database cannot be prepared: {' '.join(str(error).split())}") from error
 

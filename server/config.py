@@ -42,7 +42,7 @@ class Config(DatabaseConfig):
     )
     support_key: SecretStr = Field(
         SecretStr(""),
-        description="At least 32 characters: who shows it may grant goodwill; empty: nobody may.",
+        description="32 to 256 characters: who shows it may grant goodwill; empty: nobody may.",
     )
     insecure_plaintext: bool = Field(False, description="Allows plaintext outside loopback: inside a trusted network.")
     reflection: bool = Field(False, description="Whether server reflection is offered.")

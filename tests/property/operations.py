@@ -1,7 +1,7 @@
 """What may happen in a sequence, as plain data that Hypothesis draws and shrinks: towards nothing happening at all.
 
 Places ("the card before the last") stand for ids, which are not known before the sequence is played. A new operation
-is a member of `Kind`, a weight, and a method of `player.Lane`.
+is a member of `Kind`, a weight, and a method of `lane.Lane`.
 """
 
 from __future__ import annotations
