@@ -228,14 +228,14 @@ def price_steps(card: Card, now: datetime, terms: Terms) -> datetime | None:
     return now + unused - least * US + US
 
 
-def best_disposition(card: Card, segment: str | None, now: datetime) -> str:
+def best_disposition(card: Card, segment: str | None, now: datetime, rules: Rules) -> str:
     """The better Y on tencent, where a renewed card can only be cancelled: no model is there, and the segment says how
-    probable it is that its owner pays again, and how much of the damage he takes."""
+    probable it is that its owner pays again, and by the rules how much of the damage he takes."""
     if card.platform != "tencent":
         return {"iqiyi": "VOUCHER", "netflix": "CANCEL"}[card.platform]
     worth = base(card, card.unused_at(now))
     pays_again = {"MIDDLE": 612, "SENIOR": 123}.get(segment or "", 321)
-    felt = Fraction({"YOUNG": 894, "MIDDLE": 287, "SENIOR": 568}.get(segment or "", 1_000), 1_000)
+    felt = Fraction(rules.feels.get(segment or "", 10_000), 10_000)
     reset = Fraction(card.face * 6 * pays_again, 10_000) - 60 - 40 * felt
     cancel = Fraction(worth, 10) - 20 - 20 * felt
     return "RESET_VALIDITY" if card.renewals == 0 and reset >= cancel else "CANCEL"

@@ -286,7 +286,7 @@ class Account:
                 raise No("QUOTE_STALE")
             if now >= found[0].until or found[0].terms != self._quoted(terms):
                 raise No("QUOTE_STALE")
-            if found[0].disposition != best_disposition(card, self.segment, now):
+            if found[0].disposition != best_disposition(card, self.segment, now, rules):
                 raise No("QUOTE_STALE")
         score = judged.band
         if command.automatic and score is None:
@@ -305,7 +305,7 @@ class Account:
             recycling_id=command.card_id or UUID(int=0),
             card=card,
             state={"APPROVE": "APPROVED", "HOLD": "IN_REVIEW", "REFUSE": "REJECTED"}[action],
-            disposition=best_disposition(card, self.segment, now),
+            disposition=best_disposition(card, self.segment, now, rules),
             fee=terms.fee,
             amount=terms.amount,
             cap=terms.cap,

@@ -2,7 +2,8 @@
 that says the same to the service.
 
 Each is a shipped policy or a variation of one; all of them together are sound, so that any may follow any. Caps are so
-low that they are met, and count what an account does alone; what accounts share is counted in tests of features.
+low that they are met, and count what an account does alone; what accounts share is counted in tests of features. None
+where the service recycles by itself: nobody tells before or after which caller that came.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Exploration:
 class Rules:
     """One revision of one platform. Shares are in basis points; what depends on the tier has its BASIC and its PREMIUM.
     `shares`: of the plain amount, for a segment's accounts that take growth points; `instant`: up to what a segment's
-    are paid with the recycle."""
+    are paid with the recycle; `feels`: how much a segment's take of the damage, where it is not all."""
 
     fee: tuple[int, int] = (0, 0)
     per_day: tuple[int, int] = (0, 0)
@@ -103,6 +104,7 @@ class Rules:
     without_score: str = "RULES_ONLY"
     instant: Mapping[str, int] = field(default_factory=dict)
     shares: Mapping[str, int] = field(default_factory=dict)
+    feels: Mapping[str, int] = field(default_factory=dict)
     pricing: Pricing | None = None
     offers: Mapping[str, Offer] = field(default_factory=dict)
     rates: Mapping[tuple[str, str, str], Rate] = field(default_factory=dict)
@@ -177,6 +179,7 @@ _IQIYI = Rules(
 _TENCENT = Rules(
     per_day=(10, 12),
     instant={"YOUNG": 5000},
+    feels={"YOUNG": 8940, "MIDDLE": 2870, "SENIOR": 5680},
     pricing=Pricing(bonus_max=500, minutes=60, pool=1_000_000, smoothing=2500),
     offers={
         "music-month": Offer("GROWTH_POINT", 300, 25, often=3),
@@ -186,9 +189,7 @@ _TENCENT = Rules(
     goodwill=Goodwill("GROWTH_POINT", 500, 1000),
     caps=[Cap("account_reactivations_30d", 2, "HOLD")],
 )
-_NETFLIX = Rules(
-    discount=500, wait=30 * DAY, automatic=True, devices_max=4, caps=[Cap("account_recycles_24h", 1, "HOLD")]
-)
+_NETFLIX = Rules(discount=500, wait=30 * DAY, automatic=True, devices_max=4)
 
 _CHEAP = {"price": 30, "account_max": 1, "benefit": {"kind": "PARTNER", "value_minor": 25}}
 """Makes an offer one that poor accounts could take again and again, if they were let."""
@@ -322,6 +323,7 @@ REVISIONS: dict[str, Sequence[Revision]] = {
                 devices_max=0,
                 without_device="REFUSE",
                 instant={"SENIOR": 100},
+                feels={},
                 pricing=Pricing(bonus_max=500, minutes=60, pool=3, smoothing=10_000),
                 rates={},
                 caps=[Cap("account_recycles_1h", 2, "HOLD"), Cap("account_reactivations_30d", 1, "REFUSE")],
@@ -369,7 +371,7 @@ REVISIONS: dict[str, Sequence[Revision]] = {
                 automatic=False,
                 hold=1 * DAY,
                 without_device="HOLD",
-                caps=[Cap("account_recycles_24h", 2, "REFUSE")],
+                caps=[Cap("account_recycles_24h", 1, "HOLD"), Cap("account_recycles_24h", 2, "REFUSE")],
             ),
             {
                 "trigger/wait_after_expiry_days": 0,
