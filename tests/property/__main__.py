@@ -67,13 +67,6 @@ def main(
     took = time.monotonic() - started
     console.print(_outcomes(played))
     console.print(_operations(played))
-    for finding in findings:
-        console.print(
-            f"\nFAILED: sequence {finding.went_well + 1} of the chunk of seed {finding.chunk.seed}", style="bold red"
-        )
-        console.print(finding.text, markup=False, highlight=False, soft_wrap=True)
-        again = f"make properties SEED={finding.chunk.seed} SEQUENCES={finding.chunk.sequences}"
-        console.print(f"the same again: {again}", markup=False, highlight=False)
     crashed = [process.exitcode for process in processes if process.exitcode]
     done, last_seed = len(played), chunks[-1].seed
     console.print(
@@ -87,7 +80,7 @@ def main(
 
 
 def _follow(processes: Sequence[Any], results: Any, total: int, played: list[Played], findings: list[Finding]) -> None:
-    """Shows how far the workers are, and collects what they tell."""
+    """Shows how far the workers are, collects what they tell, and tells of failures as they come."""
     running = len(processes)
     columns = (
         TextColumn("sequences"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
@@ -105,12 +98,21 @@ def _follow(processes: Sequence[Any], results: Any, total: int, played: list[Pla
                 continue
             if isinstance(told_by_one, Finding):
                 findings.append(told_by_one)
+                _tell(told_by_one)
             elif isinstance(told_by_one, Played):
                 played.append(told_by_one)
                 rate = len(played) / (time.monotonic() - started)
                 progress.update(task, advance=1, rate=f"{rate:.1f}/s")
             else:
                 running -= 1
+
+
+def _tell(finding: Finding) -> None:
+    number, of = finding.went_well + 1, finding.chunk
+    console.print(f"\nFAILED: sequence {number} of the chunk of seed {of.seed}", style="bold red")
+    console.print(finding.text, markup=False, highlight=False, soft_wrap=True)
+    again = f"make properties SEED={of.seed} SEQUENCES={of.sequences}"
+    console.print(f"the same again: {again}", markup=False, highlight=False)
 
 
 def _outcomes(played: Sequence[Played]) -> Table:
