@@ -8,7 +8,8 @@ import sys
 
 import asyncpg
 
-from migrations.runner import EVENTS_KEPT_DAYS, MigrationError, expire_events, migrate
+from migrations.expiry import EVENTS_KEPT_DAYS, ExpiryError, expire_events
+from migrations.runner import MigrationError, migrate
 
 
 def main() -> int:
@@ -31,7 +32,7 @@ def main() -> int:
         applied = asyncio.run(migrate(url, backtest=arguments.backtest))
         keep_days = arguments.keep_events_days
         expired = asyncio.run(expire_events(url, keep_days)) if keep_days is not None else []
-    except (MigrationError, asyncpg.PostgresError, OSError, ValueError) as error:
+    except (MigrationError, ExpiryError, asyncpg.PostgresError, OSError, ValueError) as error:
         print(f"migrations: {error}", file=sys.stderr)
         return 1
     print("\n".join(f"applied {name}" for name in applied) or "nothing to apply")

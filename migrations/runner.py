@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
@@ -20,9 +19,6 @@ import asyncpg
 ADVISORY_LOCK = 7_204_051_337
 LOCK_POLL_S = 0.05
 LOCK_TIMEOUT_S = 120.0
-EXPIRY_LOCK_TIMEOUT_S = 1.0
-EXPIRY_ATTEMPTS_MAX = 30
-EVENTS_KEPT_DAYS = range(180, 36_501)
 
 
 class MigrationError(Exception):
@@ -78,41 +74,6 @@ async def migrate(
         # Ends the advisory lock too.
         await connection.close()
     return [migration.name for migration in pending]
-
-
-async def expire_events(url: str, keep_days: int, *, attempts_max: int = EXPIRY_ATTEMPTS_MAX) -> list[str]:
-    """Drops those partitions of the risk log whose events are all older than `keep_days` days, and returns their names,
-    oldest first. `url` is the owner's.
-
-    A partition can be dropped only while nobody uses the log. Who comes while that is waited for waits too, so it is
-    waited for a second at a time, with pauses. Raises `MigrationError` when that was in vain `attempts_max` times (what
-    was dropped by then stays so), and for a number of days that is not between 180 and 36,500.
-    """
-    if keep_days not in EVENTS_KEPT_DAYS:
-        raise MigrationError(
-            f"events are kept for {EVENTS_KEPT_DAYS.start} to {EVENTS_KEPT_DAYS.stop - 1} days, not {keep_days}"
-        )
-    connection = await asyncpg.connect(
-        url, timeout=30, server_settings={"lock_timeout": f"{EXPIRY_LOCK_TIMEOUT_S * 1000:.0f}"}
-    )
-    expired: list[str] = []
-    attempts = 0
-    try:
-        while True:
-            try:
-                name = await connection.fetchval("SELECT expire_risk_events($1)", timedelta(days=keep_days))
-            except asyncpg.LockNotAvailableError:
-                attempts += 1
-                if attempts == attempts_max:
-                    raise MigrationError("the risk log is in use all the time: end long reads, and try again") from None
-                await asyncio.sleep(EXPIRY_LOCK_TIMEOUT_S)
-                continue
-            if name is None:
-                return expired
-            expired.append(name)
-            attempts = 0
-    finally:
-        await connection.close()
 
 
 def read_migrations(directory: Path) -> list[Migration]:

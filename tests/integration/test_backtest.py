@@ -13,7 +13,7 @@ from card_recycling.v1 import types_pb2
 
 from server.domain.backtest import DecisionClass, Difference, Group, Skip
 from server.domain.errors import Reason, Refusal
-from server.domain.outcome import NewOutcome, OutcomeKind
+from server.domain.outcome import OutcomeKind
 from server.domain.recycling import Unit
 from server.domain.review import ReviewVerdict
 from server.engine.backtest import PAGE_ROWS, BacktestEnd, BacktestQuestion, BacktestReport, PolicyBacktester
@@ -23,7 +23,7 @@ from server.store.policies import PostgresPolicies
 from server.store.policy_document import parse_policy, read_document
 from tests.builders import document
 from tests.integration.conftest import MakeWorld
-from tests.integration.world import UNMINDED, World, circumstances, compensate, reactivate, resolve
+from tests.integration.world import UNMINDED, World, circumstances, compensate, news, reactivate, resolve
 
 VOUCHER, HELD, REFUSED = DecisionClass.VOUCHER, DecisionClass.HELD, DecisionClass.REFUSED
 
@@ -206,13 +206,9 @@ async def test_expected_complaints_come_from_rates_on_record(world: World) -> No
 
 async def complain(world: World, recycling: types_pb2.Recycling) -> None:
     """A complaint, now."""
-    told = NewOutcome(
-        account_id=recycling.account_id,
-        recycling_id=UUID(recycling.recycling_id),
-        kind=OutcomeKind.COMPLAINT,
-        time=await world.store.now(),
+    await world.store.record_outcome(
+        recycling.account_id, news(recycling, OutcomeKind.COMPLAINT, time=await world.store.now())
     )
-    await world.store.record_outcome(recycling.account_id, told)
 
 
 def unsealed(text: str, old: str, new: str) -> str:

@@ -5,28 +5,21 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from pathlib import Path
-from uuid import UUID
 
 import polars as pl
 from card_recycling.v1 import types_pb2
 
 from fraud_worker.export import export
 from fraud_worker.log_reading import read_log
-from server.domain.outcome import NewOutcome, OutcomeKind
+from server.domain.outcome import OutcomeKind
 from server.engine.outcomes import OutcomeRecorder
 from tests.integration.conftest import MakeWorld
-from tests.integration.world import World, circumstances, quote
+from tests.integration.world import World, circumstances, news, quote
 
 
 async def pays_again(world: World, recycling: types_pb2.Recycling) -> None:
     """The owner pays again, now."""
-    told = NewOutcome(
-        account_id=recycling.account_id,
-        recycling_id=UUID(recycling.recycling_id),
-        kind=OutcomeKind.CONVERSION,
-        time=None,
-    )
-    await OutcomeRecorder(world.store).record(told)
+    await OutcomeRecorder(world.store).record(news(recycling, OutcomeKind.CONVERSION, time=None))
 
 
 async def test_export_tells_conversions(new_world: MakeWorld, tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from migrations.runner import MigrationError, expire_events
-from server.domain.outcome import NewOutcome, OutcomeKind
+from migrations.expiry import ExpiryError, expire_events
+from server.domain.outcome import OutcomeKind
 from server.engine.outcomes import OutcomeRecorder
 from tests.conftest import FreshDatabase
-from tests.integration.world import START, World, circumstances, new_account
+from tests.integration.world import START, World, circumstances, new_account, news
 
 QUARTER_END = datetime(2026, 4, 1, tzinfo=UTC)
 """The end of the quarter that START lies in."""
@@ -76,13 +76,7 @@ async def test_what_expired_events_have_shown_is_remembered(world: World) -> Non
 async def test_cards_and_complaints_stay(world: World) -> None:
     """Neither events of cards nor outcomes expire, and the checker misses no event of theirs."""
     recycling = await world.recycled(await world.issue())
-    told = NewOutcome(
-        account_id=recycling.account_id,
-        recycling_id=UUID(recycling.recycling_id),
-        kind=OutcomeKind.COMPLAINT,
-        time=recycling.create_time.ToDatetime(UTC),
-    )
-    await OutcomeRecorder(world.store).record(told)
+    await OutcomeRecorder(world.store).record(news(recycling, OutcomeKind.COMPLAINT, timedelta(0)))
     before = await world.owner.fetchval("SELECT count(*) FROM card_event")
     await move_to(world, QUARTER_END + DAYS)
     assert "risk_event_2026q1" in await expire_events(world.owner_url, 180)
@@ -93,7 +87,7 @@ async def test_cards_and_complaints_stay(world: World) -> None:
 @pytest.mark.parametrize("days", [179, 0, -1, 36_501])
 async def test_nothing_expires_before_its_time(world: World, days: int) -> None:
     """180 days at least, whoever asks for less."""
-    with pytest.raises(MigrationError, match="180 to 36500"):
+    with pytest.raises(ExpiryError, match="180 to 36500"):
         await expire_events(world.owner_url, days)
     with pytest.raises(asyncpg.InvalidParameterValueError):
         await world.owner.execute("SELECT expire_risk_events(interval '179 days')")
@@ -104,7 +98,7 @@ async def test_who_reads_the_log_is_not_cut_off(world: World) -> None:
     await move_to(world, QUARTER_END + DAYS)
     async with world.owner.transaction():
         await world.owner.execute("SELECT FROM risk_event")
-        with pytest.raises(MigrationError, match="in use"):
+        with pytest.raises(ExpiryError, match="in use"):
             await expire_events(world.owner_url, 180, attempts_max=1)
     assert await expire_events(world.owner_url, 180) == ["risk_event_2025q4", "risk_event_2026q1"]
 

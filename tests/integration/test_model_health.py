@@ -23,12 +23,12 @@ from fraud_worker.measuring import ROWS_MAX, measured
 from fraud_worker.registry import FEATURE_NAMES, REGISTRY_NAME
 from server.domain.errors import Reason, Refusal
 from server.domain.model_health import Calibration, FeatureHealth, Figures, HealthQuestion, Window
-from server.domain.outcome import NewOutcome, OutcomeKind
+from server.domain.outcome import OutcomeKind
 from server.engine.model_gauges import ModelGauges, keep_gauges
 from server.engine.model_health import ModelHealthReporter
 from server.engine.outcomes import OutcomeRecorder
 from server.engine.ports import JudgedRequest, ScoreUnavailable
-from tests.integration.world import PATIENCE_S, World, circumstances, reactivate
+from tests.integration.world import PATIENCE_S, World, circumstances, news, reactivate
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 NOTHING = Figures(
@@ -124,13 +124,7 @@ async def test_request_that_was_settled_at_once_is_one_decision(world: World) ->
     """It leaves two risk events, and was decided once."""
     recycling = await recycled(world, segment="YOUNG")
     assert recycling.compensation.state == types_pb2.COMPENSATION_STATE_SETTLED
-    told = NewOutcome(
-        account_id=recycling.account_id,
-        recycling_id=UUID(recycling.recycling_id),
-        kind=OutcomeKind.CONFIRMED_FRAUD,
-        time=None,
-    )
-    await OutcomeRecorder(world.store).record(told)
+    await OutcomeRecorder(world.store).record(news(recycling, OutcomeKind.CONFIRMED_FRAUD, time=None))
     assert [each.label for each in await judged(world, days=1, mature=DAY)] == [1]
 
 
@@ -168,13 +162,7 @@ async def test_mature_requests_have_labels(world: World) -> None:
     fraud, _ = await recycled(world), await recycled(world)
     refused = await recycled(world, circumstances=circumstances("phone", vpn=True))
     assert refused.state == types_pb2.RECYCLING_STATE_REJECTED
-    told = NewOutcome(
-        account_id=None,
-        recycling_id=UUID(fraud.recycling_id),
-        kind=OutcomeKind.CONFIRMED_FRAUD,
-        time=fraud.create_time.ToDatetime(UTC),
-    )
-    await OutcomeRecorder(world.store).record(told)
+    await OutcomeRecorder(world.store).record(news(fraud, OutcomeKind.CONFIRMED_FRAUD, timedelta(0), account_id=None))
     assert [request.label for request in await judged(world, days=3, mature=DAY)] == [None, 0, 1]
     assert [request.label for request in await judged(world, days=3, mature=10 * DAY)] == [None, None, 1]
 

@@ -18,21 +18,21 @@ from server.domain.recycling import RecyclingState
 from server.domain.review import ReviewVerdict
 from server.engine.outcomes import OutcomeRecorder
 from server.engine.ports import OutcomeContext
-from tests.integration.world import World, circumstances, compensate, quote, reactivate, reason, resolve, void, voided
+from tests.integration.world import (
+    World,
+    circumstances,
+    compensate,
+    news,
+    quote,
+    reactivate,
+    reason,
+    resolve,
+    void,
+    voided,
+)
 
 DAY = timedelta(days=1)
 MATURE = timedelta(days=30)
-
-
-def news(recycling: types_pb2.Recycling, kind: OutcomeKind, after: timedelta = DAY, **more: Any) -> NewOutcome:
-    """That something became of `recycling`, `after` it."""
-    usual: dict[str, Any] = {
-        "account_id": recycling.account_id,
-        "recycling_id": UUID(recycling.recycling_id),
-        "kind": kind,
-        "time": recycling.create_time.ToDatetime(UTC) + after,
-    }
-    return NewOutcome(**(usual | more))
 
 
 async def recorded(world: World, told: NewOutcome) -> Outcome:

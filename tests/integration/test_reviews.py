@@ -17,7 +17,7 @@ from server.api.messages import card_message
 from server.domain.card import VoidReason
 from server.domain.commands import OWN_REQUEST_VERSION, Command, Lapse
 from server.domain.errors import Reason
-from server.domain.outcome import NewOutcome, OutcomeKind
+from server.domain.outcome import OutcomeKind
 from server.domain.recycling import CompensationState, Recycling, RecyclingState, Unit
 from server.domain.review import CLAIM_LEASE, Review, ReviewKind, ReviewState, ReviewVerdict
 from server.engine.outcomes import OutcomeRecorder
@@ -31,6 +31,7 @@ from tests.integration.world import (
     again,
     circumstances,
     compensate,
+    news,
     parsed,
     quote,
     reactivate,
@@ -283,13 +284,7 @@ async def test_abuse_that_is_known_becomes_known_once(world: World) -> None:
     """A denial after a chargeback of the same request adds nothing; one of undoing it is about another request."""
     recycling = await world.recycled(await world.issue("tencent"), circumstances=circumstances(vpn=True))
     review = await world.review_of(recycling)
-    told = NewOutcome(
-        account_id=recycling.account_id,
-        recycling_id=UUID(recycling.recycling_id),
-        kind=OutcomeKind.CHARGEBACK,
-        time=recycling.create_time.ToDatetime(UTC),
-    )
-    await OutcomeRecorder(world.store).record(told)
+    await OutcomeRecorder(world.store).record(news(recycling, OutcomeKind.CHARGEBACK, timedelta(0)))
     await world.answer(resolve(review, DENY))
     assert await labels_of(world, review) == [(1, "chargeback", None)]
     await world.move(MICROSECOND)

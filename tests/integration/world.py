@@ -39,6 +39,7 @@ from server.domain.commands import (
 from server.domain.errors import Reason, Refusal
 from server.domain.lists import EntryDraft, ListEntry, ListKind, SubjectKind
 from server.domain.lottery import Lottery
+from server.domain.outcome import NewOutcome, OutcomeKind
 from server.domain.quote import QuoteSigner
 from server.domain.recycling import RecycleReason
 from server.domain.review import Review, ReviewVerdict
@@ -412,6 +413,19 @@ def bind(card: types_pb2.Card, device: str, **more: Any) -> BindDevice:
     """BindDevice."""
     usual = _common(card) | {"card_id": UUID(card.card_id), "circumstances": circumstances(device)}
     return BindDevice(**(usual | more))
+
+
+def news(
+    recycling: types_pb2.Recycling, kind: OutcomeKind, after: timedelta = timedelta(days=1), **more: Any
+) -> NewOutcome:
+    """That something became of `recycling`, `after` it."""
+    usual: dict[str, Any] = {
+        "account_id": recycling.account_id,
+        "recycling_id": UUID(recycling.recycling_id),
+        "kind": kind,
+        "time": recycling.create_time.ToDatetime(UTC) + after,
+    }
+    return NewOutcome(**(usual | more))
 
 
 def void(card: types_pb2.Card, reason: VoidReason, **more: Any) -> Void:
